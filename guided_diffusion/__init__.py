@@ -1,0 +1,35 @@
+"""Class-conditional guided diffusion (ADM) with strength-controllable sampling.
+
+``schedule`` and ``respacing`` choose the noise levels, ``gaussian`` is the process and its training loss, ``sampling``
+the samplers, ``unet`` and ``classifier`` the networks. Nothing here knows of defects, configs or several processes.
+"""
+
+from guided_diffusion.classifier import NoisyClassifier
+from guided_diffusion.gaussian import GaussianDiffusion, PMeanVariance, TrainingLosses
+from guided_diffusion.sampling import (
+    ClassifierGuidance,
+    classifier_gradient,
+    ddim_reverse,
+    ddim_reverse_loop,
+    ddim_sample,
+    ddim_sample_loop,
+    p_sample,
+    p_sample_loop,
+)
+from guided_diffusion.unet import UNet
+
+__all__ = [
+    "ClassifierGuidance",
+    "GaussianDiffusion",
+    "NoisyClassifier",
+    "PMeanVariance",
+    "TrainingLosses",
+    "UNet",
+    "classifier_gradient",
+    "ddim_reverse",
+    "ddim_reverse_loop",
+    "ddim_sample",
+    "ddim_sample_loop",
+    "p_sample",
+    "p_sample_loop",
+]

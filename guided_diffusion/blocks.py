@@ -1,0 +1,228 @@
+"""The pieces that U-Net and classifier are built of; module names are the published state dicts' keys."""
+
+import math
+from typing import Literal, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+NUM_GROUPS = 32
+MAX_PERIOD = 10_000
+
+
+def timestep_embedding(timesteps: Tensor, channels: int) -> Tensor:
+    """Embed timesteps as cosines, then sines, at channels / 2 frequencies from 1 to 1 / 10,000.
+
+    Args:
+        timesteps: (B,), of the original process.
+        channels: even number of features.
+
+    Returns:
+        (B, channels) float32 in [-1, 1].
+    """
+    half = channels // 2
+    index = torch.arange(half, dtype=torch.float32, device=timesteps.device)
+    angles = timesteps[:, None].float() * torch.exp(-math.log(MAX_PERIOD) * index / half)
+    return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+def zero_module(module: ModuleT) -> ModuleT:
+    """Set all parameters to zero, so that a residual branch starts as the identity; returns the module."""
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    return module
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Return the normalisation of all blocks, in 32 groups.
+
+    Raises:
+        ValueError: for channels that 32 does not divide.
+    """
+    if channels % NUM_GROUPS:
+        raise ValueError(f"{channels} channels cannot be normalised in {NUM_GROUPS} groups; use a multiple of 32")
+    return nn.GroupNorm(NUM_GROUPS, channels)
+
+
+def count_heads(channels: int, num_head_channels: int) -> int:
+    """Return the number of attention heads.
+
+    Raises:
+        ValueError: where ``num_head_channels`` does not divide ``channels``.
+    """
+    if num_head_channels < 1 or channels % num_head_channels:
+        raise ValueError(f"{channels} channels cannot be split into heads of {num_head_channels}; use a divisor")
+    return channels // num_head_channels
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Return softmax(qᵀk/√d)·v over positions, with d channels first.
+
+    Args:
+        query: (B, heads, d, Q).
+        key: (B, heads, d, T).
+        value: (B, heads, d, T).
+
+    Returns:
+        (B, heads·d, Q).
+    """
+    # Channels go last and contiguous, as torch's fused kernels ask for.
+    query, key, value = (part.transpose(2, 3).contiguous() for part in (query, key, value))
+    return F.scaled_dot_product_attention(query, key, value).transpose(2, 3).flatten(1, 2)
+
+
+class AttentionBlock(nn.Module):
+    """Residual self-attention over the positions of a feature map (B, C, H, W).
+
+    Args:
+        channels: C, a multiple of 32.
+        num_head_channels: channels of one head.
+
+    Raises:
+        ValueError: where the heads do not divide C.
+    """
+
+    def __init__(self, channels: int, num_head_channels: int) -> None:
+        super().__init__()
+        self.num_heads = count_heads(channels, num_head_channels)
+        self.norm = group_norm(channels)
+        self.qkv = nn.Conv1d(channels, 3 * channels, 1)
+        self.proj_out = zero_module(nn.Conv1d(channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        qkv = self.qkv(self.norm(x).flatten(2))  # (B, 3C, T)
+        # The published ("legacy") order: heads first, then q, k, v within each.
+        query, key, value = qkv.unflatten(1, (self.num_heads, 3, -1)).unbind(2)  # (B, heads, d, T) each
+        h = self.proj_out(attend(query, key, value))  # (B, C, T)
+        return x + h.reshape_as(x)
+
+
+class AttentionPool(nn.Module):
+    """Pool a feature map to logits by attention: the answer to a token that is the mean of all positions.
+
+    Args:
+        num_tokens: positions of the feature map, H·W.
+        channels: C.
+        num_head_channels: channels of one head.
+        out_channels: number of logits.
+
+    Raises:
+        ValueError: where the heads do not divide C; in ``forward`` for a map of another size.
+    """
+
+    def __init__(self, *, num_tokens: int, channels: int, num_head_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.num_heads = count_heads(channels, num_head_channels)
+        self.positional_embedding = nn.Parameter(torch.randn(channels, num_tokens + 1) / channels**0.5)
+        self.qkv_proj = nn.Conv1d(channels, 3 * channels, 1)
+        self.c_proj = nn.Conv1d(channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.flatten(2)  # (B, C, T)
+        if tokens.shape[2] + 1 != self.positional_embedding.shape[1]:
+            raise ValueError(
+                f"the classifier was built for feature maps of {self.positional_embedding.shape[1] - 1} positions, "
+                f"this one has {tuple(x.shape[2:])}; give it images of its own image_size"
+            )
+        tokens = torch.cat([tokens.mean(dim=2, keepdim=True), tokens], dim=2) + self.positional_embedding
+        # Here q, k, v are split first, then heads; of the answers only the first token's is read.
+        qkv = self.qkv_proj(tokens).unflatten(1, (3, self.num_heads, -1))
+        query, key, value = qkv.unbind(1)  # (B, heads, d, T + 1) each
+        return self.c_proj(attend(query[..., :1], key, value)).squeeze(2)
+
+
+class Downsample(nn.Module):
+    """Halve a feature map by a 3×3 convolution with stride 2 (where ``resblock_updown`` is off)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.op(x)
+
+
+class Upsample(nn.Module):
+    """Double a feature map, nearest, then convolve 3×3 (where ``resblock_updown`` is off)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class ResBlock(nn.Module):
+    """Residual block that is told the timestep (and class) by an embedding.
+
+    Args:
+        in_channels: channels of the input, a multiple of 32.
+        out_channels: channels of the output, a multiple of 32.
+        emb_channels: features of the embedding.
+        dropout: probability before the last convolution.
+        scale_shift: the embedding scales and shifts the second normalisation; otherwise it is added before it.
+        resample: double (nearest) or halve (average) the map between the first activation and its convolution.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        emb_channels: int,
+        dropout: float = 0.0,
+        scale_shift: bool = True,
+        resample: Literal["up", "down"] | None = None,
+    ) -> None:
+        super().__init__()
+        self.scale_shift = scale_shift
+        self.resample = _resampler(resample)
+        self.in_layers = nn.Sequential(
+            group_norm(in_channels), nn.SiLU(), nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        )
+        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb_channels, (1 + scale_shift) * out_channels))
+        self.out_layers = nn.Sequential(
+            group_norm(out_channels),
+            nn.SiLU(),
+            nn.Dropout(dropout),
+            zero_module(nn.Conv2d(out_channels, out_channels, 3, padding=1)),
+        )
+        same = in_channels == out_channels
+        self.skip_connection = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        norm, activation, conv = self.in_layers
+        h = conv(self.resample(activation(norm(x))))
+        return self.skip_connection(self.resample(x)) + self._conditioned(h, self.emb_layers(emb)[:, :, None, None])
+
+    def _conditioned(self, h: Tensor, emb: Tensor) -> Tensor:
+        if not self.scale_shift:
+            return self.out_layers(h + emb)
+        norm, *rest = self.out_layers
+        scale, shift = emb.chunk(2, dim=1)
+        h = norm(h) * (1 + scale) + shift
+        for layer in rest:
+            h = layer(h)
+        return h
+
+
+class EmbedSequential(nn.ModuleList):
+    """Layers in a row, of which the residual blocks are also given the embedding."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__(layers)
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        for layer in self:
+            x = layer(x, emb) if isinstance(layer, ResBlock) else layer(x)
+        return x
+
+
+def _resampler(resample: Literal["up", "down"] | None) -> nn.Module:
+    if resample == "up":
+        return nn.Upsample(scale_factor=2, mode="nearest")
+    return nn.AvgPool2d(2) if resample == "down" else nn.Identity()

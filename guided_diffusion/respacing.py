@@ -1,0 +1,89 @@
+"""A shorter process on a subset of the steps: which are kept, and the betas that follow."""
+
+from collections.abc import Sequence
+from itertools import accumulate, repeat
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def space_timesteps(num_steps: int, respacing: str | Sequence[int]) -> list[int]:
+    """Choose the original timesteps that a respaced process keeps.
+
+    Args:
+        num_steps: T of the original process.
+        respacing: ``""`` keeps all; ``"ddimN"`` keeps N steps at one integer stride (DDIM, section 5); ``"a,b,c"`` or a
+            sequence cuts the process into equal sections and keeps that count in each (improved DDPM, section 4).
+
+    Returns:
+        The kept timesteps in [0, T), ascending.
+
+    Raises:
+        ValueError: where no integer stride gives N, a section is shorter than its count, or the text is neither form.
+    """
+    if respacing == "":
+        return list(range(num_steps))
+    if isinstance(respacing, str) and respacing.startswith("ddim"):
+        return _at_one_stride(num_steps, _count(respacing.removeprefix("ddim"), respacing))
+    if isinstance(respacing, str):
+        respacing = [_count(part, respacing) for part in respacing.split(",")]
+    return _in_sections(num_steps, respacing)
+
+
+def respaced_betas(alphas_cumprod: NDArray[np.float64], kept: Sequence[int]) -> NDArray[np.float64]:
+    """Return the betas with which the kept steps alone reach the same noise levels.
+
+    Args:
+        alphas_cumprod: (T,) of the original process.
+        kept: ascending timesteps in [0, T).
+
+    Returns:
+        (len(kept),) float64: 1 - ᾱ of each kept step over ᾱ of the kept step before it.
+    """
+    levels = alphas_cumprod[np.asarray(kept)]
+    return 1 - levels / np.append(1.0, levels[:-1])
+
+
+def _count(text: str, respacing: str) -> int:
+    if not text.strip().isdecimal():
+        raise ValueError(f"timestep_respacing is {respacing!r}; write it as 'ddim20', '10,15,20' or ''")
+    return int(text)
+
+
+def _at_one_stride(num_steps: int, count: int) -> list[int]:
+    if not 1 <= count <= num_steps:
+        raise ValueError(f"timestep_respacing 'ddim{count}' is impossible; keep between 1 and {num_steps} steps")
+    stride = -(-num_steps // count)
+    kept = range(0, num_steps, stride)
+    if len(kept) != count:
+        more = len(range(0, num_steps, stride - 1))
+        raise ValueError(
+            f"timestep_respacing 'ddim{count}': no integer stride keeps exactly {count} of {num_steps} steps; "
+            f"the nearest are 'ddim{len(kept)}' and 'ddim{more}'"
+        )
+    return list(kept)
+
+
+def _in_sections(num_steps: int, counts: Sequence[int]) -> list[int]:
+    if not counts or min(counts) < 1:
+        raise ValueError(f"timestep_respacing is {list(counts)}; give each section at least 1 step")
+    size, longer = divmod(num_steps, len(counts))
+    kept: list[int] = []
+    start = 0
+    for index, count in enumerate(counts):
+        length = size + (index < longer)
+        if count > length:
+            raise ValueError(
+                f"timestep_respacing {list(counts)}: section {index + 1} has {length} steps, too few for {count}; "
+                f"lower the count"
+            )
+        kept += [start + offset for offset in _evenly(length, count)]
+        start += length
+    return kept
+
+
+def _evenly(length: int, count: int) -> list[int]:
+    """Spread ``count`` offsets over [0, length), its ends included."""
+    stride = (length - 1) / (count - 1) if count > 1 else 1.0
+    # Summed, not multiplied: halves must round as they did where the published checkpoints were made.
+    return [round(offset) for offset in accumulate(repeat(stride, count - 1), initial=0.0)]

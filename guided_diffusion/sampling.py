@@ -1,0 +1,289 @@
+"""Samplers as pure functions: the noise is passed in, and one strength per image turns normal images into anomalies.
+
+``p_sample`` and ``ddim_sample`` make one step, ``ddim_reverse`` one step of inversion; each has its loop.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from guided_diffusion.gaussian import GaussianDiffusion, NoisePredictor
+
+Classifier = Callable[[Tensor, Tensor], Tensor]
+"""``(x_t, original timesteps) -> (B, classes)`` logits."""
+
+StepNoise = Callable[[int], Tensor]
+"""``step -> (B, C, H, W)`` standard normal noise; called once for each kept step, from the last to 0."""
+
+Progress = Callable[[int, Tensor], None]
+"""Called after each kept step with its index and the images it left."""
+
+
+def classifier_gradient(classifier: Classifier, x: Tensor, t_original: Tensor, *, y: Tensor, scale: float) -> Tensor:
+    """Return scale·∇_x log p(y | x_t), in x's shape.
+
+    Args:
+        classifier: gives the logits of the noisy images.
+        x: (B, C, H, W), x_t.
+        t_original: (B,) int64, timesteps of the original process.
+        y: (B,) int64, the classes to steer to.
+        scale: the guidance scale.
+    """
+    # A caller's no_grad or inference_mode holds for the sampler, not for this gradient.
+    with torch.inference_mode(False), torch.enable_grad():
+        x = x.clone().detach().requires_grad_()
+        log_probabilities = F.log_softmax(classifier(x, t_original.clone()).float(), dim=1)
+        chosen = log_probabilities.gather(1, y.clone()[:, None])
+        return scale * torch.autograd.grad(chosen.sum(), x)[0]
+
+
+@dataclass(frozen=True)
+class ClassifierGuidance:
+    """A noise-aware classifier that steers samples to their class.
+
+    Attributes:
+        classifier: gives the logits of noisy images.
+        scale: weight of the gradient; 1 follows Bayes' rule.
+    """
+
+    classifier: Classifier
+    scale: float = 1.0
+
+    def gradient(self, x: Tensor, t_original: Tensor, y: Tensor | None) -> Tensor:
+        """Return scale·∇_x log p(y | x_t).
+
+        Raises:
+            ValueError: when there is no class to steer to.
+        """
+        if y is None:
+            raise ValueError("guidance needs the images' classes, y is None; pass y or sample without guidance")
+        return classifier_gradient(self.classifier, x, t_original, y=y, scale=self.scale)
+
+
+@torch.no_grad()
+def p_sample(
+    diffusion: GaussianDiffusion,
+    model: NoisePredictor,
+    x: Tensor,
+    t: Tensor,
+    noise: Tensor,
+    *,
+    y: Tensor | None = None,
+    anomaly_strength: float | Tensor = 0.0,
+    guidance: ClassifierGuidance | None = None,
+    clip_denoised: bool = True,
+) -> Tensor:
+    """Make one ancestral step: x_{t-1} = μ + [t>0]·√(1+s)·σ_t·z (RealNet, equations 4 to 6).
+
+    Guidance moves μ by σ_t²·scale·∇_x log p(y | x_t) (ADM, algorithm 1), before the noise.
+
+    Args:
+        diffusion: the process.
+        model: predicts ε and the variance.
+        x: (B, C, H, W), x_t.
+        t: (B,) int64, kept steps.
+        noise: (B, C, H, W), z, standard normal.
+        y: (B,) int64, classes.
+        anomaly_strength: s ≥ 0, of all images or (B,); the noise's variance is multiplied by 1 + s.
+        guidance: the classifier to steer by; None leaves μ as it is.
+        clip_denoised: clip x̂₀ to [-1, 1].
+    """
+    step = diffusion.p_mean_variance(model, x, t, y=y, clip_denoised=clip_denoised)
+    mean = step.mean
+    if guidance is not None:
+        mean = mean + step.variance * guidance.gradient(x, diffusion.original_timesteps(t), y)
+    sigma = torch.exp(0.5 * step.log_variance)
+    return mean + _is_noisy(t) * _sqrt_per_image(1 + anomaly_strength) * sigma * noise
+
+
+@torch.no_grad()
+def ddim_sample(
+    diffusion: GaussianDiffusion,
+    model: NoisePredictor,
+    x: Tensor,
+    t: Tensor,
+    noise: Tensor,
+    *,
+    y: Tensor | None = None,
+    eta: float = 0.0,
+    anomaly_strength: float | Tensor = 0.0,
+    guidance: ClassifierGuidance | None = None,
+    clip_denoised: bool = True,
+) -> Tensor:
+    """Make one DDIM step (DDIM, equation 12), with [t>0]·√s·σ_t·z added to it.
+
+    √β̃_t·η is the spread of DDIM's own noise, σ_t that of the learned variance; both scale the same z. Guidance makes
+    ε into ε - √(1-ᾱ_t)·scale·∇_x log p(y | x_t) (ADM, algorithm 2); x̂₀ follows from it, without a second clipping.
+
+    Args:
+        diffusion: the process.
+        model: predicts ε and the variance.
+        x: (B, C, H, W), x_t.
+        t: (B,) int64, kept steps.
+        noise: (B, C, H, W), z, standard normal.
+        y: (B,) int64, classes.
+        eta: 0 is deterministic, 1 as noisy as ancestral sampling.
+        anomaly_strength: s ≥ 0, of all images or (B,).
+        guidance: the classifier to steer by; None leaves ε as it is.
+        clip_denoised: clip x̂₀ to [-1, 1].
+    """
+    prediction = diffusion.p_mean_variance(model, x, t, y=y, clip_denoised=clip_denoised)
+    step = diffusion.at(t)
+    x_start, eps = prediction.pred_xstart, prediction.eps
+    if guidance is not None:
+        gradient = guidance.gradient(x, diffusion.original_timesteps(t), y)
+        eps = eps - step.sqrt_one_minus_alphas_cumprod * gradient
+        x_start = diffusion.predict_xstart_from_eps(x, t, eps)
+    variance = eta**2 * step.posterior_variance
+    mean = step.sqrt_alphas_cumprod_prev * x_start + torch.sqrt(step.one_minus_alphas_cumprod_prev - variance) * eps
+    amplified = _sqrt_per_image(anomaly_strength) * torch.exp(0.5 * prediction.log_variance)
+    return mean + _is_noisy(t) * (variance.sqrt() + amplified) * noise
+
+
+@torch.no_grad()
+def ddim_reverse(
+    diffusion: GaussianDiffusion,
+    model: NoisePredictor,
+    x: Tensor,
+    t: Tensor,
+    *,
+    y: Tensor | None = None,
+    clip_denoised: bool = True,
+) -> Tensor:
+    """Make one step of the inversion: x_t to x_{t+1}, the deterministic DDIM step run upwards.
+
+    Args:
+        diffusion: the process.
+        model: predicts ε.
+        x: (B, C, H, W), x_t.
+        t: (B,) int64, kept steps; ᾱ after the last is 0.
+        y: (B,) int64, classes.
+        clip_denoised: clip x̂₀ to [-1, 1].
+    """
+    prediction = diffusion.p_mean_variance(model, x, t, y=y, clip_denoised=clip_denoised)
+    step = diffusion.at(t)
+    return (
+        step.sqrt_alphas_cumprod_next * prediction.pred_xstart
+        + step.sqrt_one_minus_alphas_cumprod_next * prediction.eps
+    )
+
+
+def p_sample_loop(
+    diffusion: GaussianDiffusion,
+    model: NoisePredictor,
+    x: Tensor,
+    noise: StepNoise,
+    *,
+    y: Tensor | None = None,
+    anomaly_strength: float | Tensor = 0.0,
+    guidance: ClassifierGuidance | None = None,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Sample images from noise by ``p_sample`` at every kept step.
+
+    Args:
+        diffusion: the process.
+        model: predicts ε and the variance.
+        x: (B, C, H, W), standard normal: x_T.
+        noise: gives the noise of each step; with one generator per image, an image does not depend on its batch.
+        y: (B,) int64, classes.
+        anomaly_strength: s ≥ 0, of all images or (B,); 0 gives normal images.
+        guidance: the classifier to steer by.
+        progress: told of every step.
+
+    Returns:
+        (B, C, H, W), about [-1, 1].
+    """
+    for step in reversed(range(diffusion.num_steps)):
+        t = _everywhere(step, x)
+        x = p_sample(diffusion, model, x, t, noise(step), y=y, anomaly_strength=anomaly_strength, guidance=guidance)
+        _report(progress, step, x)
+    return x
+
+
+def ddim_sample_loop(
+    diffusion: GaussianDiffusion,
+    model: NoisePredictor,
+    x: Tensor,
+    noise: StepNoise | None = None,
+    *,
+    y: Tensor | None = None,
+    eta: float = 0.0,
+    anomaly_strength: float | Tensor = 0.0,
+    guidance: ClassifierGuidance | None = None,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Sample images from noise, or rebuild an inverted image, by ``ddim_sample`` at every kept step.
+
+    Args:
+        diffusion: the process.
+        model: predicts ε and the variance.
+        x: (B, C, H, W), x_T.
+        noise: gives the noise of each step; None where η and s are 0.
+        y: (B,) int64, classes.
+        eta: 0 is deterministic, 1 as noisy as ancestral sampling.
+        anomaly_strength: s ≥ 0, of all images or (B,).
+        guidance: the classifier to steer by.
+        progress: told of every step.
+
+    Returns:
+        (B, C, H, W), about [-1, 1].
+
+    Raises:
+        ValueError: without noise where η or s asks for it.
+    """
+    if noise is None and (eta != 0 or isinstance(anomaly_strength, Tensor) or anomaly_strength != 0):
+        raise ValueError(f"eta {eta} and anomaly_strength {anomaly_strength} need noise; pass it, or set both to 0")
+    for step in reversed(range(diffusion.num_steps)):
+        x = ddim_sample(
+            diffusion,
+            model,
+            x,
+            _everywhere(step, x),
+            torch.zeros_like(x) if noise is None else noise(step),
+            y=y,
+            eta=eta,
+            anomaly_strength=anomaly_strength,
+            guidance=guidance,
+        )
+        _report(progress, step, x)
+    return x
+
+
+def ddim_reverse_loop(
+    diffusion: GaussianDiffusion,
+    model: NoisePredictor,
+    x: Tensor,
+    *,
+    y: Tensor | None = None,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Invert images (B, C, H, W) in [-1, 1] to the noise from which ``ddim_sample_loop`` rebuilds them."""
+    for step in range(diffusion.num_steps):
+        x = ddim_reverse(diffusion, model, x, _everywhere(step, x), y=y)
+        _report(progress, step, x)
+    return x
+
+
+def _is_noisy(t: Tensor) -> Tensor:
+    """Return [t>0], (B, 1, 1, 1): the last step adds no noise."""
+    return (t > 0).float()[:, None, None, None]
+
+
+def _sqrt_per_image(variance: float | Tensor) -> float | Tensor:
+    if isinstance(variance, Tensor):
+        return variance.sqrt().reshape(-1, 1, 1, 1)
+    return math.sqrt(variance)
+
+
+def _everywhere(step: int, x: Tensor) -> Tensor:
+    return torch.full((len(x),), step, dtype=torch.long, device=x.device)
+
+
+def _report(progress: Progress | None, step: int, x: Tensor) -> None:
+    if progress is not None:
+        progress(step, x)

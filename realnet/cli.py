@@ -1,0 +1,93 @@
+"""What all scripts share: their flags, the way they end, and how they refuse bad input."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from realnet import config as configs
+from realnet import paths
+from realnet.errors import UserError
+
+ConfigT = TypeVar("ConfigT", bound=configs.Section)
+
+
+def parser(
+    description: str, *, class_name: bool = False, resume: bool = False, epilog: str = ""
+) -> argparse.ArgumentParser:
+    """Return a parser with the flags that every script takes."""
+    made = argparse.ArgumentParser(
+        description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    made.add_argument(
+        "--dataset", required=True, metavar="NAME", help="a folder of experiments/, such as toy or MVTec-AD"
+    )
+    if class_name:
+        made.add_argument(
+            "--class_name",
+            nargs="+",
+            default=["all"],
+            metavar="CLASS",
+            help="one class, several, or 'all' (the default)",
+        )
+    made.add_argument("--config", type=Path, metavar="FILE", help="a YAML file instead of the dataset's own")
+    made.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="overrides",
+        metavar="KEY=VALUE",
+        help="override a key of the config, such as train.batch_size=8; may be given several times",
+    )
+    made.add_argument("--seed", type=int, metavar="N", help="instead of the config's seed")
+    made.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1 or mps (default: a GPU if there is one)")
+    if resume:
+        made.add_argument(
+            "--resume",
+            action=argparse.BooleanOptionalAction,
+            default=True,
+            help="go on from the last checkpoint (the default), or start anew",
+        )
+    made.add_argument("--dry-run", action="store_true", help="check everything, print the plan, and touch nothing")
+    made.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)  # torch.distributed.launch's
+    return made
+
+
+def load_config(model: type[ConfigT], stage: paths.Stage, arguments: argparse.Namespace) -> ConfigT:
+    """Read the stage's config as the flags ask for it.
+
+    Raises:
+        UserError: where the file or an override is wrong.
+    """
+    path = arguments.config or paths.experiment(arguments.dataset) / f"{stage}.yaml"
+    seed = [] if arguments.seed is None else [f"seed={arguments.seed}"]
+    return configs.load(model, path, [*arguments.overrides, *seed])
+
+
+def choose_classes(wanted: Sequence[str], known: Sequence[str], dataset: str) -> list[str]:
+    """Return the classes that the flags name, ``all`` being all of them.
+
+    Raises:
+        UserError: for an unknown class; names those that there are.
+    """
+    if list(wanted) == ["all"]:
+        return list(known)
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        raise UserError(f"{dataset} has no class {', '.join(map(repr, unknown))}; its classes: {', '.join(known)}")
+    return list(dict.fromkeys(wanted))
+
+
+def run(main: Callable[[Sequence[str] | None], None]) -> None:
+    """Run a script's main: bad input ends with one message and exit code 2, never with a traceback."""
+    try:
+        main(None)
+    except UserError as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

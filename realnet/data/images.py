@@ -1,0 +1,123 @@
+"""Images and masks: files, sizes, and the value ranges that networks take."""
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image as PILImage
+from torch import Tensor
+
+from realnet.errors import UserError
+
+Image = NDArray[Any]  # OpenCV's own annotations do not know uint8
+"""RGB of uint8, (H, W, 3)."""
+Mask = NDArray[np.bool_]
+"""True where there is a defect (or an object), (H, W)."""
+
+cv2.setNumThreads(1)  # items are many and small: loading is parallel over them, by processes
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+# (x / 255 - mean) / std as one multiplication and one addition on bytes
+_SCALE = np.array([1 / (255 * std) for std in IMAGENET_STD], dtype=np.float32)
+_OFFSET = np.array([-m / s for m, s in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)], dtype=np.float32)
+
+
+def read_image(path: Path) -> Image:
+    """Read any image file as 8-bit RGB (H, W, 3), turned as its EXIF orientation says.
+
+    Grey images get three equal channels, 16-bit values keep their upper byte, transparency is dropped.
+
+    Raises:
+        UserError: where the file is missing, unreadable or truncated; names it.
+    """
+    return cv2.cvtColor(_decode(path, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+
+
+def read_mask(path: Path) -> Mask:
+    """Read a mask file of any depth and colour as bool (H, W): any value but zero is defect.
+
+    Raises:
+        UserError: where the file is missing, unreadable or truncated; names it.
+    """
+    # at the file's own depth: a 16-bit mask may hold small numbers, which 8 bits would drop
+    return _decode(path, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH).max(axis=2) > 0
+
+
+def write_image(path: Path, image: Image | Mask) -> None:
+    """Write an RGB image (H, W, 3), or a mask (H, W) as 0 and 255, in the format that the name's ending says.
+
+    Raises:
+        UserError: where the file cannot be written.
+    """
+    pixels: Image = image.astype(np.uint8) * 255 if image.dtype == np.bool_ else image
+    if pixels.ndim == 3:
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+    quality = [cv2.IMWRITE_JPEG_QUALITY, 95] if path.suffix.lower() in {".jpg", ".jpeg"} else []
+    encoded = cv2.imencode(path.suffix, pixels, quality)[1]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded.tobytes())
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; free space there or choose another folder") from error
+
+
+def resize_image(image: Image, size: tuple[int, int]) -> Image:
+    """Resize to (height, width) by PIL's antialiased bilinear filter; returns the image itself where it fits."""
+    if image.shape[:2] == size:
+        return image
+    return np.asarray(PILImage.fromarray(image).resize(size[::-1], PILImage.Resampling.BILINEAR))
+
+
+def resize_mask(mask: Mask, size: tuple[int, int]) -> Mask:
+    """Resize to (height, width) by the nearest pixel."""
+    if mask.shape == size:
+        return mask
+    pixels = PILImage.fromarray(mask.astype(np.uint8)).resize(size[::-1], PILImage.Resampling.NEAREST)
+    return np.asarray(pixels, dtype=np.bool_)
+
+
+def normalise(image: Image) -> Tensor:
+    """Return the detector's input: float32 (3, H, W), by ImageNet's mean and deviation."""
+    return _channels_first(image * _SCALE + _OFFSET)
+
+
+def denormalise(images: Tensor) -> Tensor:
+    """Undo ``normalise``: float (…, 3, H, W) to uint8 of the same shape."""
+    mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return ((images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def to_signed(image: Image) -> Tensor:
+    """Return the diffusion model's input: float32 (3, H, W) in [-1, 1]."""
+    return _channels_first(image * np.float32(1 / 127.5) - np.float32(1))
+
+
+def _channels_first(pixels: NDArray[np.float32]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+
+
+def _decode(path: Path, flags: int) -> NDArray[Any]:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"cannot read the image {path}: {error.strerror}; check the path and its permissions"
+        ) from error
+    # some OpenCV versions fill what a truncated file lacks with grey, and say nothing
+    pixels = None if not data or _is_truncated(data) else cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    if pixels is None:
+        raise UserError(
+            f"{path} ({len(data)} bytes) is truncated or no image that OpenCV reads; replace the file or remove it"
+        )
+    return pixels
+
+
+def _is_truncated(data: bytes) -> bool:
+    """Tell whether a JPEG or PNG lacks its end; of other formats OpenCV's decoder judges alone."""
+    if data.startswith(b"\xff\xd8"):
+        return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")  # the end mark follows the last scan
+    return data.startswith(b"\x89PNG") and b"IEND" not in data[-4096:]

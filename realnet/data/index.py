@@ -1,0 +1,220 @@
+"""Which images a class has: found on disk in any known layout, stored as one JSON object a line."""
+
+import json
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from realnet.errors import UserError
+
+IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+NORMAL_FOLDERS = frozenset({"good", "ok", "normal"})
+Split = Literal["train", "test"]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An image of a class, as a line of a protocol states it.
+
+    Attributes:
+        filename: relative to the dataset's image root, with forward slashes.
+        label: 0 normal, 1 defect.
+        label_name: ``good`` or ``defective``.
+        class_name: the class it belongs to.
+        maskname: the mask's file, relative to the image root; None: there is none.
+    """
+
+    filename: str
+    label: int
+    label_name: str
+    class_name: str
+    maskname: str | None = None
+
+    @property
+    def kind(self) -> str:
+        """Return ``good``, or the defect's kind: the name of the folder that the image lies in."""
+        return PurePosixPath(self.filename).parent.name if self.label else "good"
+
+
+@dataclass(frozen=True)
+class ClassIndex:
+    """The images of a class by split."""
+
+    train: tuple[Entry, ...]
+    test: tuple[Entry, ...]
+
+
+def natural_key(name: str) -> list[tuple[int, int, str]]:
+    """Return a sorting key that puts ``2.png`` before ``10.png``."""
+    parts = re.split(r"(\d+)", name)
+    return [(0, int(part), part) if part.isdigit() else (1, 0, part) for part in parts if part]
+
+
+def discover_classes(root: Path) -> list[str]:
+    """Return the folders under an image root that hold a ``train`` folder or images, in natural order.
+
+    Raises:
+        UserError: where the root is absent or holds no class.
+    """
+    if not root.is_dir():
+        raise UserError(f"the image folder {root} does not exist; put the images there or correct image_root")
+    names = [name for name in _folders(root) if (root / name / "train").is_dir() or _images(root / name)]
+    if names:
+        return names
+    if (root / "train").is_dir() or _images(root):
+        raise UserError(f"{root} is itself a class; give the folder above it as image_root: {root.parent}")
+    raise UserError(f"{root} holds no class; expected {root}/<class>/train/good/*.png or {root}/<class>/*.png")
+
+
+def build_index(root: Path, class_name: str) -> ClassIndex:
+    """Find a class's images and masks on disk.
+
+    Training images: ``<class>/train/good`` (or ``ok``, ``normal``), else ``<class>/train`` itself, else the images
+    right in ``<class>``. Test images: ``<class>/test/<kind>``. Masks: ``<class>/ground_truth/<kind>/<stem>_mask.*`` or
+    ``<stem>.*``.
+
+    Raises:
+        UserError: where the class is absent or has no training image.
+    """
+    folder = root / class_name
+    if not folder.is_dir():
+        known = ", ".join(_folders(root)) if root.is_dir() else "none, the folder does not exist"
+        raise UserError(f"there is no class {class_name!r} under {root} (folders: {known})")
+    train = _train_entries(root, class_name)
+    if not train:
+        raise UserError(
+            f"{folder} holds no training images; expected {folder}/train/good/*, {folder}/train/ok/* or {folder}/*"
+        )
+    kinds = _folders(folder / "test")
+    return ClassIndex(tuple(train), tuple(entry for kind in kinds for entry in _test_entries(root, class_name, kind)))
+
+
+def write_index(samples_dir: Path, class_name: str, index: ClassIndex) -> None:
+    """Write ``train_<class>.json`` and ``test_<class>.json``, each all at once."""
+    samples_dir.mkdir(parents=True, exist_ok=True)
+    for split, entries in (("train", index.train), ("test", index.test)):
+        path = samples_dir / f"{split}_{class_name}.json"
+        # processes of one run may write the same index; each replaces it whole
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text("".join(f"{json.dumps(_to_line(entry))}\n" for entry in entries), encoding="utf-8")
+        temporary.replace(path)
+
+
+def read_index(samples_dir: Path, class_name: str) -> ClassIndex:
+    """Read a class's two protocols; a line without ``clsname`` is of the file's class.
+
+    Raises:
+        UserError: where a file is absent, or a line is no entry; names file and line.
+    """
+    return ClassIndex(_read_split(samples_dir, "train", class_name), _read_split(samples_dir, "test", class_name))
+
+
+def load_index(samples_dir: Path, image_root: Path, class_name: str) -> ClassIndex:
+    """Read a class's index; where there is none, build it from the images on disk and write it.
+
+    Raises:
+        UserError: as ``read_index`` and ``build_index`` do.
+    """
+    if all((samples_dir / f"{split}_{class_name}.json").is_file() for split in ("train", "test")):
+        return read_index(samples_dir, class_name)
+    index = build_index(image_root, class_name)
+    write_index(samples_dir, class_name, index)
+    return index
+
+
+def _train_entries(root: Path, class_name: str) -> list[Entry]:
+    train = root / class_name / "train"
+    normal = [train / name for name in _folders(train) if name.lower() in NORMAL_FOLDERS]
+    candidates = normal or ([train] if train.is_dir() else [root / class_name])
+    return [
+        _normal(f"{path.relative_to(root).as_posix()}/{name}", class_name)
+        for path in candidates
+        for name in _images(path)
+    ]
+
+
+def _test_entries(root: Path, class_name: str, kind: str) -> list[Entry]:
+    folder = f"{class_name}/test/{kind}"
+    names = _images(root / folder)
+    if kind.lower() in NORMAL_FOLDERS:
+        return [_normal(f"{folder}/{name}", class_name) for name in names]
+    truth = f"{class_name}/ground_truth/{kind}"
+    masks = {Path(name).stem: f"{truth}/{name}" for name in _images(root / truth)}
+    return [_defect(f"{folder}/{name}", class_name, masks) for name in names]
+
+
+def _normal(filename: str, class_name: str) -> Entry:
+    return Entry(filename, 0, "good", class_name)
+
+
+def _defect(filename: str, class_name: str, masks: dict[str, str]) -> Entry:
+    stem = PurePosixPath(filename).stem
+    return Entry(filename, 1, "defective", class_name, masks.get(f"{stem}_mask", masks.get(stem)))
+
+
+def _folders(path: Path) -> list[str]:
+    return _sorted(entry.name for entry in _scan(path) if entry.is_dir())
+
+
+def _images(path: Path) -> list[str]:
+    return _sorted(entry.name for entry in _scan(path) if Path(entry.name).suffix.lower() in IMAGE_SUFFIXES)
+
+
+def _scan(path: Path) -> Sequence[os.DirEntry[str]]:
+    """Return what a folder holds, hidden files apart; nothing where there is no such folder."""
+    if not path.is_dir():
+        return []
+    with os.scandir(path) as entries:
+        return [entry for entry in entries if not entry.name.startswith(".")]
+
+
+def _sorted(names: Iterable[str]) -> list[str]:
+    return sorted(names, key=natural_key)
+
+
+def _to_line(entry: Entry) -> dict[str, Any]:
+    line = {
+        "filename": entry.filename,
+        "label": entry.label,
+        "label_name": entry.label_name,
+        "clsname": entry.class_name,
+    }
+    return line if entry.maskname is None else {**line, "maskname": entry.maskname}
+
+
+def _read_split(samples_dir: Path, split: Split, class_name: str) -> tuple[Entry, ...]:
+    path = samples_dir / f"{split}_{class_name}.json"
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UserError(
+            f"cannot read the index {path}: {error.strerror}; build it with: python prepare_data.py index "
+            f"--dataset {samples_dir.parent.name} --class_name {class_name}"
+        ) from error
+    return tuple(
+        _parse_line(line, f"{path}, line {number}", class_name) for number, line in enumerate(lines, 1) if line.strip()
+    )
+
+
+def _parse_line(line: str, place: str, class_name: str) -> Entry:
+    try:
+        value = json.loads(line)
+        label = int(value["label"])
+        entry = Entry(
+            filename=str(value["filename"]),
+            label=label,
+            label_name=str(value.get("label_name", "defective" if label else "good")),
+            class_name=str(value.get("clsname", class_name)),
+            maskname=value.get("maskname"),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f'{place}: {line[:80]!r} is no entry; expected {{"filename": …, "label": 0 or 1}}') from error
+    if label not in (0, 1):
+        raise UserError(f"{place}: label must be 0 (normal) or 1 (defect), got {label}")
+    for name in filter(None, (entry.filename, entry.maskname)):
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise UserError(f"{place}: {name} must be a path inside the image root, relative to it")
+    return entry

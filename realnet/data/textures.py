@@ -1,0 +1,121 @@
+"""Changes that make a texture strange: ten operations on RGB images (H, W, 3), of which each image gets three."""
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from realnet.data.images import Image
+
+Operation = Callable[[Image, np.random.Generator], Image]
+
+NUM_OPERATIONS = 3
+_LEVELS = np.arange(256, dtype=np.float32)
+_SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], dtype=np.float32) / 13
+
+
+def augment_texture(image: Image, rng: np.random.Generator) -> Image:
+    """Apply three of the ten operations, drawn without replacement, in the order drawn."""
+    for choice in rng.choice(len(OPERATIONS), size=NUM_OPERATIONS, replace=False):
+        image = OPERATIONS[choice](image, rng)
+    return image
+
+
+def shuffle_grid(image: Image, rng: np.random.Generator, *, grid: tuple[int, int] = (4, 8)) -> Image:
+    """Cut an image into rows × columns cells and shuffle them; sides that do not divide are resized there and back."""
+    height, width = image.shape[:2]
+    rows, columns = min(grid[0], height), min(grid[1], width)
+    cell = -(-height // rows), -(-width // columns)
+    even = cv2.resize(image, (cell[1] * columns, cell[0] * rows))
+    cells = even.reshape(rows, cell[0], columns, cell[1], 3).swapaxes(1, 2).reshape(-1, *cell, 3)
+    shuffled = cells[rng.permutation(len(cells))].reshape(rows, columns, *cell, 3).swapaxes(1, 2)
+    return cv2.resize(np.ascontiguousarray(shuffled).reshape(even.shape), (width, height))
+
+
+def gamma(image: Image, rng: np.random.Generator) -> Image:
+    """Raise each channel to a power in [0.5, 2]."""
+    powers = rng.uniform(0.5, 2, size=3)
+    return _map_levels(image, 255 * (_LEVELS[:, None] / 255) ** powers)
+
+
+def brightness(image: Image, rng: np.random.Generator) -> Image:
+    """Multiply by [0.8, 1.2], then add [-30, 30]."""
+    return _map_levels(image, _LEVELS * rng.uniform(0.8, 1.2) + rng.uniform(-30, 30))
+
+
+def sharpness(image: Image, rng: np.random.Generator) -> Image:
+    """Move away from (or towards) a smoothed copy, as PIL's enhancer: 0 is smooth, 1 the original, 2 sharp."""
+    factor = rng.uniform(0.1, 1.9)
+    return cv2.addWeighted(image, factor, cv2.filter2D(image, -1, _SMOOTH), 1 - factor, 0)
+
+
+def hue_saturation(image: Image, rng: np.random.Generator) -> Image:
+    """Add [-50, 50] of 255 to the hue (a circle) and to the saturation."""
+    hue, saturation = rng.integers(-50, 51, size=2)
+    planes = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL).astype(np.int16)
+    planes[..., 0] = (planes[..., 0] + hue) % 256
+    planes[..., 1] = (planes[..., 1] + saturation).clip(0, 255)
+    return cv2.cvtColor(planes.astype(np.uint8), cv2.COLOR_HSV2RGB_FULL)
+
+
+def solarise(image: Image, rng: np.random.Generator) -> Image:
+    """Half of the time, invert the values from a threshold in [32, 128] on."""
+    applies, threshold = rng.random() < 0.5, rng.integers(32, 129)
+    return _map_levels(image, np.where(threshold <= _LEVELS, 255 - _LEVELS, _LEVELS)) if applies else image
+
+
+def posterise(image: Image, rng: np.random.Generator) -> Image:
+    """Keep the upper 1 to 7 bits."""
+    return image & np.uint8(256 - 2 ** int(rng.integers(1, 8)))
+
+
+def invert(image: Image, rng: np.random.Generator) -> Image:  # noqa: ARG001 - the operations share one signature
+    """Turn the image into its negative."""
+    return ~image
+
+
+def autocontrast(image: Image, rng: np.random.Generator) -> Image:
+    """Stretch each channel to 0 to 255, without the darkest and brightest [0, 20] % of its pixels."""
+    cutoff = rng.uniform(0, 0.2)
+    shares = np.cumsum(_histograms(image), axis=1) / image[..., 0].size
+    darkest, brightest = (shares <= cutoff).sum(axis=1), (shares < 1 - cutoff).sum(axis=1)
+    span = np.maximum(brightest - darkest, 1)
+    table = (_LEVELS[:, None] - darkest) * (255 / span)
+    return _map_levels(image, np.where(brightest > darkest, table, _LEVELS[:, None]))
+
+
+def equalise(image: Image, rng: np.random.Generator) -> Image:  # noqa: ARG001 - the operations share one signature
+    """Make each channel's histogram flat."""
+    return cv2.merge([cv2.equalizeHist(plane) for plane in cv2.split(image)])
+
+
+def rotate(image: Image, rng: np.random.Generator) -> Image:
+    """Turn by [-45°, 45°] about the centre; the corners are filled by reflection, so that no black is pasted."""
+    height, width = image.shape[:2]
+    rotation = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), rng.uniform(-45, 45), 1)
+    return cv2.warpAffine(image, rotation, (width, height), borderMode=cv2.BORDER_REFLECT_101)
+
+
+OPERATIONS: tuple[Operation, ...] = (
+    gamma,
+    brightness,
+    sharpness,
+    hue_saturation,
+    solarise,
+    posterise,
+    invert,
+    autocontrast,
+    equalise,
+    rotate,
+)
+
+
+def _map_levels(image: Image, table: NDArray) -> Image:
+    """Replace each value by its place in a table of 256 levels (256,), or of one a channel (256, 3)."""
+    levels = table.clip(0, 255).round().astype(np.uint8)
+    return cv2.LUT(image, levels.reshape(1, 256, *levels.shape[1:]))
+
+
+def _histograms(image: Image) -> NDArray[np.int64]:
+    return np.stack([np.bincount(plane.ravel(), minlength=256) for plane in cv2.split(image)])

@@ -1,0 +1,255 @@
+"""Exact detection metrics: AUROC, average precision, best F1 and AUPRO (method.md, section 4).
+
+Every curve here rises only where a threshold meets the score of a defect, so two counts of normal
+scores at each distinct defect score (those at or above it, and those strictly above it) hold the
+whole curve, ties included. `ScoreCurve` stores them; each metric is a few sums over it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+FloatArray = NDArray[np.floating[Any]]
+MaskArray = NDArray[np.bool_ | np.uint8]
+
+
+class MetricUndefined(ValueError):
+    """Say why a metric cannot be computed from the data; report it as "not computed: <reason>"."""
+
+
+class BestF1(NamedTuple):
+    """The largest F1 and the (highest) threshold that reaches it; a score >= threshold counts as defect."""
+
+    value: float
+    threshold: float
+
+
+class CurvePoints(NamedTuple):
+    """A curve to draw: x ascending, y not falling, both float64 of shape (P,) in [0, 1]."""
+
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ScoreCurve:
+    """What a falling threshold finds, at each of the D distinct defect scores.
+
+    Attributes:
+        thresholds: distinct defect scores (D,), falling.
+        true_positives: defect scores >= threshold (D,).
+        false_positives: normal scores >= threshold (D,).
+        false_positives_above: normal scores > threshold (D,); fewer than `false_positives` where scores tie.
+        num_normal: count of normal scores.
+        region_overlap: mean over the ground-truth regions of their share >= threshold (D,), in [0, 1];
+            None for a curve of images.
+    """
+
+    thresholds: FloatArray
+    true_positives: NDArray[np.int64]
+    false_positives: NDArray[np.int64]
+    false_positives_above: NDArray[np.int64]
+    num_normal: int
+    region_overlap: NDArray[np.float64] | None = None
+
+    @property
+    def num_defect(self) -> int:
+        """Count of defect scores."""
+        return int(self.true_positives[-1])
+
+    @cached_property
+    def auroc(self) -> float:
+        """Area under the ROC curve: P(normal < defect) + P(equal) / 2. It is not flipped when below 0.5."""
+        found = np.diff(self.true_positives, prepend=0)
+        twice_below = 2 * self.num_normal - self.false_positives - self.false_positives_above
+        return float(np.dot(found, twice_below) / (2 * self.num_normal * self.num_defect))
+
+    @cached_property
+    def ap(self) -> float:
+        """Average precision, Σ (R_n - R_{n-1}) P_n over the distinct scores (no interpolation)."""
+        precision = self.true_positives / (self.true_positives + self.false_positives)
+        return float(np.dot(np.diff(self.true_positives, prepend=0), precision) / self.num_defect)
+
+    @cached_property
+    def f1_max(self) -> BestF1:
+        """The largest F1 over all thresholds; it lies at a defect score, for below one only false alarms come."""
+        f1 = 2 * self.true_positives / (self.true_positives + self.false_positives + self.num_defect)
+        best = int(np.argmax(f1))
+        return BestF1(float(f1[best]), float(self.thresholds[best]))
+
+    def aupro(self, fpr_limit: float = 0.3) -> float:
+        """Area under the PRO curve up to `fpr_limit`, interpolated linearly there, divided by `fpr_limit`."""
+        fpr, overlap = self._pro_up_to(fpr_limit)
+        return float(np.trapezoid(overlap, fpr) / fpr_limit)
+
+    def roc_points(self, max_points: int = 500) -> CurvePoints:
+        """Return (false positive rate, true positive rate), thinned to at most `max_points` for drawing."""
+        fpr, tpr = self._vertices(self.true_positives / self.num_defect)
+        return _thin(fpr, tpr, max_points)
+
+    def pro_points(self, fpr_limit: float = 0.3, *, max_points: int = 500) -> CurvePoints:
+        """Return (false positive rate up to `fpr_limit`, mean region overlap), thinned for drawing."""
+        return _thin(*self._pro_up_to(fpr_limit), max_points)
+
+    def _pro_up_to(self, fpr_limit: float) -> CurvePoints:
+        if not 0 < fpr_limit <= 1:
+            raise ValueError(f"fpr_limit is {fpr_limit}; give a false positive rate in (0, 1]")
+        if self.region_overlap is None:
+            raise MetricUndefined("region overlap needs masks, and these are scores of images")
+        fpr, overlap = self._vertices(self.region_overlap)
+        inside = int(np.searchsorted(fpr, fpr_limit, side="right"))  # >= 1: the curve starts at 0
+        before, after = inside - 1, min(inside, len(fpr) - 1)
+        at_limit = np.interp(fpr_limit, fpr[[before, after]], overlap[[before, after]])
+        return CurvePoints(np.append(fpr[:inside], fpr_limit), np.append(overlap[:inside], at_limit))
+
+    def _vertices(self, heights: NDArray[np.float64]) -> CurvePoints:
+        """Join (0, 0), two vertices for each threshold (before and after it is met) and (1, 1)."""
+        x, y = np.zeros(2 * len(heights) + 2), np.zeros(2 * len(heights) + 2)
+        x[1:-1:2], y[3:-1:2] = self.false_positives_above / self.num_normal, heights[:-1]
+        x[2:-1:2], y[2:-1:2] = self.false_positives / self.num_normal, heights
+        x[-1] = y[-1] = 1
+        return CurvePoints(x, y)
+
+
+def image_curve(scores: ArrayLike, labels: ArrayLike) -> ScoreCurve:
+    """Build the curve of image scores (N,) and labels (N,), where any non-zero label is a defect.
+
+    Raises:
+        MetricUndefined: no scores, another number of labels, NaN, or only one of normal and defect.
+    """
+    scores, truth = _checked(np.asarray(scores), np.asarray(labels), "image")
+    return _curve(scores[~truth], scores[truth])
+
+
+def pixel_curve(anomaly_maps: FloatArray, masks: MaskArray | None) -> ScoreCurve:
+    """Build the curve that all pixel metrics share, with one sort.
+
+    Args:
+        anomaly_maps: scores (N, H, W), any floating type; compared exactly as given.
+        masks: truth (N, H, W), bool or uint8, any non-zero value is defect; None where there are none.
+
+    Raises:
+        MetricUndefined: no masks, another shape, NaN, or only one of normal and defect.
+    """
+    if masks is None:
+        raise MetricUndefined("no masks")
+    scores, truth = _checked(anomaly_maps, masks, "pixel")
+    return _curve(scores[~truth], scores[truth], np.concatenate(list(_region_shares(truth))))
+
+
+def image_auroc(scores: ArrayLike, labels: ArrayLike) -> float:
+    """Return the image AUROC of scores (N,) and labels (N,); see `image_curve` for errors."""
+    return image_curve(scores, labels).auroc
+
+
+def image_ap(scores: ArrayLike, labels: ArrayLike) -> float:
+    """Return the image average precision of scores (N,) and labels (N,); see `image_curve` for errors."""
+    return image_curve(scores, labels).ap
+
+
+def image_f1_max(scores: ArrayLike, labels: ArrayLike) -> BestF1:
+    """Return the best image F1 and its threshold; see `image_curve` for errors."""
+    return image_curve(scores, labels).f1_max
+
+
+def pixel_auroc(anomaly_maps: FloatArray, masks: MaskArray | None) -> float:
+    """Return the pixel AUROC of maps and masks (N, H, W); see `pixel_curve` for errors, and to share its sort."""
+    return pixel_curve(anomaly_maps, masks).auroc
+
+
+def pixel_ap(anomaly_maps: FloatArray, masks: MaskArray | None) -> float:
+    """Return the pixel average precision of maps and masks (N, H, W); see `pixel_curve`."""
+    return pixel_curve(anomaly_maps, masks).ap
+
+
+def pixel_f1_max(anomaly_maps: FloatArray, masks: MaskArray | None) -> BestF1:
+    """Return the best pixel F1 and its threshold; see `pixel_curve`."""
+    return pixel_curve(anomaly_maps, masks).f1_max
+
+
+def aupro(anomaly_maps: FloatArray, masks: MaskArray | None, fpr_limit: float = 0.3) -> float:
+    """Return the normalised area under the PRO curve up to a false positive rate; see `pixel_curve`.
+
+    Regions are 8-connected, holes stay holes, and the rate counts the normal pixels of all images.
+    """
+    return pixel_curve(anomaly_maps, masks).aupro(fpr_limit)
+
+
+def image_scores(anomaly_maps: FloatArray, pool: int = 16) -> NDArray[np.float64]:
+    """Score each image (N,) by the maximum of its `pool` × `pool` average-pooled (stride 1) map (N, H, W).
+
+    Raises:
+        MetricUndefined: the maps are not (N, H, W), or smaller than the pool.
+    """
+    if anomaly_maps.ndim != 3 or min(anomaly_maps.shape[1:]) < pool:
+        raise MetricUndefined(f"maps of shape {anomaly_maps.shape} are not (N, H, W) with sides of at least {pool}")
+    return np.array([_pooled_maximum(anomaly_map, pool) for anomaly_map in anomaly_maps])
+
+
+def _pooled_maximum(anomaly_map: FloatArray, pool: int) -> float:
+    means = cv2.blur(anomaly_map.astype(np.float64), (pool, pool), anchor=(0, 0))
+    height, width = anomaly_map.shape
+    return float(means[: height - pool + 1, : width - pool + 1].max())  # the rest reaches over the border
+
+
+def _checked(scores: NDArray[Any], truth: NDArray[Any], unit: str) -> tuple[FloatArray, NDArray[np.bool_]]:
+    """Return scores that sort fast without losing a digit, and the truth as bool."""
+    wanted = 1 if unit == "image" else 3
+    if scores.shape != truth.shape or scores.ndim != wanted:
+        raise MetricUndefined(f"{unit} scores of shape {scores.shape} and truth of shape {truth.shape} do not match")
+    if scores.size == 0:
+        raise MetricUndefined("no images")
+    if np.isnan(scores.min()):
+        raise MetricUndefined(f"{unit} scores hold NaN")
+    truth = truth.astype(bool, copy=False)
+    if truth.all() or not truth.any():
+        raise MetricUndefined(f"no {'normal' if truth.any() else 'defect'} {unit}")
+    exact = np.float32 if scores.dtype in (np.float16, np.float32) else np.float64
+    return scores.astype(exact, copy=False), truth
+
+
+def _region_shares(truth: NDArray[np.bool_]) -> Iterator[NDArray[np.float64]]:
+    """Yield 1 / (area of its region) for each defect pixel, in the order of `scores[truth]`."""
+    for mask in truth:
+        if mask.any():
+            _, labels = cv2.connectedComponents(mask.view(np.uint8), connectivity=8)
+            labels = labels[mask]
+            yield (1 / np.maximum(np.bincount(labels), 1))[labels]
+
+
+def _curve(normal: FloatArray, defect: FloatArray, shares: NDArray[np.float64] | None = None) -> ScoreCurve:
+    """Count along the falling distinct defect scores; `shares` (one a defect score) adds the region overlap."""
+    num_normal = len(normal)
+    normal = normal[normal >= defect.min()]  # the others lie below every threshold: no need to sort them
+    normal.sort()
+    order = np.argsort(defect)[::-1]
+    defect = defect[order]
+    last_of_tie = np.append(np.flatnonzero(defect[1:] != defect[:-1]), len(defect) - 1)
+    overlap = None
+    if shares is not None:
+        overlap = np.cumsum(shares[order])[last_of_tie]
+        overlap /= overlap[-1]  # every region adds 1 in the end, so the total is their number
+    thresholds = defect[last_of_tie]
+    return ScoreCurve(
+        thresholds=thresholds,
+        true_positives=last_of_tie + 1,
+        false_positives=len(normal) - np.searchsorted(normal, thresholds, side="left"),
+        false_positives_above=len(normal) - np.searchsorted(normal, thresholds, side="right"),
+        num_normal=num_normal,
+        region_overlap=overlap,
+    )
+
+
+def _thin(x: NDArray[np.float64], y: NDArray[np.float64], max_points: int) -> CurvePoints:
+    """Keep the ends and vertices evenly spread along the curve's length |dx| + |dy|."""
+    if len(x) <= max_points:
+        return CurvePoints(x, y)
+    length = x / x[-1] + y
+    wanted = np.linspace(length[0], length[-1], max_points)
+    kept = np.unique(np.searchsorted(length, wanted).clip(0, len(x) - 1))
+    return CurvePoints(x[kept], y[kept])

@@ -1,0 +1,130 @@
+"""AFS: anomaly-aware feature selection (paper, section on AFS, Eq. 7 to 9)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from realnet.errors import UserError
+from realnet.models.backbone import Level
+
+
+@dataclass(frozen=True)
+class Selection:
+    """How many channels of a level a block keeps."""
+
+    level: Level
+    num_channels: int
+
+
+@dataclass(frozen=True)
+class Block:
+    """Feature levels brought to one stride, in the order in which they are concatenated."""
+
+    name: str
+    stride: int
+    selections: tuple[Selection, ...]
+
+    @property
+    def num_channels(self) -> int:
+        """Return the channels of the block's features."""
+        return sum(selection.num_channels for selection in self.selections)
+
+    def size(self, image_size: Sequence[int]) -> tuple[int, int]:
+        """Return the (height, width) of the block's features for an image of (height, width)."""
+        height, width = image_size
+        return height // self.stride, width // self.stride
+
+    def keys(self) -> tuple[str, ...]:
+        """Return the names of the block's selections, as checkpoints hold them."""
+        return tuple(f"{self.name}_{selection.level.name}" for selection in self.selections)
+
+
+def resize(features: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize (B, C, h, w) to ``size`` bilinearly, corners aligned."""
+    if features.shape[-2:] == size:
+        return features
+    return F.interpolate(features, size=size, mode="bilinear", align_corners=True)
+
+
+class AFS(nn.Module):
+    """Select each level's channels and bring them to their block's stride.
+
+    The choice is made once, by :func:`accumulate_criterion` and :meth:`choose`, and stored as
+    ``indexes.<block>_<level>``; until then the first channels stand in.
+
+    Raises:
+        UserError: where a block keeps more channels than its level has.
+    """
+
+    def __init__(self, blocks: Sequence[Block]) -> None:
+        super().__init__()
+        self.blocks = tuple(blocks)
+        self.indexes = nn.Module()
+        for key, selection in self.selections().items():
+            if selection.num_channels > selection.level.channels:
+                raise UserError(
+                    f"{key} keeps {selection.num_channels} channels, but the level has {selection.level.channels}"
+                )
+            self.indexes.register_buffer(key, torch.arange(selection.num_channels))
+
+    def selections(self) -> dict[str, Selection]:
+        """Return the selections by key, ``<block>_<level>``."""
+        return {key: s for block in self.blocks for key, s in zip(block.keys(), block.selections, strict=True)}
+
+    def forward(self, levels: Mapping[str, Tensor], image_size: Sequence[int]) -> dict[str, Tensor]:
+        """Map feature levels (B, channels, h, w) to each block's features (B, num_channels, H/stride, W/stride)."""
+        return {
+            block.name: torch.cat(
+                [
+                    resize(levels[s.level.name].index_select(1, self.indexes.get_buffer(key)), block.size(image_size))
+                    for key, s in zip(block.keys(), block.selections, strict=True)
+                ],
+                dim=1,
+            )
+            for block in self.blocks
+        }
+
+    def choose(self, criteria: Mapping[str, Tensor]) -> None:
+        """Keep the channels whose criterion (channels,) is smallest, in ascending order; NaN counts as the largest."""
+        for key, selection in self.selections().items():
+            self.indexes.get_buffer(key).copy_(select_channels(criteria[key], selection.num_channels))
+
+
+def select_channels(criterion: Tensor, num_channels: int) -> Tensor:
+    """Return the indexes of the ``num_channels`` smallest entries of a criterion (C,), ascending."""
+    criterion = criterion.nan_to_num(nan=torch.inf, posinf=torch.inf)
+    return criterion.argsort(stable=True)[:num_channels].sort().values
+
+
+def afs_criterion(anomalous: Tensor, clean: Tensor, mask: Tensor, size: tuple[int, int]) -> Tensor:
+    """Measure how far each channel's change is from the anomaly mask (Eq. 8).
+
+    Args:
+        anomalous: a level's features (B, C, h, w) of the images with anomalies.
+        clean: the same of their originals.
+        mask: (B, 1, H, W) in {0, 1}.
+        size: (height, width) of the block that takes the level.
+
+    Returns:
+        (C,) mean squared difference between the min-max-normalised change and the mask.
+    """
+    change = (resize(anomalous, size) - resize(clean, size)).square()
+    low, high = change.amin(dim=(0, 2, 3), keepdim=True), change.amax(dim=(0, 2, 3), keepdim=True)
+    change = (change - low) / (high - low + 1e-4)
+    return (change - F.interpolate(mask, size=size, mode="nearest")).square().mean(dim=(0, 2, 3))
+
+
+def afs_criteria(
+    afs: AFS, anomalous: Mapping[str, Tensor], clean: Mapping[str, Tensor], mask: Tensor
+) -> dict[str, Tensor]:
+    """Return :func:`afs_criterion` of every selection from one pass of the backbone, by ``<block>_<level>``."""
+    return {
+        key: afs_criterion(
+            anomalous[s.level.name].float(), clean[s.level.name].float(), mask, block.size(mask.shape[-2:])
+        )
+        for block in afs.blocks
+        for key, s in zip(block.keys(), block.selections, strict=True)
+    }

@@ -1,0 +1,99 @@
+"""The detector: frozen backbone → AFS → reconstruction → residuals → RRS → anomaly map."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from realnet.errors import UserError
+from realnet.models.afs import AFS, Block
+from realnet.models.backbone import Backbone
+from realnet.models.reconstruction import ReconstructionSize, ReconstructionUNet
+from realnet.models.rrs import RRS
+
+
+@dataclass(frozen=True)
+class Detection:
+    """The detector's output for images (B, 3, H, W).
+
+    Attributes:
+        logits: (B, 2, H, W).
+        selected: AFS's features by block, (B, C, h, w).
+        reconstructed: their reconstruction, by block.
+        residuals: (selected - reconstructed)², by block.
+        chosen: RRS's channels (B, k), by mode.
+    """
+
+    logits: Tensor
+    selected: Mapping[str, Tensor]
+    reconstructed: Mapping[str, Tensor]
+    residuals: Mapping[str, Tensor]
+    chosen: Mapping[str, Tensor]
+
+    @property
+    def anomaly_map(self) -> Tensor:
+        """Return the probability of an anomaly, (B, 1, H, W) in [0, 1]."""
+        return self.logits.softmax(dim=1)[:, 1:]
+
+
+class RealNet(nn.Module):
+    """RealNet's detector (CVPR 2024). Only ``recon`` and ``rrs`` learn.
+
+    Raises:
+        UserError: where the blocks and the backbone do not fit.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        blocks: Sequence[Block],
+        *,
+        reconstruction: ReconstructionSize,
+        rrs_modes: Mapping[str, int],
+        num_residual_layers: int = 2,
+        stop_grad: bool = False,
+    ) -> None:
+        super().__init__()
+        self.reconstruction = reconstruction
+        self.backbone = backbone
+        self.afs = AFS(blocks)
+        self.recon = nn.ModuleDict(
+            {f"{block.name}_recon": ReconstructionUNet(block.num_channels, reconstruction) for block in blocks}
+        )
+        self.rrs = RRS(
+            sum(block.num_channels for block in blocks),
+            modes=rrs_modes,
+            num_residual_layers=num_residual_layers,
+            stop_grad=stop_grad,
+        )
+
+    def check_image_size(self, image_size: tuple[int, int]) -> None:
+        """Raise UserError where the image's sides are not multiples of the coarsest map's stride."""
+        factor = max(block.stride for block in self.afs.blocks) * self.reconstruction.downsampling
+        if any(side % factor for side in image_size):
+            height, width = image_size
+            raise UserError(
+                f"image_size {height}x{width}: both sides must be multiples of {factor} "
+                f"(the coarsest block's stride times the reconstruction's downsampling)"
+            )
+
+    def trainable_state(self) -> dict[str, Tensor]:
+        """Return the state dict without the frozen backbone."""
+        return {key: value for key, value in self.state_dict().items() if not key.startswith("backbone.")}
+
+    def select(self, image: Tensor) -> dict[str, Tensor]:
+        """Return AFS's features of images (B, 3, H, W), by block; no gradient reaches the backbone."""
+        with torch.no_grad():
+            return self.afs(self.backbone(image), image.shape[-2:])
+
+    def forward(self, image: Tensor) -> Detection:
+        """Detect anomalies in ImageNet-normalised images (B, 3, H, W)."""
+        return self.detect(self.select(image), image.shape[-2:])
+
+    def detect(self, selected: Mapping[str, Tensor], image_size: Sequence[int]) -> Detection:
+        """Run the learned part on selected features; ``image_size`` is (H, W) of the logits."""
+        reconstructed = {name: self.recon[f"{name}_recon"](features) for name, features in selected.items()}
+        residuals = {name: (features - reconstructed[name]).square() for name, features in selected.items()}
+        output = self.rrs(list(residuals.values()), tuple(image_size))
+        return Detection(output.logits, selected, reconstructed, residuals, output.chosen)

@@ -1,0 +1,116 @@
+"""The reconstruction network of a block: a U-Net without time embedding (method, section 3)."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from guided_diffusion.blocks import AttentionBlock, zero_module
+
+NORM_GROUPS = 32
+
+
+@dataclass(frozen=True)
+class ReconstructionSize:
+    """The sizes that all blocks' networks share."""
+
+    hidden_ratio: float = 0.5
+    channel_mult: tuple[int, ...] = (1, 2, 4)
+    num_res_blocks: int = 2
+    attention_downsampling: tuple[int, ...] = (2, 4)
+    num_head_channels: int = 64
+
+    @property
+    def downsampling(self) -> int:
+        """Return the factor between the features and the coarsest map of the network."""
+        return 2 ** (len(self.channel_mult) - 1)
+
+    def width(self, channels: int) -> int:
+        """Return ⌊ratio·C⌋, rounded up to a multiple of the norm's groups."""
+        return math.ceil(math.floor(self.hidden_ratio * channels) / NORM_GROUPS) * NORM_GROUPS or NORM_GROUPS
+
+
+class TransposedUpsample(nn.Module):
+    """Double the sides by a learned transposed convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.ConvTranspose2d(channels, channels, 4, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+class ResBlock(nn.Module):
+    """GroupNorm, SiLU, convolution, plus skip; optionally halves (average) or doubles (transposed) the sides."""
+
+    def __init__(self, channels: int, out_channels: int, *, down: bool = False, up: bool = False) -> None:
+        super().__init__()
+        self.in_layers = nn.Sequential(
+            nn.GroupNorm(NORM_GROUPS, channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1)
+        )
+        self.h_upd = _resample(channels, down=down, up=up)
+        self.x_upd = _resample(channels, down=down, up=up)
+        self.skip_connection = nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        norm, activation, conv = self.in_layers
+        h = conv(self.h_upd(activation(norm(x))))
+        return self.skip_connection(self.x_upd(x)) + h
+
+
+def _resample(channels: int, *, down: bool, up: bool) -> nn.Module:
+    if up:
+        return TransposedUpsample(channels)
+    return nn.AvgPool2d(2) if down else nn.Identity()
+
+
+class ReconstructionUNet(nn.Module):
+    """Reconstruct a block's selected features (B, C, h, w) as they would be without anomaly."""
+
+    def __init__(self, channels: int, size: ReconstructionSize) -> None:
+        super().__init__()
+        width, num_levels = size.width(channels), len(size.channel_mult)
+        stem = nn.Conv2d(channels, width, 3, padding=1)
+        self.input_blocks, skips, ch = nn.ModuleList([stem]), [width], width
+
+        def stage(in_channels: int, out_channels: int, factor: int) -> list[nn.Module]:
+            layers: list[nn.Module] = [ResBlock(in_channels, out_channels)]
+            if factor in size.attention_downsampling:
+                layers.append(AttentionBlock(out_channels, num_head_channels=size.num_head_channels))
+            return layers
+
+        for level, mult in enumerate(size.channel_mult):
+            for _ in range(size.num_res_blocks):
+                self.input_blocks.append(nn.Sequential(*stage(ch, mult * width, 2**level)))
+                ch = mult * width
+                skips.append(ch)
+            if level < num_levels - 1:
+                self.input_blocks.append(ResBlock(ch, ch, down=True))
+                skips.append(ch)
+
+        attention = AttentionBlock(ch, num_head_channels=size.num_head_channels)
+        self.middle_block = nn.Sequential(ResBlock(ch, ch), attention, ResBlock(ch, ch))
+
+        self.output_blocks = nn.ModuleList()
+        for level, mult in reversed(list(enumerate(size.channel_mult))):
+            for i in range(size.num_res_blocks + 1):
+                layers = stage(ch + skips.pop(), mult * width, 2**level)
+                ch = mult * width
+                if level and i == size.num_res_blocks:
+                    layers.append(ResBlock(ch, ch, up=True))
+                self.output_blocks.append(nn.Sequential(*layers))
+
+        out_conv = zero_module(nn.Conv2d(ch, channels, 3, padding=1))
+        self.out = nn.Sequential(nn.GroupNorm(NORM_GROUPS, ch), nn.SiLU(), out_conv)
+
+    def forward(self, features: Tensor) -> Tensor:
+        h, skips = features, []
+        for block in self.input_blocks:
+            h = block(h)
+            skips.append(h)
+        h = self.middle_block(h)
+        for block in self.output_blocks:
+            h = block(torch.cat([h, skips.pop()], dim=1))
+        return self.out(h)

@@ -1,0 +1,99 @@
+"""From configs to networks: the only place where the two meet."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from guided_diffusion.classifier import NoisyClassifier
+from guided_diffusion.gaussian import GaussianDiffusion
+from guided_diffusion.unet import UNet
+from realnet.config import BlockConfig, ClassifierConfig, DiffusionConfig, ProcessConfig, RealNetConfig
+from realnet.errors import UserError
+from realnet.models.afs import Block, Selection
+from realnet.models.backbone import Backbone
+from realnet.models.realnet import RealNet
+from realnet.models.reconstruction import ReconstructionSize
+
+
+def build_diffusion(process: ProcessConfig, respacing: str = "") -> GaussianDiffusion:
+    """Build the diffusion process; respacing ``""`` keeps every step."""
+    try:
+        return GaussianDiffusion.create(
+            noise_schedule=process.noise_schedule, num_steps=process.num_steps, respacing=respacing
+        )
+    except ValueError as error:
+        raise UserError(f"respacing {respacing!r}: {error}") from error
+
+
+def build_unet(config: DiffusionConfig, num_classes: int) -> UNet:
+    """Build the class-conditional U-Net with learned variance."""
+    return UNet(
+        in_channels=3,
+        out_channels=6,
+        model_channels=config.model.channels,
+        num_classes=num_classes,
+        channel_mult=config.model.channel_mult,
+        num_res_blocks=config.model.num_res_blocks,
+        attention_downsampling=config.model.attention_downsampling(config.image_size),
+        num_head_channels=config.model.num_head_channels,
+        dropout=config.model.dropout,
+        use_checkpoint=config.runtime.activation_checkpointing,
+    )
+
+
+def build_classifier(config: ClassifierConfig, num_classes: int) -> NoisyClassifier:
+    """Build the noise-aware classifier."""
+    return NoisyClassifier(
+        image_size=config.image_size,
+        in_channels=3,
+        model_channels=config.model.channels,
+        num_classes=num_classes,
+        channel_mult=config.model.channel_mult,
+        num_res_blocks=config.model.num_res_blocks,
+        attention_downsampling=config.model.attention_downsampling(config.image_size),
+        num_head_channels=config.model.num_head_channels,
+        dropout=config.model.dropout,
+        use_checkpoint=config.runtime.activation_checkpointing,
+    )
+
+
+def build_detector(config: RealNetConfig, *, backbone_weights: str | None = None) -> RealNet:
+    """Build the detector that a config describes.
+
+    Args:
+        config: the detector's config.
+        backbone_weights: instead of the config's; ``given`` where a checkpoint brings them.
+
+    Raises:
+        UserError: where backbone, blocks and image size do not fit.
+    """
+    backbone = Backbone(config.backbone.name, backbone_weights or config.backbone.weights)
+    model = RealNet(
+        backbone,
+        [_block(name, block, backbone) for name, block in config.blocks.items()],
+        reconstruction=ReconstructionSize(
+            hidden_ratio=config.reconstruction.hidden_ratio,
+            channel_mult=config.reconstruction.channel_mult,
+            num_res_blocks=config.reconstruction.num_res_blocks,
+            attention_downsampling=config.reconstruction.attention_downsampling,
+            num_head_channels=config.reconstruction.num_head_channels,
+        ),
+        rrs_modes=config.rrs.modes,
+        num_residual_layers=config.rrs.num_residual_layers,
+        stop_grad=config.rrs.stop_grad,
+    )
+    model.check_image_size(config.image_size)
+    return model
+
+
+def _block(name: str, config: BlockConfig, backbone: Backbone) -> Block:
+    selections = []
+    for level_name, number in config.levels.items():
+        level = backbone.level(level_name)
+        selections.append(Selection(level, level.channels if number == "all" else number))
+    return Block(name, config.stride or min(s.level.stride for s in selections), tuple(selections))
+
+
+def has_backbone(state: Mapping[str, Tensor]) -> bool:
+    """Tell whether a detector's state dict brings the backbone, as the published ones do."""
+    return any(key.startswith("backbone.") for key in state)

@@ -1,0 +1,82 @@
+"""One optimiser step from one or several micro-batches, on one or several processes."""
+
+import copy
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from realnet import distributed
+from realnet.config import OptimiserConfig
+from realnet.precision import Precision
+
+FINAL_FRACTION = 0.01  # of the learning rate, at the end of the cosine schedule
+
+
+def learning_rate(config: OptimiserConfig, step: int, num_steps: int) -> float:
+    """Return the learning rate of a step (0-based) of ``num_steps``."""
+    warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    if config.schedule == "constant":
+        return config.learning_rate * warmup
+    cosine = 0.5 * (1 + math.cos(math.pi * min(step / num_steps, 1.0)))
+    return config.learning_rate * warmup * (FINAL_FRACTION + (1 - FINAL_FRACTION) * cosine)
+
+
+class Optimisation:
+    """Adam over the trainable parameters, with averaged, clipped and (in fp16) scaled gradients."""
+
+    def __init__(
+        self, parameters: Iterable[Tensor], config: OptimiserConfig, *, num_steps: int, precision: Precision
+    ) -> None:
+        self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
+        self.config, self.num_steps = config, num_steps
+        self.adam = torch.optim.Adam(
+            self.parameters,
+            lr=config.learning_rate,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
+            fused=precision.device.type in {"cpu", "cuda"},
+        )
+        self.scaler = torch.amp.GradScaler(precision.device.type, enabled=precision.needs_scaler)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a micro-batch's share of the loss."""
+        self.scaler.scale(loss).backward()
+
+    def step(self, step: int) -> None:
+        """Average the gradients over the processes, clip them, and make step number ``step`` (0-based)."""
+        distributed.average_gradients(self.parameters)
+        for group in self.adam.param_groups:
+            group["lr"] = learning_rate(self.config, step, self.num_steps)
+        if self.config.max_grad_norm is not None:
+            self.scaler.unscale_(self.adam)
+            nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+        self.scaler.step(self.adam)
+        self.scaler.update()
+        self.adam.zero_grad(set_to_none=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the optimiser's and the scaler's state."""
+        return {"adam": self.adam.state_dict(), "scaler": self.scaler.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned."""
+        self.adam.load_state_dict(state["adam"])
+        self.scaler.load_state_dict(state["scaler"])
+
+
+class EMA:
+    """The exponential moving average of all of a network's state: θ' ← decay·θ' + (1 - decay)·θ."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Move the average one step towards the network."""
+        averaged, current = self.model.state_dict(), model.state_dict()
+        floating = [key for key, value in averaged.items() if value.is_floating_point()]
+        torch._foreach_lerp_([averaged[k] for k in floating], [current[k] for k in floating], 1 - self.decay)

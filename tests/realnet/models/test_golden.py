@@ -1,0 +1,100 @@
+"""Whole detectors against the published implementation's numbers."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import golden
+from realnet.losses import cross_entropy_loss, focal_loss, reconstruction_loss
+from realnet.models.afs import AFS, Block, Selection, afs_criteria, select_channels
+from realnet.models.backbone import Backbone, Level
+from realnet.models.realnet import RealNet
+from realnet.models.reconstruction import ReconstructionSize
+
+
+def build(run: dict) -> RealNet:
+    backbone = Backbone(run["backbone"], "none")
+    blocks = [
+        Block(
+            block["name"],
+            block["stride"],
+            tuple(Selection(backbone.level(layer["idx"]), layer["planes"]) for layer in block["layers"]),
+        )
+        for block in run["structure"]
+    ]
+    recon, rrs = run["recon"], run["rrs"]
+    size = ReconstructionSize(
+        hidden_ratio=recon["hide_channels_ratio"],
+        channel_mult=tuple(recon["channel_mult"]),
+        num_res_blocks=recon["num_res_blocks"],
+        attention_downsampling=tuple(recon["attention_mult"]),
+    )
+    model = RealNet(
+        backbone,
+        blocks,
+        reconstruction=size,
+        rrs_modes=dict(zip(rrs["modes"], rrs["mode_numbers"], strict=True)),
+        num_residual_layers=rrs["num_residual_layers"],
+        stop_grad=rrs["stop_grad"],
+    )
+    model.load_state_dict(golden.formula().fill(model.state_dict()))
+    for key, selection in model.afs.selections().items():
+        chosen = golden.formula().spread(selection.num_channels, selection.level.channels)
+        model.afs.indexes.get_buffer(key).copy_(chosen)
+    return model
+
+
+def every_8th(features: Tensor) -> np.ndarray:
+    return features[:, ::8].detach().numpy()
+
+
+@pytest.mark.parametrize("path", golden.paths("realnet", "model"))
+def test_detector(path):
+    case = golden.load(path)
+    expected = case.outputs
+    image, clean, mask = (golden.evaluate(case.run[key]) for key in ("image", "gt_image", "mask"))
+    model = build(case.run).eval()
+    with torch.no_grad():
+        detection, clean_features = model(image), model.select(clean)
+        golden.assert_close(detection.logits, expected["logit"])
+        golden.assert_close(detection.anomaly_map, expected["anomaly_score"])
+        golden.assert_close(cross_entropy_loss(detection.logits, mask), expected["segment_ce"])
+        golden.assert_close(focal_loss(detection.logits, mask), expected["focal"])
+        golden.assert_close(reconstruction_loss(detection.reconstructed, clean_features), expected["feature_mse"])
+        for block in model.afs.blocks:
+            golden.assert_close(every_8th(detection.selected[block.name]), expected[f"block_{block.name}"])
+            golden.assert_close(every_8th(detection.residuals[block.name]), expected[f"residual_{block.name}"])
+        for mode, chosen in detection.chosen.items():
+            np.testing.assert_array_equal(chosen, expected[f"rrs_{mode}"])
+        model.train()
+        golden.assert_close(model(image).logits, expected["logit_train"])
+        golden.assert_close(model.rrs.bn_idx.running_mean, expected["bn_idx_running_mean_after"])
+
+
+@pytest.mark.parametrize("path", golden.paths("realnet", "afs"))
+def test_afs_choice(path):
+    case = golden.load(path)
+    run, tensor = case.run, golden.formula().tensor
+    prefix, channels = run["prefix"], run["channels"]
+    levels = {name: Level(name, channels, stride) for name, stride in run["strides"].items()}
+    block = Block("block", run["block_stride"], tuple(Selection(levels[n], k) for n, k in run["planes"].items()))
+    afs = AFS([block])
+    totals = {key: torch.zeros(channels) for key in block.keys()}
+    for batch in range(run["batches"]):
+        mask = (tensor(f"{prefix}amask{batch}", 3, 1, 128, 128) > 0.7).float()
+        clean, anomalous = {}, {}
+        for name, level in levels.items():
+            key, side = name.replace("layer", "l"), 128 // level.stride
+            small = torch.nn.functional.interpolate(mask, size=(side, side), mode="nearest")
+            clean[name] = tensor(f"{prefix}{key}{batch}", 3, channels, side, side).abs()
+            noise = tensor(f"{prefix}n{key}{batch}", 3, channels, side, side)
+            anomalous[name] = clean[name] + 2 * tensor(f"{prefix}d{key}", 1, channels, 1, 1) * small + 0.1 * noise
+        for key, value in afs_criteria(afs, anomalous, clean, mask).items():
+            totals[key] += value
+    afs.choose(totals)
+    for key, selection in afs.selections().items():
+        golden.assert_close(totals[key], case.outputs[f"loss_{selection.level.name}"])
+        chosen = case.outputs[f"index_{selection.level.name}"]
+        np.testing.assert_array_equal(select_channels(totals[key], selection.num_channels), chosen)
+        np.testing.assert_array_equal(afs.indexes.get_buffer(key), chosen)
