@@ -78,7 +78,9 @@ def score_class(
     parts = distributed.gather(
         (_join(maps, size, np.float32), _join(masks, size, np.bool_), np.concatenate(has_mask or [np.zeros(0, bool)]))
     )
-    order = np.argsort(np.concatenate([np.arange(r, len(dataset), process.world_size) for r in range(process.world_size)]))
+    order = np.argsort(
+        np.concatenate([np.arange(r, len(dataset), process.world_size) for r in range(process.world_size)])
+    )
     anomaly_maps, all_masks, all_has_mask = (np.concatenate(part)[order] for part in zip(*parts, strict=True))
     return ClassScores(
         entries=dataset.entries,
@@ -104,13 +106,17 @@ def _values(scores: ClassScores, fpr_limit: float) -> Iterator[Metric]:
     image = _try(lambda: metrics.image_curve(scores.image_scores, scores.labels))
     known = scores.has_mask.astype(bool)
     reason = "no defect image has a mask" if not scores.masks.any() else None
-    pixel = Metric(None, reason) if reason else _try(
-        lambda: metrics.pixel_curve(scores.anomaly_maps[known], scores.masks[known])
+    pixel = (
+        Metric(None, reason)
+        if reason
+        else _try(lambda: metrics.pixel_curve(scores.anomaly_maps[known], scores.masks[known]))
     )
     for curve in (image, pixel):
-        for read in (lambda c: c.auroc(), lambda c: c.ap(), lambda c: c.f1_max().value):
-            yield curve if isinstance(curve, Metric) else Metric(float(read(curve)))
-    yield pixel if isinstance(pixel, Metric) else Metric(float(pixel.aupro(fpr_limit)))
+        if isinstance(curve, Metric):
+            yield from (curve, curve, curve)
+        else:
+            yield from (Metric(curve.auroc), Metric(curve.ap), Metric(curve.f1_max.value))
+    yield pixel if isinstance(pixel, Metric) else Metric(pixel.aupro(fpr_limit))
 
 
 def _try(make: Callable[[], metrics.ScoreCurve]) -> metrics.ScoreCurve | Metric:

@@ -71,14 +71,8 @@ def build_detector(config: RealNetConfig, *, backbone_weights: str | None = None
     model = RealNet(
         backbone,
         [_block(name, block, backbone) for name, block in config.blocks.items()],
-        reconstruction=ReconstructionSize(
-            hidden_ratio=config.reconstruction.hidden_ratio,
-            channel_mult=config.reconstruction.channel_mult,
-            num_res_blocks=config.reconstruction.num_res_blocks,
-            attention_downsampling=config.reconstruction.attention_downsampling,
-            num_head_channels=config.reconstruction.num_head_channels,
-        ),
-        rrs_modes=config.rrs.modes,
+        reconstruction=ReconstructionSize(**config.reconstruction.model_dump()),
+        rrs_modes={str(mode): number for mode, number in config.rrs.modes.items()},
         num_residual_layers=config.rrs.num_residual_layers,
         stop_grad=config.rrs.stop_grad,
     )

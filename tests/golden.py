@@ -61,5 +61,12 @@ def assert_close(actual, expected, tolerance: float = 2e-4) -> None:
 def evaluate(expression: str):
     """The array or tensor that a case's JSON names (torch needs builtins, which ``formula.evaluate`` leaves out)."""
     known = formula()
-    names = {"tensor": known.tensor, "wave": known.wave, "spread": known.spread, "torch": torch, "np": np, "pi": math.pi}
+    names = {
+        "tensor": known.tensor,
+        "wave": known.wave,
+        "spread": known.spread,
+        "torch": torch,
+        "np": np,
+        "pi": math.pi,
+    }
     return eval(expression, names)

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from realnet.data.foreground import find_object
 from realnet.data.images import Image, Mask, normalise, read_image, read_mask, resize_image, resize_mask, to_signed
 from realnet.data.index import Entry
+from realnet.data.sampling import ItemKey
 from realnet.data.synthesis import AnomalySynthesizer
 from realnet.errors import UserError
 
@@ -123,7 +124,7 @@ class DetectorTrainDataset(Dataset[DetectorItem]):
     def __len__(self) -> int:
         return len(self.entries)
 
-    def __getitem__(self, key: tuple[int, int]) -> DetectorItem:
+    def __getitem__(self, key: ItemKey) -> DetectorItem:
         epoch, index = key
         rng = np.random.default_rng((self.seed, epoch, index))
         image = self.images[index]
@@ -201,7 +202,7 @@ class DiffusionDataset(Dataset[DiffusionItem]):
     def __len__(self) -> int:
         return len(self.entries)
 
-    def __getitem__(self, key: tuple[int, int]) -> DiffusionItem:
+    def __getitem__(self, key: ItemKey) -> DiffusionItem:
         epoch, index = key
         rng = np.random.default_rng((self.seed, epoch, index))
         image = self.images[index]

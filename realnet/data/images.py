@@ -1,5 +1,6 @@
 """Images and masks: files, sizes, and the value ranges that networks take."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,9 @@ cv2.setNumThreads(1)  # items are many and small: loading is parallel over them,
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-# (x / 255 - mean) / std as one multiplication and one addition on bytes
-_SCALE = np.array([1 / (255 * std) for std in IMAGENET_STD], dtype=np.float32)
-_OFFSET = np.array([-m / s for m, s in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)], dtype=np.float32)
+# (x / 255 - mean) / std as one multiplication and one addition, by channel
+_NORMALISE = [(1 / (255 * std), -mean / std) for mean, std in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)]
+_SIGN = [(1 / 127.5, -1.0)] * 3
 
 
 def read_image(path: Path) -> Image:
@@ -82,7 +83,7 @@ def resize_mask(mask: Mask, size: tuple[int, int]) -> Mask:
 
 def normalise(image: Image) -> Tensor:
     """Return the detector's input: float32 (3, H, W), by ImageNet's mean and deviation."""
-    return _channels_first(image * _SCALE + _OFFSET)
+    return _to_tensor(image, _NORMALISE)
 
 
 def denormalise(images: Tensor) -> Tensor:
@@ -93,11 +94,15 @@ def denormalise(images: Tensor) -> Tensor:
 
 def to_signed(image: Image) -> Tensor:
     """Return the diffusion model's input: float32 (3, H, W) in [-1, 1]."""
-    return _channels_first(image * np.float32(1 / 127.5) - np.float32(1))
+    return _to_tensor(image, _SIGN)
 
 
-def _channels_first(pixels: NDArray[np.float32]) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+def _to_tensor(image: Image, coefficients: Sequence[tuple[float, float]]) -> Tensor:
+    planes = [
+        plane * np.float32(scale) + np.float32(offset)
+        for plane, (scale, offset) in zip(cv2.split(image), coefficients, strict=True)
+    ]
+    return torch.from_numpy(np.stack(planes))
 
 
 def _decode(path: Path, flags: int) -> NDArray[Any]:

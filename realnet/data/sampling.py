@@ -1,19 +1,14 @@
-"""Which item is used when: a function of the seed and the step alone, so that a run goes on exactly where it stopped."""
+"""Which item is used when: a function of seed and step alone, so that a run goes on exactly where it stopped."""
 
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
-
-class ItemKey(NamedTuple):
-    """What a training dataset is asked for: an image, and the pass over the data that its random draws belong to."""
-
-    epoch: int
-    index: int
+ItemKey = tuple[int, int]
+"""Of a training item: the pass over the data that its random draws belong to (epoch), and the image (index)."""
 
 
 class EpochSampler(Sampler[ItemKey]):
@@ -94,7 +89,7 @@ class EpochSampler(Sampler[ItemKey]):
         for position in range(start, start + self.batch_size):
             data_pass, place = divmod(position, self.num_items)
             key_epoch = epoch * passes_per_epoch + data_pass
-            yield ItemKey(key_epoch, int(_permutation(self.seed, key_epoch, self.num_items)[place]))
+            yield key_epoch, int(_permutation(self.seed, key_epoch, self.num_items)[place])
 
 
 @lru_cache(maxsize=4)

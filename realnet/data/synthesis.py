@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from realnet import paths
@@ -45,10 +46,8 @@ def blend(image: Image, source: Image, mask: Mask, opacity: float) -> Image:
 
     Images are RGB (H, W, 3), the mask is (H, W), the opacity δ is in [0, 1]. Outside the mask no pixel changes.
     """
-    blended = image.copy()
-    pasted = np.float32(opacity) * source[mask] + np.float32(1 - opacity) * image[mask]
-    blended[mask] = pasted.astype(np.uint8)
-    return blended
+    mixed = np.float32(opacity) * source + np.float32(1 - opacity) * image
+    return cv2.copyTo(mixed.astype(np.uint8), mask.view(np.uint8), image.copy())
 
 
 class AnomalySynthesizer:

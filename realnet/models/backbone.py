@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -85,7 +86,8 @@ def _timm_extractor(name: str, pretrained: bool) -> tuple[nn.Module, tuple[Level
         near = ", ".join(timm.list_models(f"*{name.split('.')[0]}*")[:5]) or "see timm.list_models()"
         raise UserError(f"timm has no model {name!r}; near names: {near}; torchvision's are torchvision/<name>")
     with torch.device("meta"):
-        modules = timm.create_model(name, features_only=True).feature_info.module_name()
+        info: Any = timm.create_model(name, features_only=True).feature_info
+    modules = info.module_name()
     # a stem that comes before a model's own `layer1` is no level of the method
     indices = [i for i, module in enumerate(modules) if "layer1" not in modules or module.startswith("layer")]
     try:
@@ -95,8 +97,9 @@ def _timm_extractor(name: str, pretrained: bool) -> tuple[nn.Module, tuple[Level
             f"the weights of {name} could not be downloaded ({type(error).__name__}: {str(error).splitlines()[0]}); "
             "put the file into pretrain/ and set backbone.weights to its path"
         ) from error
-    info = zip(model.feature_info.channels(), model.feature_info.reduction(), strict=True)
-    return model, tuple(Level(f"layer{i}", channels, stride) for i, (channels, stride) in enumerate(info, start=1))
+    info = model.feature_info
+    levels = enumerate(zip(info.channels(), info.reduction(), strict=True), start=1)
+    return model, tuple(Level(f"layer{i}", channels, stride) for i, (channels, stride) in levels)
 
 
 def _torchvision_extractor(name: str, pretrained: bool) -> tuple[nn.Module, tuple[Level, ...]]:

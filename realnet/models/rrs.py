@@ -89,7 +89,7 @@ class RRS(nn.Module):
 
     def forward(self, residuals: Sequence[Tensor], image_size: tuple[int, int]) -> RRSOutput:
         """Map residuals, each (B, C_i, h_i, w_i), to logits at the image's (H, W)."""
-        size = max((tuple(r.shape[-2:]) for r in residuals), key=lambda s: s[0] * s[1])
+        size = max(((r.shape[-2], r.shape[-1]) for r in residuals), key=lambda size: size[0] * size[1])
         residual = torch.cat([resize(r, size) for r in residuals], dim=1)  # (B, C, h, w)
         if self.stop_grad:
             residual = residual.detach()

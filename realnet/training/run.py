@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import signal
 import sys
 import time
@@ -150,11 +149,3 @@ def throughput(process: Process, start: float, num_images: int) -> dict[str, flo
     if process.device.type == "cuda":
         values["memory_gb"] = torch.cuda.max_memory_allocated(process.device) / 1e9
     return values
-
-
-def quiet_workers(_worker: int) -> None:
-    """Leave signals to the main process, and a core to each worker."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    torch.set_num_threads(1)
-    os.environ["OMP_NUM_THREADS"] = "1"
