@@ -17,26 +17,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     flags = cli.parser(__doc__, class_name=True, resume=True, epilog=EPILOG).parse_args(arguments)
     config = cli.load_config(RealNetConfig, "realnet", flags)
 
+    from realnet import plan
     from realnet.data.registry import open_dataset
-    from realnet.data.synthesis import build_synthesizer
     from realnet.distributed import process
-    from realnet.training.detector import DetectorData, train_detector
+    from realnet.training.detector import detector_data, train_detector
 
     dataset = open_dataset(flags.dataset)
-    jobs = []
-    for class_name in cli.choose_classes(flags.class_name, dataset.classes, flags.dataset):
-        index = dataset.index(class_name)
-        synthesizer = build_synthesizer(
-            config.anomalies,
-            dataset.name,
-            class_name,
-            image_size=config.image_size,
-            foreground=dataset.config.foreground_of(class_name),
-        )
-        jobs.append(DetectorData(dataset.name, class_name, dataset.image_root, index.train, index.test, synthesizer))
+    classes = cli.choose_classes(flags.class_name, dataset.classes, flags.dataset)
+    jobs = [detector_data(dataset, name, config, write_index=not flags.dry_run) for name in classes]
+    if flags.dry_run:
+        plan.show(config, plan.detectors(config, jobs))
+        return
     with process(flags.device) as this:
         for data in jobs:
-            train_detector(config, data, this, resume=flags.resume)
+            last = train_detector(config, data, this, resume=flags.resume)
+            cli.close(this.is_main, f"weights    {last}")
+        names = " ".join(flags.class_name)
+        cli.close(
+            this.is_main, f"next       python evaluation_realnet.py --dataset {flags.dataset} --class_name {names}"
+        )
 
 
 if __name__ == "__main__":

@@ -128,10 +128,9 @@ class AttentionPool(nn.Module):
                 f"this one has {tuple(x.shape[2:])}; give it images of its own image_size"
             )
         tokens = torch.cat([tokens.mean(dim=2, keepdim=True), tokens], dim=2) + self.positional_embedding
-        # Here q, k, v are split first, then heads; of the answers only the first token's is read.
-        qkv = self.qkv_proj(tokens).unflatten(1, (3, self.num_heads, -1))
-        query, key, value = qkv.unbind(1)  # (B, heads, d, T + 1) each
-        return self.c_proj(attend(query[..., :1], key, value)).squeeze(2)
+        # Here q, k, v are split first, then heads.
+        query, key, value = self.qkv_proj(tokens).unflatten(1, (3, self.num_heads, -1)).unbind(1)
+        return self.c_proj(attend(query, key, value))[:, :, 0]
 
 
 class Downsample(nn.Module):

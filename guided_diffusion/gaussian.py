@@ -26,10 +26,11 @@ class Step(NamedTuple):
 
     sqrt_alphas_cumprod: Tensor
     sqrt_one_minus_alphas_cumprod: Tensor
+    sqrt_recip_alphas_cumprod: Tensor
+    sqrt_recipm1_alphas_cumprod: Tensor
     sqrt_alphas_cumprod_prev: Tensor
     one_minus_alphas_cumprod_prev: Tensor
-    sqrt_alphas_cumprod_next: Tensor
-    sqrt_one_minus_alphas_cumprod_next: Tensor
+    alphas_cumprod_next: Tensor
     log_betas: Tensor
     posterior_variance: Tensor
     posterior_log_variance_clipped: Tensor
@@ -158,14 +159,14 @@ class GaussianDiffusion:
         return step.sqrt_alphas_cumprod * x_start + step.sqrt_one_minus_alphas_cumprod * noise
 
     def predict_xstart_from_eps(self, x_t: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        """Return the x_0 that ε made into x_t: ``q_sample`` solved for x_0."""
+        """Return the x_0 that ε made into x_t, ``q_sample`` solved for x_0: √(1/ᾱ)·x_t - √(1/ᾱ-1)·ε."""
         step = self.at(t)
-        return (x_t - step.sqrt_one_minus_alphas_cumprod * eps) / step.sqrt_alphas_cumprod
+        return step.sqrt_recip_alphas_cumprod * x_t - step.sqrt_recipm1_alphas_cumprod * eps
 
     def predict_eps_from_xstart(self, x_t: Tensor, t: Tensor, x_start: Tensor) -> Tensor:
-        """Return the ε that made x_0 into x_t: ``q_sample`` solved for ε."""
+        """Return the ε that made x_0 into x_t, ``q_sample`` solved for ε: (√(1/ᾱ)·x_t - x_0) / √(1/ᾱ-1)."""
         step = self.at(t)
-        return (x_t - step.sqrt_alphas_cumprod * x_start) / step.sqrt_one_minus_alphas_cumprod
+        return (step.sqrt_recip_alphas_cumprod * x_t - x_start) / step.sqrt_recipm1_alphas_cumprod
 
     def q_posterior_mean(self, x_start: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """Return the mean of q(x_{t-1} | x_t, x_0) (DDPM, equation 7)."""
@@ -249,10 +250,11 @@ class GaussianDiffusion:
         rows = {
             "sqrt_alphas_cumprod": np.sqrt(now),
             "sqrt_one_minus_alphas_cumprod": np.sqrt(1 - now),
+            "sqrt_recip_alphas_cumprod": np.sqrt(1 / now),
+            "sqrt_recipm1_alphas_cumprod": np.sqrt(1 / now - 1),
             "sqrt_alphas_cumprod_prev": np.sqrt(before),
             "one_minus_alphas_cumprod_prev": 1 - before,
-            "sqrt_alphas_cumprod_next": np.sqrt(after),
-            "sqrt_one_minus_alphas_cumprod_next": np.sqrt(1 - after),
+            "alphas_cumprod_next": after,
             "log_betas": np.log(self.betas),
             "posterior_variance": self.posterior_variance,
             "posterior_log_variance_clipped": self.posterior_log_variance_clipped,

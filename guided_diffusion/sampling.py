@@ -92,12 +92,13 @@ def p_sample(
         guidance: the classifier to steer by; None leaves μ as it is.
         clip_denoised: clip x̂₀ to [-1, 1].
     """
-    step = diffusion.p_mean_variance(model, x, t, y=y, clip_denoised=clip_denoised)
-    mean = step.mean
+    prediction = diffusion.p_mean_variance(model, x, t, y=y, clip_denoised=clip_denoised)
+    mean = prediction.mean
     if guidance is not None:
-        mean = mean + step.variance * guidance.gradient(x, diffusion.original_timesteps(t), y)
-    sigma = torch.exp(0.5 * step.log_variance)
-    return mean + _is_noisy(t) * _sqrt_per_image(1 + anomaly_strength) * sigma * noise
+        mean = mean + prediction.variance * guidance.gradient(x, diffusion.original_timesteps(t), y)
+    sigma = torch.exp(0.5 * prediction.log_variance)
+    # The factors stand in the published order, so that their product rounds as it did there.
+    return mean + _is_noisy(t) * sigma * noise * _sqrt_per_image(1 + anomaly_strength)
 
 
 @torch.no_grad()
@@ -166,10 +167,8 @@ def ddim_reverse(
     """
     prediction = diffusion.p_mean_variance(model, x, t, y=y, clip_denoised=clip_denoised)
     step = diffusion.at(t)
-    return (
-        step.sqrt_alphas_cumprod_next * prediction.pred_xstart
-        + step.sqrt_one_minus_alphas_cumprod_next * prediction.eps
-    )
+    alphas_cumprod_next = step.alphas_cumprod_next
+    return alphas_cumprod_next.sqrt() * prediction.pred_xstart + (1 - alphas_cumprod_next).sqrt() * prediction.eps
 
 
 def p_sample_loop(

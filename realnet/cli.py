@@ -1,9 +1,10 @@
 """What all scripts share: their flags, the way they end, and how they refuse bad input."""
 
 import argparse
+import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -78,6 +79,17 @@ def choose_classes(wanted: Sequence[str], known: Sequence[str], dataset: str) ->
     if unknown:
         raise UserError(f"{dataset} has no class {', '.join(map(repr, unknown))}; its classes: {', '.join(known)}")
     return list(dict.fromkeys(wanted))
+
+
+def overrides(values: Mapping[str, object]) -> list[str]:
+    """Return flags that stand for config keys as ``--set`` would take them; None: the flag was not given."""
+    return [f"{key}={json.dumps(value)}" for key, value in values.items() if value is not None]
+
+
+def close(is_main: bool, *lines: str) -> None:
+    """Say what was written, where, and which command comes next; on the main process."""
+    if is_main:
+        print(*lines, sep="\n", flush=True)
 
 
 def run(main: Callable[[Sequence[str] | None], None]) -> None:

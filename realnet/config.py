@@ -122,6 +122,15 @@ class TrainConfig(Section):
     augment: bool = Field(False, description="random flips and 90° rotations")
 
 
+class TrainingConfig(Section):
+    """What the training stages have in common."""
+
+    seed: int = 0
+    optimiser: OptimiserConfig = OptimiserConfig()
+    train: TrainConfig = TrainConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+
+
 class ProcessConfig(Section):
     """The diffusion process (ADM)."""
 
@@ -191,10 +200,9 @@ class ClippedOptimiserConfig(OptimiserConfig):
     max_grad_norm: float | None = Field(1.0, gt=0)
 
 
-class DiffusionConfig(Section):
+class DiffusionConfig(TrainingConfig):
     """``diffusion.yaml``: the class-conditional diffusion model of a dataset."""
 
-    seed: int = 0
     image_size: ImageSize = (256, 256)
     pretrained: str | None = Field("pretrain/256x256_diffusion.pt", description="None: from random weights")
     process: ProcessConfig = ProcessConfig()
@@ -202,7 +210,6 @@ class DiffusionConfig(Section):
     optimiser: ClippedOptimiserConfig = ClippedOptimiserConfig()
     train: DiffusionTrainConfig = DiffusionTrainConfig()
     validation: DiffusionValidationConfig = DiffusionValidationConfig()
-    runtime: RuntimeConfig = RuntimeConfig()
 
     @model_validator(mode="after")
     def _check_image_size(self) -> Self:
@@ -214,19 +221,18 @@ class ClassifierTrainConfig(TrainConfig):
     """Length and batches of classifier training."""
 
     batch_size: Positive = 20
+    validation_interval_epochs: Positive = 1
 
 
-class ClassifierConfig(Section):
+class ClassifierConfig(TrainingConfig):
     """``classifier.yaml``: the noise-aware classifier that guides sampling."""
 
-    seed: int = 0
     image_size: ImageSize = (256, 256)
     pretrained: str | None = Field("pretrain/256x256_classifier.pt", description="None: from random weights")
     process: ProcessConfig = ProcessConfig()
     model: EncoderConfig = EncoderConfig()
     optimiser: ClippedOptimiserConfig = ClippedOptimiserConfig()
     train: ClassifierTrainConfig = ClassifierTrainConfig()
-    runtime: RuntimeConfig = RuntimeConfig()
 
     @model_validator(mode="after")
     def _check_image_size(self) -> Self:
@@ -238,6 +244,8 @@ class SampleConfig(Section):
     """``sample.yaml``: strength-controllable diffusion anomaly synthesis (SDAS)."""
 
     seed: int = 0
+    diffusion: str | None = Field(None, description="a checkpoint; None: the dataset's own ckpt_last.pth")
+    classifier: str | None = Field(None, description="a checkpoint; None: the dataset's own, where there is one")
     num_samples: Positive = Field(10_000, description="images per class")
     strength: Range = Field(Range(low=0.1, high=0.2), description="anomaly strength s, drawn per image")
     sampler: Literal["ancestral", "ddim"] = "ancestral"
@@ -362,7 +370,7 @@ PUBLISHED_BLOCKS = {
 }
 
 
-class RealNetConfig(Section):
+class RealNetConfig(TrainingConfig):
     """``realnet.yaml``: the detector of a class."""
 
     seed: int = 100
@@ -374,11 +382,9 @@ class RealNetConfig(Section):
     rrs: RRSConfig = RRSConfig()
     anomalies: AnomalyConfig = AnomalyConfig()
     loss: LossConfig = LossConfig()
-    optimiser: OptimiserConfig = OptimiserConfig()
     train: DetectorTrainConfig = DetectorTrainConfig()
     calibration: CalibrationConfig = CalibrationConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
-    runtime: RuntimeConfig = RuntimeConfig()
 
 
 ConfigT = TypeVar("ConfigT", bound=Section)

@@ -7,7 +7,6 @@ whole curve, ties included. `ScoreCurve` stores them; each metric is a few sums 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import cv2
@@ -62,20 +61,20 @@ class ScoreCurve:
         """Count of defect scores."""
         return int(self.true_positives[-1])
 
-    @cached_property
+    @property
     def auroc(self) -> float:
         """Area under the ROC curve: P(normal < defect) + P(equal) / 2. It is not flipped when below 0.5."""
         found = np.diff(self.true_positives, prepend=0)
         twice_below = 2 * self.num_normal - self.false_positives - self.false_positives_above
         return float(np.dot(found, twice_below) / (2 * self.num_normal * self.num_defect))
 
-    @cached_property
+    @property
     def ap(self) -> float:
         """Average precision, Σ (R_n - R_{n-1}) P_n over the distinct scores (no interpolation)."""
         precision = self.true_positives / (self.true_positives + self.false_positives)
         return float(np.dot(np.diff(self.true_positives, prepend=0), precision) / self.num_defect)
 
-    @cached_property
+    @property
     def f1_max(self) -> BestF1:
         """The largest F1 over all thresholds; it lies at a defect score, for below one only false alarms come."""
         f1 = 2 * self.true_positives / (self.true_positives + self.false_positives + self.num_defect)

@@ -15,7 +15,7 @@ Picture = NDArray[np.uint8]
 HEAT_OPACITY = 0.65
 """Weight of the hottest colour over the image; colder pixels weigh less, so that a normal image stays itself."""
 OUTLINE = (255, 255, 255)
-OUTLINE_HALO = (20, 20, 20)
+OUTLINE_RIM = (20, 20, 20)
 PAPER, INK, GAP = (255, 255, 255), (60, 60, 60), 4
 
 
@@ -130,12 +130,12 @@ def _heat(anomaly_map: FloatArray, scale: float) -> NDArray[np.float64]:
 
 
 def _outlined(picture: Picture, region: NDArray[np.bool_]) -> Picture:
-    """Draw the region's border, holes included, as a light line on a dark one: it shows on any image."""
-    contours, _ = cv2.findContours(region.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    """Draw a light line with a dark rim around the region, outside of it: it shows on any image and hides no defect."""
     line = max(1, round(min(region.shape) / 256))
-    picture = np.ascontiguousarray(picture)
-    cv2.drawContours(picture, contours, -1, OUTLINE_HALO, line + 2)
-    cv2.drawContours(picture, contours, -1, OUTLINE, line)
+    inside = region.astype(np.uint8)
+    light, dark = (cv2.dilate(inside, np.ones((side, side), np.uint8)) for side in (2 * line + 1, 4 * line + 1))
+    picture[dark > inside] = OUTLINE_RIM
+    picture[light > inside] = OUTLINE
     return picture
 
 

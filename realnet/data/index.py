@@ -112,8 +112,8 @@ def read_index(samples_dir: Path, class_name: str) -> ClassIndex:
     return ClassIndex(_read_split(samples_dir, "train", class_name), _read_split(samples_dir, "test", class_name))
 
 
-def load_index(samples_dir: Path, image_root: Path, class_name: str) -> ClassIndex:
-    """Read a class's index; where there is none, build it from the images on disk and write it.
+def load_index(samples_dir: Path, image_root: Path, class_name: str, *, write: bool = True) -> ClassIndex:
+    """Read a class's index; where there is none, build it from the images on disk and, if told to, write it.
 
     Raises:
         UserError: as ``read_index`` and ``build_index`` do.
@@ -121,7 +121,8 @@ def load_index(samples_dir: Path, image_root: Path, class_name: str) -> ClassInd
     if all((samples_dir / f"{split}_{class_name}.json").is_file() for split in ("train", "test")):
         return read_index(samples_dir, class_name)
     index = build_index(image_root, class_name)
-    write_index(samples_dir, class_name, index)
+    if write:
+        write_index(samples_dir, class_name, index)
     return index
 
 

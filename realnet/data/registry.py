@@ -21,13 +21,13 @@ class OpenDataset:
         """Return the folder that entries' filenames are relative to."""
         return Path(self.config.image_root).expanduser()
 
-    def index(self, class_name: str) -> ClassIndex:
-        """Return a class's images; builds the index where there is none.
+    def index(self, class_name: str, *, write: bool = True) -> ClassIndex:
+        """Return a class's images; builds the index where there is none, and unless told otherwise writes it.
 
         Raises:
             UserError: as ``load_index`` does.
         """
-        return load_index(paths.samples(self.name), self.image_root, class_name)
+        return load_index(paths.samples(self.name), self.image_root, class_name, write=write)
 
 
 def open_dataset(name: str) -> OpenDataset:

@@ -15,11 +15,11 @@ from realnet.data.images import Image, Mask, write_image
 
 Plane = NDArray[np.float64]
 """One number a pixel, (H, W)."""
-Colour = Sequence[float]
-"""RGB in [0, 1]."""
+Colours = NDArray[np.float64]
+"""RGB in [0, 1]: of each pixel (H, W, 3), or one colour (3,)."""
 
 THREADS = 8  # of the weave, across the image
-PLATE_SIDE, PLATE_CORNER = 0.62, 0.16
+PLATE_SIDE, PLATE_CORNER, RIVET = 0.72, 0.16, 0.5
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Scene:
         outline: distance to the object's edge (H, W); negative inside.
     """
 
-    colours: NDArray[np.float64]
+    colours: Colours
     x: Plane
     y: Plane
     outline: Plane
@@ -49,7 +49,7 @@ class Defect:
     """A changed part of a scene: its distance (H, W; negative inside) and the colours (H, W, 3) that it takes."""
 
     distance: Plane
-    colours: NDArray[np.float64]
+    colours: Colours
 
 
 Render = Callable[[tuple[int, int], np.random.Generator], Scene]
@@ -123,9 +123,9 @@ def render_widget(image_size: tuple[int, int], rng: np.random.Generator) -> Scen
     brushed = 1 + 0.05 * np.sin(40 * y + 3 * np.sin(2 * x))
     colours = _paint(table, outline - 0.03, np.full((*x.shape, 3), 0.08), 4 * pixel)  # its shadow
     colours = _paint(colours, outline, _jitter((0.80, 0.66, 0.36), rng) * brushed[..., None], pixel)
-    colours = _paint(colours, np.abs(radius - 0.26) - 0.05, colours * 0.66, pixel)
-    for right in (-0.42, 0.42):
-        for down in (-0.42, 0.42):
+    colours = _paint(colours, np.abs(radius - 0.3) - 0.05, colours * 0.66, pixel)
+    for right in (-RIVET, RIVET):
+        for down in (-RIVET, RIVET):
             rivet = np.hypot(x - right, y - down)
             shine = 0.95 - 2.0 * np.hypot(x - right + 0.04, y - down + 0.04)
             colours = _paint(colours, rivet - 0.1, shine[..., None] * np.array([0.80, 0.80, 0.84]), pixel)
@@ -159,7 +159,7 @@ def contamination(scene: Scene, rng: np.random.Generator) -> Defect:
     """Leave dirt on the surface."""
     colour = np.array([(0.2, 0.28, 0.16), (0.3, 0.14, 0.1), (0.15, 0.15, 0.35)][rng.integers(3)])
     grain = rng.uniform(0.7, 1.3, size=(*scene.x.shape, 1))
-    return Defect(_blob(scene, rng, radius=(0.1, 0.18), reach=0.42), _flat(scene, colour) * grain)
+    return Defect(_blob(scene, rng, radius=(0.1, 0.18), reach=0.5), _flat(scene, colour) * grain)
 
 
 def chip(scene: Scene, rng: np.random.Generator) -> Defect:
@@ -187,9 +187,9 @@ def _pose(
     height, width = image_size
     rows, columns = np.mgrid[0:height, 0:width]
     scale = 2 / height * rng.uniform(1 - zoom, 1 + zoom)
-    x, y = ((columns - (width - 1) / 2) * scale, (rows - (height - 1) / 2) * scale) + rng.uniform(
-        -shift, shift, (2, 1, 1)
-    )
+    right, down = rng.uniform(-shift, shift, size=2)
+    x = (columns - (width - 1) / 2) * scale + right
+    y = (rows - (height - 1) / 2) * scale + down
     angle = np.deg2rad(rng.uniform(-turn, turn))
     return x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
 
@@ -206,7 +206,7 @@ def _blob(
     *,
     radius: tuple[float, float],
     reach: float = 0.0,
-    centre: Sequence[float] | None = None,
+    centre: NDArray[np.float64] | None = None,
 ) -> Plane:
     """Return the distance to an uneven disk, at ``centre`` or anywhere within ``reach`` of the middle."""
     right, down = rng.uniform(-reach, reach, size=2) if centre is None else centre
@@ -231,23 +231,21 @@ def _curve(
     return offsets.min(axis=-1) - rng.uniform(*width)
 
 
-def _flat(scene: Scene, colour: Colour) -> NDArray[np.float64]:
+def _flat(scene: Scene, colour: Colours | Sequence[float]) -> Colours:
     return np.broadcast_to(np.asarray(colour), scene.colours.shape)
 
 
-def _paint(
-    below: NDArray[np.float64], distance: Plane, above: NDArray[np.float64], softness: float
-) -> NDArray[np.float64]:
+def _paint(below: Colours, distance: Plane, above: Colours, softness: float) -> Colours:
     """Lay colours over others inside a shape; its edge is ``softness`` wide."""
     cover = np.clip(0.5 - distance / softness, 0, 1)[..., None]
     return below * (1 - cover) + above * cover
 
 
-def _jitter(colour: Colour, rng: np.random.Generator) -> NDArray[np.float64]:
+def _jitter(colour: Colours | Sequence[float], rng: np.random.Generator) -> Colours:
     return np.asarray(colour) * rng.uniform(0.96, 1.04, size=3)
 
 
-def _photograph(colours: NDArray[np.float64], rng: np.random.Generator) -> Image:
+def _photograph(colours: Colours, rng: np.random.Generator) -> Image:
     """Light the scene unevenly, blur it as a lens does, add the sensor's noise."""
     height, width = colours.shape[:2]
     down, right = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]

@@ -1,8 +1,7 @@
 """Training of a class's detector: AFS once, then reconstruction and RRS (method, section 3)."""
 
 import logging
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,19 +15,18 @@ from realnet.checkpoint import Checkpoint
 from realnet.config import RealNetConfig
 from realnet.data.datasets import DetectorTrainDataset, TestDataset
 from realnet.data.index import Entry
+from realnet.data.registry import OpenDataset
 from realnet.data.sampling import EpochSampler
-from realnet.data.synthesis import AnomalySynthesizer
+from realnet.data.synthesis import AnomalySynthesizer, build_synthesizer
 from realnet.distributed import Process
 from realnet.evaluation import Metric, score_class, summarise
 from realnet.losses import cross_entropy_loss, focal_loss, reconstruction_loss
 from realnet.models.afs import afs_criteria
 from realnet.models.realnet import Detection, RealNet
 from realnet.networks import build_detector
-from realnet.precision import Precision
-from realnet.training import state
-from realnet.training.batches import batches, make_sampler, total_steps
-from realnet.training.optimisation import Optimisation, learning_rate
-from realnet.training.run import Run, bar, seed_step, throughput
+from realnet.progress import bar
+from realnet.training.loop import fit
+from realnet.training.run import Run
 
 logger = logging.getLogger("realnet")
 
@@ -45,146 +43,165 @@ class DetectorData:
     synthesizer: AnomalySynthesizer
 
 
+def detector_data(
+    dataset: OpenDataset, class_name: str, config: RealNetConfig, *, write_index: bool = True
+) -> DetectorData:
+    """Find a class's images, and the sources of its anomalies.
+
+    Raises:
+        UserError: where images or sources are absent.
+    """
+    index = dataset.index(class_name, write=write_index)
+    synthesizer = build_synthesizer(
+        config.anomalies,
+        dataset.name,
+        class_name,
+        image_size=config.image_size,
+        foreground=dataset.config.foreground_of(class_name),
+    )
+    return DetectorData(dataset.name, class_name, dataset.image_root, index.train, index.test, synthesizer)
+
+
 def train_detector(config: RealNetConfig, data: DetectorData, process: Process, *, resume: bool = True) -> Path:
     """Train a class's detector, or go on with it; return the path of ``ckpt_last.pth``.
 
     Raises:
         UserError: for settings that do not fit the data, the weights, or an earlier part of this run.
     """
-    # data
-    folder = paths.output(data.dataset, "realnet", "checkpoints", data.class_name)
-    last, best = folder / paths.LAST, folder / paths.BEST
-    train_set = DetectorTrainDataset(
-        data.train,
-        data.image_root,
-        image_size=config.image_size,
-        synthesizer=data.synthesizer,
-        seed=config.seed,
-        augment=config.train.augment,
-    )
-    test_set = TestDataset(data.test, data.image_root, image_size=config.image_size)
-    sampler = make_sampler(train_set, config.train, process, seed=config.seed)
-    num_steps = total_steps(config.train, sampler)
+    last = paths.output(data.dataset, "realnet", "checkpoints", data.class_name) / paths.LAST
+    task = DetectorTask(config, data, process, best=last.with_name(paths.BEST))
+    log_folder = paths.output(data.dataset, "realnet", "log", data.class_name)
+    fit(task, task.train_set, config, process, last=last, log_folder=log_folder, resume=resume)
+    return last
 
-    # model
-    torch.manual_seed(config.seed)
-    number_format = precision.resolve(config.runtime.precision, process.device)
-    model = build_detector(config).to(process.device)
-    if process.device.type == "cuda" and config.runtime.channels_last:
-        model = model.to(memory_format=torch.channels_last)
-    optimisation = Optimisation(
-        [*model.recon.parameters(), *model.rrs.parameters()],
-        config.optimiser,
-        num_steps=num_steps,
-        precision=number_format,
-    )
 
-    # resume
-    state_path = state.path_of(last)
-    stored = state.load(state_path, config) if resume else None
-    start_step, best_score = 0, -1.0
-    if stored is not None:
-        _restore(model, optimisation, stored, state_path)
-        start_step, best_score = stored["step"], stored["best_score"]
-    sampler.start_step = start_step
+class DetectorTask:
+    """The detector of a class, as the training loop sees it."""
 
-    def facts(step: int, metrics: dict[str, Metric] | None) -> dict[str, Any]:
-        return {
-            "step": step,
-            "epoch": sampler.epoch_of(step),
-            "backbone": {"name": config.backbone.name, "checksum": model.backbone.checksum()},
-            "metrics": {name: metric.value for name, metric in (metrics or {}).items()},
-        }
+    loss_names: tuple[str, ...] = ("segmentation", "reconstruction")
 
-    def save(path: Path, step: int, metrics: dict[str, Metric] | None = None) -> None:
+    def __init__(self, config: RealNetConfig, data: DetectorData, process: Process, *, best: Path) -> None:
+        self.config, self.data, self.process, self.best = config, data, process, best
+        self.title = f"{data.dataset}/{data.class_name} detector"
+        self.validation_interval_epochs = config.train.evaluation_interval_epochs
+        self.best_score = -1.0
+        self.precision = precision.resolve(config.runtime.precision, process.device)
+        self.train_set = DetectorTrainDataset(
+            data.train,
+            data.image_root,
+            image_size=config.image_size,
+            synthesizer=data.synthesizer,
+            seed=config.seed,
+            augment=config.train.augment,
+        )
+        self.test_set = TestDataset(data.test, data.image_root, image_size=config.image_size)
+        torch.manual_seed(config.seed)
+        self.model = build_detector(config).to(process.device).train()
+        if process.device.type == "cuda" and config.runtime.channels_last:
+            self.model.to(memory_format=torch.channels_last)
+
+    def parameters(self) -> list[Tensor]:
+        """Return the reconstruction's and RRS's weights."""
+        return [*self.model.recon.parameters(), *self.model.rrs.parameters()]
+
+    @torch.no_grad()
+    def begin(self) -> None:
+        """Choose the features: AFS over ``init_batches`` batches of anomalous items, all blocks in one pass."""
+        criteria = {key: torch.zeros(s.level.channels) for key, s in self.model.afs.selections().items()}
+        criteria = {key: value.to(self.process.device) for key, value in criteria.items()}
+        for batch in self._anomalous_batches():
+            pair = torch.cat([batch["image"], batch["clean"]]).to(self.process.device, non_blocking=True)
+            with self.precision.autocast():
+                levels = self.model.backbone(pair)
+            anomalous, clean = ({name: f.chunk(2)[i] for name, f in levels.items()} for i in (0, 1))
+            mask = batch["mask"].to(self.process.device, non_blocking=True)
+            for key, value in afs_criteria(self.model.afs, anomalous, clean, mask).items():
+                criteria[key] += distributed.mean(value)
+        self.model.afs.choose(criteria)
+
+    def losses(self, batch: dict[str, Any]) -> Tensor:
+        """Return the weighted (segmentation, reconstruction) losses."""
+        detection, clean = detect_pairs(self.model, batch, self.process.device)
+        mask, weights = batch["mask"].to(self.process.device, non_blocking=True), self.config.loss
+        if weights.segmentation == "focal":
+            segmentation = focal_loss(detection.logits, mask, gamma=weights.focal_gamma)
+        else:
+            segmentation = cross_entropy_loss(detection.logits, mask)
+        reconstruction = reconstruction_loss(detection.reconstructed, clean)
+        return torch.stack([weights.segmentation_weight * segmentation, weights.reconstruction_weight * reconstruction])
+
+    def after_step(self) -> None:
+        """Nothing follows a step."""
+
+    def validate(self, step: int, run: Run) -> None:
+        """Score the test split, and keep ``ckpt_best`` by the published protocol."""
+        if not self.config.train.evaluation or not len(self.test_set):
+            return
+        scores = score_class(
+            self.model,
+            self.test_set,
+            config=self.config.evaluation,
+            runtime=self.config.runtime,
+            precision=self.precision,
+            process=self.process,
+        )
+        metrics = summarise(scores, fpr_limit=self.config.evaluation.aupro_fpr_limit)
+        run.scalars(step, {f"test/{name}": m.value for name, m in metrics.items() if m.value is not None})
+        logger.info("step %d, test split: %s", step, "  ".join(f"{name} {metric}" for name, metric in metrics.items()))
+        score = published_score(metrics)
+        if score is not None and score > self.best_score:
+            self.best_score = score
+            if self.process.is_main:
+                self._write(self.best, {"step": step, "metrics": {name: m.value for name, m in metrics.items()}})
+
+    def state(self) -> Mapping[str, Any]:
+        """Return the learned weights, AFS's choice, and the best score."""
+        return {"model": self.model.trainable_state(), "best_score": self.best_score}
+
+    def restore(self, stored: Mapping[str, Any], source: str) -> None:
+        """Take back :meth:`state`."""
+        backbone = {f"backbone.{key}": value for key, value in self.model.backbone.state_dict().items()}
+        checkpoint.load_into(self.model, {**backbone, **stored["model"]}, source)
+        self.best_score = stored["best_score"]
+
+    def save(self, path: Path, step: int, epoch: int) -> None:
+        """Write the detector without its backbone."""
+        self._write(path, {"step": step, "epoch": epoch})
+
+    def _write(self, path: Path, facts: Mapping[str, Any]) -> None:
+        backbone = {"name": self.config.backbone.name, "checksum": self.model.backbone.checksum()}
         weights = Checkpoint(
             kind="realnet",
-            state_dict=model.trainable_state(),
-            dataset=data.dataset,
-            classes=(data.class_name,),
-            class_name=data.class_name,
-            config=config.model_dump(mode="json"),
-            facts=facts(step, metrics),
+            state_dict=self.model.trainable_state(),
+            dataset=self.data.dataset,
+            classes=(self.data.class_name,),
+            class_name=self.data.class_name,
+            config=self.config.model_dump(mode="json"),
+            facts={**facts, "backbone": backbone},
         )
         checkpoint.save(path, weights)
 
-    def save_last(step: int) -> None:
-        if process.is_main:
-            parts = {
-                "model": model.trainable_state(),
-                "optimisation": optimisation.state_dict(),
-                "best_score": best_score,
-            }
-            state.save(state_path, step, config, parts)
-            save(last, step)
-
-    with Run(paths.output(data.dataset, "realnet", "log", data.class_name), process, config, start_step) as run:
-        logger.info(
-            "%s / %s: %d training images, step %d of %d",
-            data.dataset,
-            data.class_name,
-            len(train_set),
-            start_step,
-            num_steps,
+    def _anomalous_batches(self) -> Any:
+        self.train_set.only_anomalous = True
+        sampler = EpochSampler(
+            len(self.train_set),
+            seed=self.config.seed + 1,
+            batch_size=self.config.train.batch_size,
+            rank=self.process.rank,
+            world_size=self.process.world_size,
+            num_steps=self.config.afs.init_batches,
         )
-        if stored is None:
-            choose_features(model, train_set, config, number_format, process)
-        feed = batches(train_set, sampler, config.runtime, process)
-        totals, since, images = torch.zeros(2, device=process.device), time.perf_counter(), 0
-        model.train()
-        step = start_step
-        for step in run.steps(num_steps, f"{data.class_name}: detector"):
-            # forward, backward
-            seed_step(config.seed, process.rank, step)
-            for _ in range(config.train.accumulation):
-                batch = next(feed)
-                with number_format.autocast():
-                    detection, clean = detect_pairs(model, batch, process.device)
-                mask = batch["mask"].to(process.device, non_blocking=True)
-                losses = detector_losses(detection, clean, mask, config)
-                optimisation.backward(losses.sum() / config.train.accumulation)
-                totals += losses.detach() / config.train.accumulation
-            optimisation.step(step)
-            done, images = step + 1, images + sampler.global_batch
-
-            # log
-            if done % config.train.log_interval_steps == 0 or done == num_steps:
-                segmentation, reconstruction = distributed.mean(totals / (images // sampler.global_batch)).tolist()
-                values = {"loss/segmentation": segmentation, "loss/reconstruction": reconstruction}
-                rate = learning_rate(config.optimiser, step, num_steps)
-                run.scalars(done, values | {"learning_rate": rate} | throughput(process, since, images))
-                totals, since, images = torch.zeros_like(totals), time.perf_counter(), 0
-
-            # evaluate
-            interval = config.train.evaluation_interval_epochs * sampler.steps_per_epoch
-            if config.train.evaluation and len(test_set) and (done % interval == 0 or done == num_steps):
-                scores = score_class(
-                    model,
-                    test_set,
-                    config=config.evaluation,
-                    runtime=config.runtime,
-                    precision=number_format,
-                    process=process,
-                )
-                metrics = summarise(scores, fpr_limit=config.evaluation.aupro_fpr_limit)
-                run.scalars(done, {f"test/{k}": m.value for k, m in metrics.items() if m.value is not None})
-                score = published_score(metrics)
-                logger.info("step %d: %s", done, "  ".join(f"{name} {value}" for name, value in metrics.items()))
-                if score is not None and score > best_score:
-                    best_score = score
-                    if process.is_main:
-                        save(best, done, metrics)
-                since, images = time.perf_counter(), 0
-                totals = torch.zeros_like(totals)
-
-            # save
-            if done % config.train.checkpoint_interval_steps == 0:
-                save_last(done)
-        finished = start_step if num_steps <= start_step else step + 1
-        save_last(finished)
-        if run.stopped and finished < num_steps:
-            logger.info("stopped after step %d of %d; the same command goes on from there", finished, num_steps)
-    return last
+        loader = DataLoader(
+            self.train_set,
+            batch_size=sampler.batch_size,
+            sampler=sampler,
+            num_workers=self.config.runtime.num_workers,
+        )
+        description = f"{self.data.class_name}: AFS"
+        yield from bar(
+            loader, total=self.config.afs.init_batches, description=description, is_main=self.process.is_main
+        )
+        self.train_set.only_anomalous = False
 
 
 def detect_pairs(model: RealNet, batch: dict[str, Any], device: torch.device) -> tuple[Detection, dict[str, Tensor]]:
@@ -198,7 +215,8 @@ def detect_pairs(model: RealNet, batch: dict[str, Any], device: torch.device) ->
         images = images.contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
         levels = model.backbone(images)
-    size, number, place = images.shape[-2:], len(batch["image"]), anomalous.to(device, non_blocking=True)
+    number, place = len(batch["image"]), anomalous.to(device, non_blocking=True)
+    size = (images.shape[-2], images.shape[-1])
     selected, clean = {}, {}
     for name, features in model.afs(levels, size).items():
         selected[name] = features[:number]
@@ -206,59 +224,8 @@ def detect_pairs(model: RealNet, batch: dict[str, Any], device: torch.device) ->
     return model.detect(selected, size), clean
 
 
-def detector_losses(detection: Detection, clean: dict[str, Tensor], mask: Tensor, config: RealNetConfig) -> Tensor:
-    """Return the weighted (segmentation, reconstruction) losses, (2,)."""
-    if config.loss.segmentation == "focal":
-        segmentation = focal_loss(detection.logits, mask, gamma=config.loss.focal_gamma)
-    else:
-        segmentation = cross_entropy_loss(detection.logits, mask)
-    reconstruction = reconstruction_loss(detection.reconstructed, clean)
-    return torch.stack(
-        [config.loss.segmentation_weight * segmentation, config.loss.reconstruction_weight * reconstruction]
-    )
-
-
-def published_score(metrics: dict[str, Metric]) -> float | None:
+def published_score(metrics: Mapping[str, Metric]) -> float | None:
     """Return the mean of image and pixel AUROC, of those there are: what ``ckpt_best`` is chosen by."""
     values = [metrics[name].value for name in ("image_auroc", "pixel_auroc")]
     present = [value for value in values if value is not None]
     return sum(present) / len(present) if present else None
-
-
-@torch.no_grad()
-def choose_features(
-    model: RealNet, train_set: DetectorTrainDataset, config: RealNetConfig, number_format: Precision, process: Process
-) -> None:
-    """Run AFS: one pass over ``init_batches`` batches of anomalous items, for all blocks at once."""
-    train_set.only_anomalous = True
-    sampler = EpochSampler(
-        len(train_set),
-        seed=config.seed + 1,
-        batch_size=config.train.batch_size,
-        rank=process.rank,
-        world_size=process.world_size,
-        num_steps=config.afs.init_batches,
-    )
-    loader = DataLoader(
-        train_set, batch_size=sampler.batch_size, sampler=sampler, num_workers=config.runtime.num_workers
-    )
-    totals = {key: torch.zeros(s.level.channels, device=process.device) for key, s in model.afs.selections().items()}
-    for batch in bar(
-        loader, total=config.afs.init_batches, description="AFS: choosing features", is_main=process.is_main
-    ):
-        pair = torch.cat([batch["image"], batch["clean"]]).to(process.device, non_blocking=True)
-        with number_format.autocast():
-            levels = model.backbone(pair)
-        halves = {name: features.chunk(2) for name, features in levels.items()}
-        anomalous, clean = ({name: half[i] for name, half in halves.items()} for i in (0, 1))
-        mask = batch["mask"].to(process.device, non_blocking=True)
-        for key, value in afs_criteria(model.afs, anomalous, clean, mask).items():
-            totals[key] += distributed.mean(value)
-    model.afs.choose(totals)
-    train_set.only_anomalous = False
-
-
-def _restore(model: RealNet, optimisation: Optimisation, stored: dict[str, Any], path: Path) -> None:
-    backbone = {f"backbone.{key}": value for key, value in model.backbone.state_dict().items()}
-    checkpoint.load_into(model, {**backbone, **stored["model"]}, str(path))
-    optimisation.load_state_dict(stored["optimisation"])

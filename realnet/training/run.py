@@ -3,42 +3,20 @@
 import json
 import logging
 import signal
-import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from realnet import distributed
 from realnet.config import Section, dump
 from realnet.distributed import Process
-
-logger = logging.getLogger("realnet")
-
-
-class _BarHandler(logging.Handler):
-    def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stdout)
-        sys.stdout.flush()
-
-
-def bar(iterable: Any = None, *, total: int, description: str, initial: int = 0, is_main: bool = True) -> tqdm:
-    """Return a progress bar with rate and remaining time; silent but on the main process."""
-    interval = 0.2 if sys.stderr.isatty() else 10.0
-    return tqdm(
-        iterable,
-        total=total,
-        desc=description,
-        initial=initial,
-        disable=not is_main,
-        mininterval=interval,
-        smoothing=0.05,
-    )
+from realnet.progress import bar, console
 
 
 class Run:
@@ -55,19 +33,20 @@ class Run:
 
     def __init__(self, folder: Path, process: Process, config: Section, start_step: int = 0) -> None:
         self.folder, self.process, self.config, self.start_step = folder, process, config, start_step
-        self.stopped = False
-        self._handlers: list[logging.Handler] = []
+        self.stopping, self._stop_asked = False, False
+        self._console = ExitStack()
         self._signals: dict[int, Any] = {}
         self._writer: Any = None
 
     def __enter__(self) -> Self:
-        logger.setLevel(logging.INFO if self.process.is_main else logging.ERROR)
         for number in (signal.SIGTERM, signal.SIGINT):
             self._signals[number] = signal.signal(number, self._stop)
         if self.process.is_main:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / "config.yaml").write_text(dump(self.config), encoding="utf-8")
             self._open_logs()
+        else:
+            self._console.enter_context(console(False))
         return self
 
     def __exit__(
@@ -75,21 +54,22 @@ class Run:
     ) -> None:
         for number, handler in self._signals.items():
             signal.signal(number, handler)
-        for handler in self._handlers:
-            logger.removeHandler(handler)
-            handler.close()
+        self._console.close()
         if self._writer is not None:
             self._writer.close()
 
     def steps(self, num_steps: int, description: str) -> Iterator[int]:
-        """Yield the steps that are left, with a progress bar, until the end or a signal."""
+        """Yield the steps that are left, with a progress bar, until the end or a signal.
+
+        All processes agree on the last step before it starts: ``stopping`` is then True.
+        """
         progress = bar(total=num_steps, description=description, initial=self.start_step, is_main=self.process.is_main)
         with progress:
             for step in range(self.start_step, num_steps):
+                self.stopping = distributed.any_process(self._stop_asked)
                 yield step
                 progress.update()
-                if distributed.any_process(self.stopped):
-                    self.stopped = True
+                if self.stopping:
                     return
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -114,21 +94,18 @@ class Run:
     def _open_logs(self) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        console, file = _BarHandler(), logging.FileHandler(self.folder / "log.txt", encoding="utf-8")
-        console.setFormatter(logging.Formatter("%(message)s"))
+        file = logging.FileHandler(self.folder / "log.txt", encoding="utf-8")
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        self._handlers = [console, file]
-        for handler in self._handlers:
-            logger.addHandler(handler)
+        self._console.enter_context(console(True, file))
         if self._metrics.exists():
             kept = [line for line in self._metrics.read_text().splitlines() if _step_of(line) <= self.start_step]
             self._metrics.write_text("".join(f"{line}\n" for line in kept if self.start_step))
         self._writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.start_step)
 
     def _stop(self, number: int, _frame: FrameType | None) -> None:
-        if self.stopped and number == signal.SIGINT:
+        if self._stop_asked and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.stopped = True
+        self._stop_asked = True
 
 
 def _step_of(line: str) -> float:

@@ -1,0 +1,175 @@
+"""Training of a dataset's diffusion model (method, section 1)."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from realnet import checkpoint, distributed, paths, precision
+from realnet.checkpoint import Checkpoint
+from realnet.config import DiffusionConfig
+from realnet.data.datasets import DiffusionDataset
+from realnet.data.images import write_image
+from realnet.data.index import Entry
+from realnet.data.registry import open_dataset
+from realnet.distributed import Process
+from realnet.errors import UserError
+from realnet.networks import build_diffusion, build_unet
+from realnet.training.health import check_health, verdict
+from realnet.training.loop import fit
+from realnet.training.optimisation import EMA
+from realnet.training.run import Run
+
+logger = logging.getLogger("realnet")
+
+NEW_HEADS = ("label_emb.weight",)
+"""Tensors that stay at their initialisation where the pretrained file's classes are not this dataset's."""
+
+
+@dataclass(frozen=True)
+class NormalImages:
+    """The normal training images of a dataset; classes are in the order of the networks' class numbers."""
+
+    dataset: str
+    classes: Sequence[str]
+    image_root: Path
+    entries: Sequence[Entry]
+
+
+def normal_images(dataset_name: str, *, write_index: bool = True) -> NormalImages:
+    """Find the normal training images of all classes of a dataset.
+
+    Raises:
+        UserError: as the index does.
+    """
+    dataset = open_dataset(dataset_name)
+    entries = [entry for name in dataset.classes for entry in dataset.index(name, write=write_index).train]
+    return NormalImages(dataset.name, dataset.classes, dataset.image_root, entries)
+
+
+def train_diffusion(config: DiffusionConfig, data: NormalImages, process: Process, *, resume: bool = True) -> Path:
+    """Train the class-conditional diffusion model, or go on with it; return the path of ``ckpt_last.pth``.
+
+    Raises:
+        UserError: for weights that do not fit, or settings other than those of an earlier part of this run.
+    """
+    last = paths.output(data.dataset, "diffusion", "checkpoints") / paths.LAST
+    task = DiffusionTask(config, data, process)
+    log_folder = paths.output(data.dataset, "diffusion", "log")
+    fit(task, task.train_set, config, process, last=last, log_folder=log_folder, resume=resume)
+    return last
+
+
+class DiffusionTask:
+    """The diffusion model, as the training loop sees it."""
+
+    loss_names: tuple[str, ...] = ("mse", "vb")
+
+    def __init__(self, config: DiffusionConfig, data: NormalImages, process: Process) -> None:
+        self.config, self.data, self.process = config, data, process
+        self.title = f"{data.dataset} diffusion"
+        self.validation_interval_epochs = config.validation.interval_epochs
+        self.health: list[dict[str, float]] = []
+        self.precision = precision.resolve(config.runtime.precision, process.device)
+        self.diffusion = build_diffusion(config.process)
+        self.train_set = DiffusionDataset(
+            data.entries,
+            data.image_root,
+            classes=data.classes,
+            image_size=config.image_size,
+            num_steps=config.process.num_steps,
+            seed=config.seed,
+            augment=config.train.augment,
+        )
+        torch.manual_seed(config.seed)
+        self.model = build_unet(config, len(data.classes)).to(process.device).train()
+        if process.device.type == "cuda" and config.runtime.channels_last:
+            self.model.to(memory_format=torch.channels_last)
+        self.ema = EMA(self.model, config.train.ema_decay)
+
+    def parameters(self) -> list[Tensor]:
+        """Return the U-Net's weights."""
+        return list(self.model.parameters())
+
+    def begin(self) -> None:
+        """Start from ImageNet weights, where the config names them."""
+        load_pretrained(self.model, self.config.pretrained, kind="diffusion", new_heads=NEW_HEADS)
+        self.ema.model.load_state_dict(self.model.state_dict())
+
+    def losses(self, batch: dict[str, Any]) -> Tensor:
+        """Return the batch's mean (mse, vb)."""
+        image, noise, t, y = to_device(batch, self.process.device)
+        losses = self.diffusion.training_losses(self.model, image, t, noise, y=y)
+        return torch.stack([losses.mse.mean(), losses.vb.mean()])
+
+    def after_step(self) -> None:
+        """Move the average of the weights."""
+        self.ema.update(self.model)
+
+    def validate(self, step: int, run: Run) -> None:
+        """Log the health of the averaged model, with panels and a verdict."""
+        if self.process.is_main:
+            health = check_health(self.ema.model, self.config, self.train_set, self.precision)
+            figures = {"round_trip_error": health.round_trip_error, "relative_error": health.relative_error}
+            self.health.append({"step": step, **figures})
+            logger.info("step %d: the diffusion model is %s", step, verdict(self.health))
+            run.scalars(step, {f"health/{name}": value for name, value in figures.items()})
+            folder = paths.output(self.data.dataset, "diffusion", "vis")
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, panel in health.panels.items():
+                run.image(step, name, panel)
+                write_image(folder / f"{name}_{step:07d}.png", panel)
+        distributed.barrier()
+
+    def state(self) -> Mapping[str, Any]:
+        """Return the weights, their average, and the health record."""
+        return {"model": self.model.state_dict(), "ema": self.ema.model.state_dict(), "health": self.health}
+
+    def restore(self, stored: Mapping[str, Any], source: str) -> None:
+        """Take back :meth:`state`."""
+        checkpoint.load_into(self.model, stored["model"], source)
+        checkpoint.load_into(self.ema.model, stored["ema"], source)
+        self.health = list(stored["health"])
+
+    def save(self, path: Path, step: int, epoch: int) -> None:
+        """Write the averaged weights, which samples are made with."""
+        weights = Checkpoint(
+            kind="diffusion",
+            state_dict=self.ema.model.state_dict(),
+            dataset=self.data.dataset,
+            classes=tuple(self.data.classes),
+            config=self.config.model_dump(mode="json"),
+            facts={"step": step, "epoch": epoch, "health": self.health},
+        )
+        checkpoint.save(path, weights)
+
+
+def to_device(batch: Mapping[str, Tensor], device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return a batch's (image, noise, t, class_index) on a device."""
+    image, noise, t, y = (batch[key].to(device, non_blocking=True) for key in ("image", "noise", "t", "class_index"))
+    return image, noise, t, y
+
+
+def load_pretrained(
+    model: nn.Module, path: str | None, *, kind: checkpoint.Kind, new_heads: Sequence[str]
+) -> list[str]:
+    """Load ImageNet weights for fine-tuning; list and return the tensors that stay at their initialisation.
+
+    Raises:
+        UserError: where the file is absent or does not fit.
+    """
+    if path is None:
+        return []
+    if not Path(path).is_file():
+        raise UserError(
+            f"pretrained: {path} does not exist; download it as README.md says, "
+            "or train from random weights with --set pretrained=null"
+        )
+    weights = checkpoint.load(Path(path), kind=kind)
+    names = checkpoint.load_into(model, weights.state_dict, path, may_differ=new_heads)
+    logger.info("from %s; new for this dataset's classes: %s", path, ", ".join(names) or "nothing")
+    return names
