@@ -76,11 +76,8 @@ def calibrate(
         only_anomalous=True,
         cache_mib=64,
     )
-    number = config.calibration.num_anomalies
-    keys = [
-        (CALIBRATION_EPOCH - i // len(entries), i % len(entries)) for i in range(max(number, min(len(entries), number)))
-    ]
-    loader = DataLoader(dataset, batch_size=config.evaluation.batch_size, sampler=keys)  # type: ignore[arg-type]  # keys
+    keys = [(CALIBRATION_EPOCH - i // len(entries), i % len(entries)) for i in range(config.calibration.num_anomalies)]
+    loader = DataLoader(dataset, batch_size=config.evaluation.batch_size, sampler=keys)
     normal, anomalous, masks = [], [], []
     for i, batch in enumerate(loader):
         if i * config.evaluation.batch_size < len(entries):

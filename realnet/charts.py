@@ -13,6 +13,7 @@ from realnet.metrics import CurvePoints
 WIDTH, HEIGHT = 400, 270
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 40, 44
 NORMAL, DEFECT, INK = "#3b6ea5", "#d1662b", "#444"
+OF_IMAGES, OF_PIXELS = "#7a4fa3", "#1f8a7d"
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,12 @@ def histogram(
     axes = _Axes(low, high, max(1, *(count.max() for count in counts)) * 1.05)
     bars = [bar for count, colour in zip(counts, (NORMAL, DEFECT), strict=True) for bar in _bars(axes, count, colour)]
     legend = [(f"normal ({len(normal)})", NORMAL), (f"defect ({len(defect)})", DEFECT)]
-    parts = [*_frame(axes, "image score", "images"), *bars, *_legend(legend), *_threshold_line(axes, threshold)]
+    parts = [
+        *_frame(axes, "image score", "images", y_step=1),
+        *bars,
+        *_legend(legend),
+        *_threshold_line(axes, threshold),
+    ]
     return _svg(parts, "histogram of image scores")
 
 
@@ -99,12 +105,12 @@ def _threshold_line(axes: _Axes, threshold: float | None) -> Iterator[str]:
         yield (
             f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}" stroke="#111" stroke-dasharray="5 3"/>'
         )
-        yield _text(x + (-5 if anchor == "end" else 5), TOP + 10, f"threshold {threshold:.3g}", anchor)
+        yield _text(x, TOP - 4, f"threshold {threshold:.3g}", anchor)
 
 
-def _frame(axes: _Axes, x_label: str, y_label: str) -> Iterator[str]:
+def _frame(axes: _Axes, x_label: str, y_label: str, y_step: float = 0.0) -> Iterator[str]:
     bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
-    for value in _ticks(0, axes.top):
+    for value in _ticks(0, axes.top, smallest_step=y_step):
         y = axes.y(value)
         yield f'<line x1="{LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}" stroke="#e4e4e4"/>'
         yield _text(LEFT - 6, y + 4, f"{value:.4g}", "end")
@@ -116,9 +122,9 @@ def _frame(axes: _Axes, x_label: str, y_label: str) -> Iterator[str]:
     yield f'<g transform="rotate(-90 13 {middle})">{_text(13, middle, y_label, "middle")}</g>'
 
 
-def _ticks(low: float, high: float, count: int = 5) -> list[float]:
+def _ticks(low: float, high: float, *, count: int = 5, smallest_step: float = 0.0) -> list[float]:
     """Return round values in [low, high], about `count` of them."""
-    rough = (high - low) / count
+    rough = max((high - low) / count, smallest_step)
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.999)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+import golden
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-import golden
 from guided_diffusion import (
     ClassifierGuidance,
     GaussianDiffusion,

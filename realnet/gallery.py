@@ -1,0 +1,151 @@
+"""The report's gallery: every test image with its mask, anomaly map and overlay, as HTML."""
+
+import base64
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from realnet import visuals
+from realnet.metrics import FloatArray, MaskArray
+from realnet.visuals import Picture
+
+THUMBNAIL_SIDE = 256
+JPEG_QUALITY = 82
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """A test image's arrays, each resized to the thumbnail.
+
+    Attributes:
+        image: uint8 RGB (H, W, 3).
+        anomaly_map: (h, w) in [0, 1].
+        mask: truth (h', w'), bool or uint8; None where there is none.
+    """
+
+    image: Picture
+    anomaly_map: FloatArray
+    mask: MaskArray | None = None
+
+
+@dataclass(frozen=True)
+class Item:
+    """A test image: what is sorted and filtered, and how to get its pictures when its turn comes.
+
+    Attributes:
+        name: path shown to the reader.
+        kind: defect type, or the name of the normal type.
+        is_defect: the truth.
+        score: image score.
+        load: called once, as the page is written, so that one image at a time is in memory.
+    """
+
+    name: str
+    kind: str
+    is_defect: bool
+    score: float
+    load: Callable[[], Pictures]
+
+
+@dataclass(frozen=True)
+class Display:
+    """What verdicts and pictures of a class are measured by.
+
+    Attributes:
+        threshold: image threshold (score >= threshold is a defect); None where there is none, hence no verdicts.
+        pixel_threshold: threshold of the outlines; None draws none.
+        scale: the anomaly shown as hottest.
+    """
+
+    threshold: float | None
+    pixel_threshold: float | None
+    scale: float
+
+
+def error_of(item: Item, threshold: float | None) -> str:
+    """Return "missed", "alarm" (a false one) or "" for a right verdict or none."""
+    if threshold is None or item.is_defect == (item.score >= threshold):
+        return ""
+    return "missed" if item.is_defect else "alarm"
+
+
+def gallery_parts(items: Sequence[Item], display: Display) -> Iterator[str]:
+    """Yield the HTML of a gallery piece by piece, highest score first, each image loaded as its piece is made."""
+    errors = Counter(error_of(item, display.threshold) for item in items)
+    kinds = Counter(item.kind for item in items)
+    yield '<div class="gallery"><div class="controls">'
+    yield _buttons("kind", "kind", {"": f"all {len(items)}", **{k: f"{k} {n}" for k, n in sorted(kinds.items())}})
+    if display.threshold is not None:
+        texts = {"": "any", "missed": f"missed {errors['missed']}", "alarm": f"false alarm {errors['alarm']}"}
+        yield _buttons("error", "error", texts)
+    yield _buttons("order", "score", {"falling": "highest first", "rising": "lowest first"})
+    yield '</div><p class="empty" hidden>No image is both of this kind and of this error.</p><div class="cards">\n'
+    for item in sorted(items, key=lambda item: -math.inf if math.isnan(item.score) else -item.score):
+        yield _card(item, display)
+    yield "</div></div>"
+
+
+def _buttons(filtered: str, title: str, texts: Mapping[str, str]) -> str:
+    buttons = (
+        f'<button type="button" data-filter="{filtered}" data-value="{escape(value)}"'
+        f' aria-pressed="{"false" if number else "true"}">{escape(text)}</button>'
+        for number, (value, text) in enumerate(texts.items())
+    )
+    return f"<div><span>{title}</span>{''.join(buttons)}</div>"
+
+
+def _card(item: Item, display: Display) -> str:
+    error = error_of(item, display.threshold)
+    verdict = {"missed": " · missed", "alarm": " · false alarm"}.get(error, "")
+    return (
+        f'<article class="card {error}" data-kind="{escape(item.kind)}" data-error="{error}"><header>'
+        f'<b>{escape(item.name)}</b><i>{escape(item.kind)} · {item.score:.4f}<span class="verdict">{verdict}</span></i>'
+        f'</header><div class="tiles">{"".join(_tiles(item, display))}</div></article>\n'
+    )
+
+
+def _tiles(item: Item, display: Display) -> Iterator[str]:
+    pictures = item.load()
+    height, width = pictures.image.shape[:2]
+    shrink = min(1.0, THUMBNAIL_SIDE / max(height, width))
+    size = max(1, round(width * shrink)), max(1, round(height * shrink))
+    image = _resized(pictures.image, size).astype(np.uint8)
+    anomaly_map = _resized(pictures.anomaly_map.astype(np.float32), size)
+    overlay = visuals.overlay(image, anomaly_map, scale=display.scale, threshold=display.pixel_threshold)
+    yield _tile("image", _image(image, ".jpg"))
+    yield _tile("mask", _mask(item, pictures.mask, size))
+    yield _tile("anomaly map", _image(visuals.heatmap(anomaly_map, scale=display.scale), ".jpg"))
+    yield _tile("overlay and outline", _image(overlay, ".jpg"))
+
+
+def _tile(caption: str, content: str) -> str:
+    return f"<figure>{content}<figcaption>{caption}</figcaption></figure>"
+
+
+def _mask(item: Item, mask: MaskArray | None, size: tuple[int, int]) -> str:
+    if not item.is_defect or mask is None:
+        text = "no mask" if item.is_defect else "normal"
+        return f'<div class="none" style="aspect-ratio: {size[0]} / {size[1]}">{text}</div>'
+    share = _resized((mask != 0).astype(np.float32), size)
+    return _image(visuals.mask_picture(share > 0), ".png")  # not the nearest pixel: a small defect would vanish
+
+
+def _resized(values: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    method = cv2.INTER_AREA if values.shape[1] > size[0] else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(values, size, interpolation=method))
+
+
+def _image(picture: Picture, ending: str) -> str:
+    """Embed a picture as a data URI."""
+    options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if ending == ".jpg" else []
+    _, encoded = cv2.imencode(ending, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)
+    kind = "jpeg" if ending == ".jpg" else "png"
+    data = base64.b64encode(encoded.tobytes()).decode()
+    return f'<img alt="" loading="lazy" decoding="async" src="data:image/{kind};base64,{data}">'

@@ -1,0 +1,206 @@
+"""Write an evaluation as one HTML page that needs nothing beside it: no network, no other file."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+
+from realnet import charts
+from realnet.charts import OF_IMAGES, OF_PIXELS, Line
+from realnet.gallery import Display, Item, error_of, gallery_parts
+from realnet.metrics import CurvePoints
+
+TITLES = {
+    "image_auroc": "image AUROC",
+    "image_ap": "image AP",
+    "image_f1_max": "image F1-max",
+    "pixel_auroc": "pixel AUROC",
+    "pixel_ap": "pixel AP",
+    "pixel_f1_max": "pixel F1-max",
+    "aupro": "AUPRO",
+}
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+
+
+@dataclass(frozen=True)
+class Result:
+    """A metric in [0, 1], or None and the reason why it was not computed; beside it the published value, if any."""
+
+    value: float | None
+    reason: str | None = None
+    published: float | None = None
+
+
+@dataclass(frozen=True)
+class ResultTable:
+    """The results of one checkpoint of each class.
+
+    Attributes:
+        protocol: how the checkpoint was chosen, such as "last epoch: no test data used".
+        rows: class name to metric name (a key of `TITLES`, or any other) to result.
+        mean: metric name to the mean over the classes; None for a single class.
+    """
+
+    protocol: str
+    rows: Mapping[str, Mapping[str, Result]]
+    mean: Mapping[str, Result] | None = None
+
+
+@dataclass(frozen=True)
+class ClassReport:
+    """A class's part of the page.
+
+    Attributes:
+        class_name: title.
+        items: its test images, in any order.
+        display: its thresholds and display scale.
+        threshold_note: where the thresholds come from.
+        image_roc: curve of the images; None where it was not computed.
+        pixel_roc: curve of the pixels; None where it was not computed.
+        pro: mean region overlap up to `fpr_limit`; None where it was not computed.
+        fpr_limit: where `pro` ends.
+        gallery_page: relative link to the page that holds the gallery; None shows it here.
+    """
+
+    class_name: str
+    items: Sequence[Item]
+    display: Display
+    threshold_note: str = ""
+    image_roc: CurvePoints | None = None
+    pixel_roc: CurvePoints | None = None
+    pro: CurvePoints | None = None
+    fpr_limit: float = 0.3
+    gallery_page: str | None = None
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """A whole page.
+
+    Attributes:
+        dataset: its name.
+        checkpoint: path of the weights that made the scores and pictures.
+        protocol: how that checkpoint was chosen.
+        tables: results, the pictured checkpoint's first.
+        classes: one a class, in the order of the page.
+        notes: further lines of the header, such as the date and versions.
+    """
+
+    dataset: str
+    checkpoint: str
+    protocol: str
+    tables: Sequence[ResultTable]
+    classes: Sequence[ClassReport]
+    notes: Sequence[str] = ()
+
+
+def write_report(path: Path, report: ReportData) -> None:
+    """Write the page, one image in memory at a time; the file appears only once it is whole.
+
+    Raises:
+        OSError: the folder does not exist or cannot be written to.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("w", encoding="utf-8") as page:
+            _write_page(page, report)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _write_page(page: TextIO, report: ReportData) -> None:
+    names = [one.class_name for one in report.classes]
+    title = f"{report.dataset} – {names[0]}" if len(names) == 1 else f"{report.dataset} – {len(names)} classes"
+    page.write(f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>')
+    page.write(f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">')
+    page.write('<meta name="viewport" content="width=device-width, initial-scale=1">')
+    page.write(f"<style>{_beside('report.css')}</style></head><body>\n<h1>{escape(title)}</h1>")
+    page.write(f"<p>Checkpoint: {escape(report.protocol)}</p>")
+    page.write(f'<p class="quiet path">{escape(report.checkpoint)}</p>')
+    page.writelines(f'<p class="quiet">{escape(note)}</p>' for note in report.notes)
+    page.writelines(_table(table) for table in report.tables)
+    for number, one in enumerate(report.classes):
+        page.writelines(_class_parts(one, f"class-{number}"))
+    page.write(f"<script>{_beside('report.js')}</script></body></html>\n")
+
+
+def _beside(name: str) -> str:
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
+
+
+def _table(table: ResultTable) -> str:
+    columns = list(dict.fromkeys(metric for row in table.rows.values() for metric in row))
+    head = "".join(f"<th>{escape(TITLES.get(metric, metric))}</th>" for metric in columns)
+    body = [_row(name, row, columns) for name, row in table.rows.items()]
+    if table.mean is not None:
+        body.append(_row("mean", table.mean, columns, 'class="mean"'))
+    has_published = any(result.published is not None for row in table.rows.values() for result in row.values())
+    legend = "In %" + ("; small: published" if has_published else "")
+    return (
+        f'<h3>{escape(table.protocol)}</h3><div class="wide"><table><tr><th></th>{head}</tr>{"".join(body)}</table>'
+        f'</div><p class="note">{legend}.</p>{"".join(_reasons(table.rows))}\n'
+    )
+
+
+def _row(name: str, row: Mapping[str, Result], columns: Sequence[str], attribute: str = "") -> str:
+    cells = "".join(f"<td>{_cell(row.get(metric, Result(None)))}</td>" for metric in columns)
+    return f"<tr {attribute}><th>{escape(name)}</th>{cells}</tr>"
+
+
+def _cell(result: Result) -> str:
+    ours = "–" if result.value is None else f"{100 * result.value:.2f}"
+    return ours if result.published is None else f"{ours}<small>{100 * result.published:.1f}</small>"
+
+
+def _reasons(rows: Mapping[str, Mapping[str, Result]]) -> Iterator[str]:
+    """Say each reason once a class, with the metrics that it kept from being computed."""
+    for name, row in rows.items():
+        missing: dict[str, list[str]] = {}
+        for metric, result in row.items():
+            if result.value is None:
+                missing.setdefault(result.reason or "no reason given", []).append(TITLES.get(metric, metric))
+        for reason, titles in missing.items():
+            yield f'<p class="note">{escape(name)}: {escape(", ".join(titles))} not computed: {escape(reason)}</p>'
+
+
+def _class_parts(one: ClassReport, anchor: str) -> Iterator[str]:
+    yield f'<section id="{anchor}"><h2>{escape(one.class_name)}</h2><p>{escape(_summary(one))}</p>'
+    if one.threshold_note:
+        yield f'<p class="quiet">{escape(one.threshold_note)}</p>'
+    yield f'<div class="charts">{"".join(f"<figure>{chart}</figure>" for chart in _charts(one))}</div>'
+    if one.gallery_page is not None:
+        yield f'<p><a href="{escape(one.gallery_page)}">All test images of {escape(one.class_name)}</a></p>'
+    elif one.items:
+        yield from gallery_parts(one.items, one.display)
+    yield "</section>\n"
+
+
+def _summary(one: ClassReport) -> str:
+    errors = Counter(error_of(item, one.display.threshold) for item in one.items)
+    defects = sum(item.is_defect for item in one.items)
+    counts = f"{len(one.items) - defects} normal and {defects} defect images."
+    if one.display.threshold is None:
+        return counts + " There is no image threshold, hence no verdicts."
+    return (
+        f"{counts} At the threshold {one.display.threshold:.4g}: {errors['missed']} of {defects} defects missed,"
+        f" {errors['alarm']} false alarms on {len(one.items) - defects} normal images."
+    )
+
+
+def _charts(one: ClassReport) -> Iterator[str]:
+    scores = np.array([item.score for item in one.items], dtype=np.float64)
+    is_defect = np.array([item.is_defect for item in one.items], dtype=bool)
+    yield charts.histogram(scores[~is_defect], scores[is_defect], threshold=one.display.threshold)
+    curves = (("images", one.image_roc, OF_IMAGES), ("pixels", one.pixel_roc, OF_PIXELS))
+    lines = [Line(name, points, colour) for name, points, colour in curves if points is not None]
+    if lines:
+        yield charts.line_chart(lines, x_label="false positive rate", y_label="true positive rate (ROC)")
+    if one.pro is not None:
+        regions = [Line("regions", one.pro, OF_PIXELS)]
+        label = "false positive rate of pixels"
+        yield charts.line_chart(regions, x_label=label, y_label="mean overlap (PRO)", x_limit=one.fpr_limit)

@@ -1,0 +1,134 @@
+import json
+
+import golden
+import pytest
+
+from realnet.data import index
+from realnet.data.index import ClassIndex, Entry
+from realnet.errors import UserError
+
+PROTOCOLS = golden.folder().parent / "protocols"
+
+
+def touch(root, *names):
+    for folder in {(root / name).parent for name in names}:
+        folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (root / name).touch()
+
+
+def published():
+    found = sorted(path for path in PROTOCOLS.glob("*") if path.is_dir())
+    skipped = pytest.param(None, marks=pytest.mark.skip(reason=f"no protocols under {PROTOCOLS}"))
+    return [pytest.param(path, id=path.name) for path in found] or [skipped]
+
+
+@pytest.mark.parametrize("protocols", published())
+def test_published_datasets_are_indexed_as_their_protocols(tmp_path, protocols):
+    classes = {path.stem.removeprefix("train_") for path in protocols.glob("train_*.json")}
+    wanted = {name: index.read_index(protocols, name) for name in classes}
+    for splits in wanted.values():
+        entries = splits.train + splits.test
+        touch(tmp_path, *(name for entry in entries for name in (entry.filename, entry.maskname) if name))
+    assert set(index.discover_classes(tmp_path)) == classes
+    for name, splits in wanted.items():
+        found = index.build_index(tmp_path, name)
+        assert sorted(map(repr, found.train)) == sorted(map(repr, splits.train))
+        assert sorted(map(repr, found.test)) == sorted(map(repr, splits.test))
+
+
+def test_layout_of_mvtec(tmp_path):
+    touch(tmp_path, *(f"nut/train/good/{name}.png" for name in ("10", "2", "1")), "nut/train/good/notes.txt")
+    touch(tmp_path, "nut/test/good/000.png", "nut/test/bent/000.png", "nut/test/bent/001.png", "nut/test/bent/.hid.png")
+    touch(tmp_path, "nut/ground_truth/bent/000_mask.png", "nut/ground_truth/bent/.001_mask.png")
+    found = index.build_index(tmp_path, "nut")
+    assert [entry.filename for entry in found.train] == [f"nut/train/good/{name}.png" for name in ("1", "2", "10")]
+    bent = Entry("nut/test/bent/000.png", 1, "defective", "nut", "nut/ground_truth/bent/000_mask.png")
+    assert found.test[0] == bent
+    assert found.test[1].maskname is None
+    assert found.test[2] == Entry("nut/test/good/000.png", 0, "good", "nut")
+    assert [entry.kind for entry in found.test] == ["bent", "bent", "good"]
+
+
+def test_ok_and_ko_with_masks_of_the_same_name(tmp_path):
+    touch(tmp_path, "01/train/ok/0000.bmp", "01/train/ko/0001.bmp", "01/test/ok/0000.bmp", "01/test/ko/0000.bmp")
+    touch(tmp_path, "01/ground_truth/ko/0000.png", "01/ground_truth/ok/0000.png")
+    found = index.build_index(tmp_path, "01")
+    assert [entry.filename for entry in found.train] == ["01/train/ok/0000.bmp"]
+    assert {(entry.kind, entry.maskname) for entry in found.test} == {
+        ("ko", "01/ground_truth/ko/0000.png"),
+        ("good", None),
+    }
+
+
+@pytest.mark.parametrize("folder", ["own", "own/train", "own/train/normal", "own/train/Good"])
+def test_folders_of_normal_images_are_enough(tmp_path, folder):
+    touch(tmp_path, f"{folder}/a.JPG", f"{folder}/b.tif")
+    assert index.discover_classes(tmp_path) == ["own"]
+    found = index.build_index(tmp_path, "own")
+    assert [entry.filename for entry in found.train] == [f"{folder}/a.JPG", f"{folder}/b.tif"]
+    assert found.test == ()
+
+
+def test_classes_are_folders_with_images_in_natural_order(tmp_path):
+    touch(tmp_path, "part10/a.png", "part9/train/good/a.png", "docs/readme.txt", ".cache/a.png")
+    assert index.discover_classes(tmp_path) == ["part9", "part10"]
+
+
+def test_errors_say_what_to_do(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        index.discover_classes(tmp_path / "absent")
+    touch(tmp_path, "nut/train/good/a.png", "bolt/train/bad/a.png", "empty/readme.txt")
+    with pytest.raises(UserError, match="holds no class"):
+        index.discover_classes(tmp_path / "empty")
+    with pytest.raises(UserError, match=f"itself a class.*{tmp_path}$"):
+        index.discover_classes(tmp_path / "nut")
+    with pytest.raises(UserError, match=r"no class 'nit'.*bolt, empty, nut"):
+        index.build_index(tmp_path, "nit")
+    with pytest.raises(UserError, match=r"no training images.*train/good"):
+        index.build_index(tmp_path, "bolt")
+
+
+def test_an_index_survives_its_file(tmp_path):
+    written = ClassIndex(
+        train=(Entry("nüt/train/good/1.png", 0, "good", "nüt"),),
+        test=(Entry("nüt/test/bent/1.png", 1, "defective", "nüt", "nüt/ground_truth/bent/1.png"),),
+    )
+    index.write_index(tmp_path, "nüt", written)
+    assert index.read_index(tmp_path, "nüt") == written
+    assert {path.name for path in tmp_path.iterdir()} == {"train_nüt.json", "test_nüt.json"}
+    line = json.loads((tmp_path / "test_nüt.json").read_text())
+    assert set(line) == {"filename", "label", "label_name", "clsname", "maskname"}
+
+
+def test_a_missing_index_is_built_and_written_where_told(tmp_path):
+    samples, images = tmp_path / "samples", tmp_path / "images"
+    touch(images, "nut/train/good/a.png")
+    assert len(index.load_index(samples, images, "nut", write=False).train) == 1
+    assert not samples.exists()
+    built = index.load_index(samples, images, "nut")
+    touch(images, "nut/train/good/b.png")
+    assert index.load_index(samples, images, "nut") == built
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("{", "line 2: '{' is no entry"),
+        ('{"label": 0}', "no entry"),
+        ('["filename"]', "no entry"),
+        ('{"filename": "a.png", "label": 2}', "label must be 0 .* got 2"),
+        ('{"filename": "/a.png", "label": 0}', "inside the image root"),
+        ('{"filename": "a.png", "label": 1, "maskname": "../a.png"}', "inside the image root"),
+    ],
+)
+def test_broken_lines_are_named(tmp_path, line, problem):
+    (tmp_path / "train_nut.json").write_text(f'{{"filename": "a.png", "label": 0}}\n{line}\n')
+    (tmp_path / "test_nut.json").touch()
+    with pytest.raises(UserError, match=problem):
+        index.read_index(tmp_path, "nut")
+
+
+def test_an_absent_index_names_its_command(tmp_path):
+    with pytest.raises(UserError, match=r"prepare_data\.py index --dataset metal --class_name nut"):
+        index.read_index(tmp_path / "metal" / "samples", "nut")

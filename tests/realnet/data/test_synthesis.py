@@ -1,0 +1,156 @@
+from pathlib import Path
+
+import golden
+import numpy as np
+import pytest
+from closed_form import wave
+
+from realnet import paths
+from realnet.config import AnomalyConfig, ForegroundRule
+from realnet.data import synthesis
+from realnet.data.images import read_image, resize_image, write_image
+from realnet.data.synthesis import AnomalySynthesizer, blend, build_synthesizer, find_sdas
+from realnet.errors import UserError
+
+SIZE = (32, 40)
+IMAGE = ((wave("image", *SIZE, 3).numpy() + 1) * 100).astype(np.uint8)
+HALF = ForegroundRule()  # of DARK_AND_BRIGHT: its right half
+DARK_AND_BRIGHT = np.repeat(np.where(np.arange(40) < 20, 20, 220)[None, :, None], 32, axis=0).repeat(3, axis=2)
+DARK_AND_BRIGHT = DARK_AND_BRIGHT.astype(np.uint8)
+
+
+@pytest.mark.parametrize("path", golden.paths("data", "blend"))
+def test_golden_blend(path):
+    case = golden.load(path)
+    image, source, mask = (golden.evaluate(case.run[key]) for key in ("image", "source", "mask"))
+    assert np.array_equal(blend(image, source, mask, case.run["transparency"]), case.outputs["blended"])
+
+
+def test_own_figures():
+    image, source = np.full((2, 3, 3), 100, np.uint8), np.full((2, 3, 3), (250, 99, 0), np.uint8)
+    mask = np.array([[True, False, False], [False, True, True]])
+    blended = blend(image, source, mask, 0.75)
+    assert blended[mask].tolist() == [[212, 99, 25]] * 3
+    assert blended[~mask].tolist() == [[100, 100, 100]] * 3
+    assert (image == 100).all()
+
+
+@pytest.fixture
+def files(tmp_path):
+    rng = np.random.default_rng(0)
+    found = [tmp_path / f"{number}.png" for number in range(3)]
+    for path in found:
+        write_image(path, rng.integers(0, 256, (48, 48, 3)).astype(np.uint8))
+    return found
+
+
+def make(files, foreground="full", **config):
+    sources = {"sdas": files, "dtd": files}
+    return AnomalySynthesizer(AnomalyConfig(**config), sources, image_size=SIZE, foreground=foreground)
+
+
+def draw(synthesizer, count, image=IMAGE, **options):
+    return [synthesizer.synthesize(image, np.random.default_rng(seed), **options) for seed in range(count)]
+
+
+@pytest.mark.parametrize("kind", ["sdas", "dtd", "self"])
+def test_untouched_pixels_stay_and_the_original_is_not_written(files, kind):
+    before = IMAGE.copy()
+    for anomaly in draw(make(files, types={kind: 1}), 10):
+        assert anomaly.kind == kind
+        assert anomaly.mask.any()
+        assert np.array_equal(anomaly.image[~anomaly.mask], IMAGE[~anomaly.mask])
+        assert not np.array_equal(anomaly.image, IMAGE)
+        assert (anomaly.source is None) == (kind == "self")
+        assert set(anomaly.periods) <= {1, 2, 4, 8, 16, 32}
+    assert np.array_equal(IMAGE, before)
+
+
+def test_what_is_pasted_is_the_source_at_its_opacity(files):
+    drawn = draw(make(files, types={"sdas": 1}), 40)
+    for anomaly in drawn:
+        expected = blend(IMAGE, resize_image(read_image(anomaly.source), SIZE), anomaly.mask, anomaly.opacity)
+        assert np.array_equal(anomaly.image, expected)
+    assert {anomaly.source for anomaly in drawn} == set(files)
+    assert 0.5 <= min(a.opacity for a in drawn) < 0.6 < 0.9 < max(a.opacity for a in drawn) <= 1
+
+
+def test_the_same_generator_gives_the_same_anomaly(files):
+    synthesizer = make(files, types={"sdas": 1, "dtd": 1, "self": 1, "normal": 1})
+    for first, second in zip(draw(synthesizer, 20), draw(synthesizer, 20), strict=True):
+        assert np.array_equal(first.image, second.image)
+        assert (first.kind, first.source, first.opacity) == (second.kind, second.source, second.opacity)
+
+
+def test_types_follow_their_weights(files):
+    synthesizer = make(files, types={"normal": 2, "sdas": 6, "dtd": 2, "self": 0})
+    kinds = [anomaly.kind for anomaly in draw(synthesizer, 500)]
+    assert kinds.count("normal") / 500 == pytest.approx(0.2, abs=0.05)
+    assert kinds.count("sdas") / 500 == pytest.approx(0.6, abs=0.06)
+    assert "self" not in kinds
+
+
+def test_afs_draws_no_normal_items_and_the_others_alike(files):
+    synthesizer = make(files, types={"normal": 0.9, "sdas": 0.08, "dtd": 0.02})
+    kinds = [anomaly.kind for anomaly in draw(synthesizer, 600, only_anomalous=True)]
+    assert set(kinds) == {"sdas", "dtd"}
+    assert kinds.count("sdas") / 600 == pytest.approx(0.5, abs=0.08)
+
+
+def test_normal_items_are_clean(files):
+    for anomaly in draw(make(files, types={"normal": 1, "sdas": 1}), 20):
+        if anomaly.kind == "normal":
+            assert np.array_equal(anomaly.image, IMAGE)
+            assert not anomaly.mask.any()
+            assert (anomaly.source, anomaly.opacity) == (None, 0)
+
+
+def test_anomalies_lie_on_the_foreground(files):
+    for anomaly in draw(make(files, foreground=HALF, types={"self": 1}), 20, image=DARK_AND_BRIGHT):
+        assert anomaly.mask[:, 20:].any()
+        assert not anomaly.mask[:, :20].any()
+
+
+def test_empty_masks_are_redrawn_a_bounded_number_of_times(files, monkeypatch):
+    calls = []
+
+    def third_time(shape, rng, *, periods, threshold):
+        calls.append(periods)
+        return np.full(shape, len(calls) == 3)
+
+    monkeypatch.setattr(synthesis, "perlin_mask", third_time)
+    synthesizer = make(files, types={"sdas": 1})
+    assert synthesizer.synthesize(IMAGE, np.random.default_rng(0)).mask.all()
+    assert len(calls) == 3
+    anomaly = synthesizer.synthesize(IMAGE, np.random.default_rng(0))
+    assert len(calls) == 3 + synthesis.MAX_MASK_DRAWS
+    assert anomaly.kind == "normal"
+    assert np.array_equal(anomaly.image, IMAGE)
+
+
+def test_an_image_without_foreground_stays_clean(files):
+    flat = np.zeros((*SIZE, 3), np.uint8)
+    assert draw(make(files, foreground=HALF, types={"sdas": 1}), 1, image=flat)[0].kind == "normal"
+
+
+def test_missing_sources_name_what_makes_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "DATA", tmp_path)
+    sdas, dtd = AnomalyConfig(), AnomalyConfig(types={"dtd": 1}, dtd_root=str(tmp_path / "DTD"))
+    with pytest.raises(UserError, match=r"python sample\.py --dataset metal --classes nut$"):
+        build_synthesizer(sdas, "metal", "nut", image_size=SIZE, foreground="full")
+    with pytest.raises(UserError, match=r"DTD holds none.*anomalies\.dtd_root"):
+        build_synthesizer(dtd, "metal", "nut", image_size=SIZE, foreground="full")
+    alone = AnomalyConfig(types={"self": 1, "sdas": 0})
+    assert build_synthesizer(alone, "metal", "nut", image_size=SIZE, foreground="full").sources == {}
+
+
+def test_sources_are_found_sorted(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "DATA", tmp_path)
+    folder = tmp_path / "metal" / "sdas" / "nut"
+    for name in ("b.jpg", "a.png", "manifest.csv"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    assert find_sdas("metal", "nut") == [folder / "a.png", folder / "b.jpg"]
+    (tmp_path / "DTD" / "dotted").mkdir(parents=True)
+    (tmp_path / "DTD" / "dotted" / "x.jpg").touch()
+    assert synthesis.find_textures(Path(tmp_path / "DTD")) == [tmp_path / "DTD" / "dotted" / "x.jpg"]
