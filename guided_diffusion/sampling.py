@@ -91,6 +91,9 @@ def p_sample(
         anomaly_strength: s ≥ 0, of all images or (B,); the noise's variance is multiplied by 1 + s.
         guidance: the classifier to steer by; None leaves μ as it is.
         clip_denoised: clip x̂₀ to [-1, 1].
+
+    Raises:
+        ValueError: for a negative strength, or guidance without classes.
     """
     prediction = diffusion.p_mean_variance(model, x, t, y=y, clip_denoised=clip_denoised)
     mean = prediction.mean
@@ -98,7 +101,7 @@ def p_sample(
         mean = mean + prediction.variance * guidance.gradient(x, diffusion.original_timesteps(t), y)
     sigma = torch.exp(0.5 * prediction.log_variance)
     # The factors stand in the published order, so that their product rounds as it did there.
-    return mean + _is_noisy(t) * sigma * noise * _sqrt_per_image(1 + anomaly_strength)
+    return mean + _is_noisy(t) * sigma * noise * _sqrt_per_image(anomaly_strength, shift=1.0)
 
 
 @torch.no_grad()
@@ -131,6 +134,9 @@ def ddim_sample(
         anomaly_strength: s ≥ 0, of all images or (B,).
         guidance: the classifier to steer by; None leaves ε as it is.
         clip_denoised: clip x̂₀ to [-1, 1].
+
+    Raises:
+        ValueError: for a negative strength, or guidance without classes.
     """
     prediction = diffusion.p_mean_variance(model, x, t, y=y, clip_denoised=clip_denoised)
     step = diffusion.at(t)
@@ -273,10 +279,13 @@ def _is_noisy(t: Tensor) -> Tensor:
     return (t > 0).float()[:, None, None, None]
 
 
-def _sqrt_per_image(variance: float | Tensor) -> float | Tensor:
-    if isinstance(variance, Tensor):
-        return variance.sqrt().reshape(-1, 1, 1, 1)
-    return math.sqrt(variance)
+def _sqrt_per_image(anomaly_strength: float | Tensor, *, shift: float = 0.0) -> float | Tensor:
+    """Return √(shift + s), a number or (B, 1, 1, 1). Tensors are not checked: that would wait for the device."""
+    if isinstance(anomaly_strength, Tensor):
+        return (shift + anomaly_strength).sqrt().reshape(-1, 1, 1, 1)
+    if anomaly_strength < 0:
+        raise ValueError(f"anomaly_strength is {anomaly_strength}; give 0 (normal images) or more")
+    return math.sqrt(shift + anomaly_strength)
 
 
 def _everywhere(step: int, x: Tensor) -> Tensor:

@@ -1,23 +1,27 @@
 """Thresholds and display scale without test labels: from normal images and fresh local anomalies."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from torch.utils.data import DataLoader
+import torch
 
 from realnet import metrics
 from realnet.config import RealNetConfig
-from realnet.data.datasets import DetectorTrainDataset
+from realnet.data.images import Image, normalise, read_image, resize_image
 from realnet.data.index import Entry
 from realnet.data.synthesis import AnomalySynthesizer
 from realnet.inference import anomaly_maps
+from realnet.metrics import FloatArray, MaskArray, ScoreCurve
 from realnet.models.realnet import RealNet
 from realnet.precision import Precision
 
+logger = logging.getLogger("realnet")
+
 CALIBRATION_EPOCH = 2**31 - 1
-"""The items' draws belong to this epoch, which training never reaches: the anomalies are fresh."""
+"""The anomalies' draws belong to this epoch and those before it, which training never reaches: they are fresh."""
 DISPLAY_QUANTILE = 0.95
 
 
@@ -28,9 +32,10 @@ class Calibration:
     Attributes:
         image_threshold: an image score at or above it is a defect.
         pixel_threshold: an anomaly-map value at or above it is a defect.
-        display_scale: the anomaly-map value that heatmaps show as hottest.
+        display_scale: the anomaly-map value that heatmaps show as hottest, in (0, 1].
         held_out: whether the weights were not trained on these images.
         num_images: how many normal images it rests on.
+        num_anomalies: how many local anomalies it rests on.
     """
 
     image_threshold: float
@@ -38,12 +43,20 @@ class Calibration:
     display_scale: float
     held_out: bool
     num_images: int
+    num_anomalies: int
+
+    def __str__(self) -> str:
+        which = "held-out" if self.held_out else "training"
+        return f"calibrated on {self.num_images} {which} images and {self.num_anomalies} local anomalies on them"
 
 
 def split_holdout(entries: Sequence[Entry], fraction: float) -> tuple[list[Entry], list[Entry]]:
-    """Split training images into those to train on and those to calibrate on, evenly spread; at least one if any."""
+    """Split training images into those to train on and those to calibrate on.
+
+    The second are evenly spread and, where the fraction is above 0 and there are two images, at least one.
+    """
     number = min(len(entries) - 1, max(1, round(fraction * len(entries)))) if fraction > 0 else 0
-    held = {int(index) for index in np.linspace(0, len(entries) - 1, number + 2)[1:-1].round()} if number else set()
+    held = set(_spread(len(entries), number + 2)[1:-1]) if number > 0 else set()
     return (
         [entry for index, entry in enumerate(entries) if index not in held],
         [entry for index, entry in enumerate(entries) if index in held],
@@ -59,49 +72,93 @@ def calibrate(
     config: RealNetConfig,
     precision: Precision,
     held_out: bool,
-) -> Calibration:
+) -> Calibration | None:
     """Fix the thresholds by the best F1 between normal images and local anomalies on them.
 
-    The image threshold lies midway between the best threshold and the next normal score below it. The display scale
-    is the upper quantile of the anomalous pixels' values, at least the pixel threshold.
+    It depends on the weights, the images and the seed alone, and leaves torch's random numbers as they are.
+
+    Args:
+        model: any mode; it is given back in the same.
+        entries: normal images; at most ``calibration.num_anomalies`` of them are used, evenly spread.
+        image_root: what the entries' filenames are relative to.
+        synthesizer: makes the anomalies.
+        config: of the detector.
+        precision: the number format that the detector is used in.
+        held_out: recorded: whether the weights were not trained on these images.
+
+    Returns:
+        The calibration; None, with a warning, where there is nothing to tell apart (no anomaly fell on the object,
+        or the network's output is not a number).
     """
+    number = config.calibration.num_anomalies
+    used = [entries[index] for index in _spread(len(entries), min(len(entries), number))]
+    images = [resize_image(read_image(image_root / entry.filename), config.image_size) for entry in used]
+    drawn = [
+        synthesizer.synthesize(images[i % len(images)], _generator(config.seed, i, len(images)), only_anomalous=True)
+        for i in range(number)
+    ]
+    anomalies = [anomaly for anomaly in drawn if anomaly.mask.any()]
     was_training = model.training
     model.eval()
-    dataset = DetectorTrainDataset(
-        entries,
-        image_root,
-        image_size=config.image_size,
-        synthesizer=synthesizer,
-        seed=config.seed,
-        only_anomalous=True,
-        cache_mib=64,
-    )
-    keys = [(CALIBRATION_EPOCH - i // len(entries), i % len(entries)) for i in range(config.calibration.num_anomalies)]
-    loader = DataLoader(dataset, batch_size=config.evaluation.batch_size, sampler=keys)
-    normal, anomalous, masks = [], [], []
-    for i, batch in enumerate(loader):
-        if i * config.evaluation.batch_size < len(entries):
-            normal.append(anomaly_maps(model, batch["clean"], precision).cpu().numpy())
-        shown = batch["has_anomaly"]
-        if shown.any():
-            anomalous.append(anomaly_maps(model, batch["image"][shown], precision).cpu().numpy())
-            masks.append(batch["mask"][shown][:, 0].numpy() > 0)
+    normal = _maps(model, images, config.evaluation.batch_size, precision)
+    anomalous = _maps(model, [anomaly.image for anomaly in anomalies], config.evaluation.batch_size, precision)
     model.train(was_training)
-    return _thresholds(
-        np.concatenate(normal), np.concatenate(anomalous), np.concatenate(masks), config=config, held_out=held_out
-    )
+    try:
+        return _calibration(normal, anomalous, np.array([a.mask for a in anomalies]), config=config, held_out=held_out)
+    except metrics.MetricUndefined as error:
+        logger.warning("WARNING: no calibration, hence no verdicts without --threshold: %s", error)
+        return None
 
 
-def _thresholds(
-    normal: np.ndarray, anomalous: np.ndarray, masks: np.ndarray, *, config: RealNetConfig, held_out: bool
+def _generator(seed: int, number: int, num_images: int) -> np.random.Generator:
+    again, index = divmod(number, num_images)
+    return np.random.default_rng((seed, CALIBRATION_EPOCH - again, index))
+
+
+def _spread(length: int, number: int) -> list[int]:
+    """Return ``number`` indexes into ``length`` items, evenly spread from the first to the last."""
+    return [int(index) for index in np.linspace(0, length - 1, number).round()]
+
+
+def _maps(model: RealNet, images: Sequence[Image], batch_size: int, precision: Precision) -> FloatArray:
+    parts = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
+    maps = [anomaly_maps(model, torch.stack([normalise(i) for i in part]), precision).cpu().numpy() for part in parts]
+    return np.concatenate(maps) if maps else np.zeros((0, 1, 1), np.float32)
+
+
+def _calibration(
+    normal: FloatArray, anomalous: FloatArray, masks: MaskArray, *, config: RealNetConfig, held_out: bool
 ) -> Calibration:
+    if not len(anomalous):
+        raise metrics.MetricUndefined("no local anomaly fell on the object in these images")
     pool = config.evaluation.score_pool
     good, bad = metrics.image_scores(normal, pool), metrics.image_scores(anomalous, pool)
-    best = metrics.image_f1_max(np.concatenate([good, bad]), np.repeat([0, 1], [len(good), len(bad)])).threshold
-    below = good[good < best]
-    image_threshold = (best + below.max()) / 2 if len(below) else best
-    maps = np.concatenate([normal, anomalous])
     truth = np.concatenate([np.zeros(normal.shape, bool), masks])
-    pixel_threshold = metrics.pixel_f1_max(maps, truth).threshold
+    pixel_threshold = metrics.pixel_f1_max(np.concatenate([normal, anomalous]), truth).threshold
     scale = max(float(np.quantile(anomalous[masks], DISPLAY_QUANTILE)), pixel_threshold, 1e-6)
-    return Calibration(float(image_threshold), float(pixel_threshold), min(scale, 1.0), held_out, len(normal))
+    return Calibration(
+        image_threshold=_image_threshold(good, bad),
+        pixel_threshold=pixel_threshold,
+        display_scale=min(scale, 1.0),
+        held_out=held_out,
+        num_images=len(normal),
+        num_anomalies=len(anomalous),
+    )
+
+
+def _image_threshold(normal: FloatArray, anomalous: FloatArray) -> float:
+    """Return the middle between the anomaly where F1 is best and the next normal score below it."""
+    scores = np.concatenate([normal, anomalous])
+    best = _balanced_threshold(metrics.image_curve(scores, np.repeat([0, 1], [len(normal), len(anomalous)])))
+    below = normal[normal < best]
+    return float((best + below.max()) / 2) if len(below) else best
+
+
+def _balanced_threshold(curve: ScoreCurve) -> float:
+    """Return the threshold of the best F1, were there as many normal as anomalous images.
+
+    Few images are held out; counted singly, their false alarms would weigh next to nothing.
+    """
+    false_positives = curve.false_positives * (curve.num_defect / curve.num_normal)
+    f1 = 2 * curve.true_positives / (curve.true_positives + false_positives + curve.num_defect)
+    return float(curve.thresholds[int(np.argmax(f1))])

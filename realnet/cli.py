@@ -12,6 +12,9 @@ from realnet import config as configs
 from realnet import paths
 from realnet.errors import UserError
 
+# Threads that spin while they wait starve the loader's workers, and each other, where cores are few.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 ConfigT = TypeVar("ConfigT", bound=configs.Section)
 
 

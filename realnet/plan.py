@@ -74,7 +74,7 @@ def detectors(config: RealNetConfig, jobs: Sequence[DetectorData]) -> dict[str, 
     frozen = _count(model.backbone.parameters())
     levels = ", ".join(f"{level.name} {level.channels}@{level.stride}" for level in model.backbone.levels)
     return {
-        "classes": ", ".join(f"{j.class_name} ({len(j.train)} train, {len(j.test)} test)" for j in jobs),
+        "classes": ", ".join(f"{j.class_name} ({_numbers(j)})" for j in jobs),
         "backbone": f"{config.backbone.name}: {levels} (channels@stride)",
         "parameters": f"{trainable / 1e6:.1f} M trained, {frozen / 1e6:.1f} M frozen",
         **_steps(config, [len(job.train) for job in jobs]),
@@ -124,6 +124,11 @@ def _training_facts(
         **_steps(config, [len(data.entries)]),
         "memory": _gigabytes(copies * parameters * BYTES + activations) + ", about, in fp32",
     }
+
+
+def _numbers(job: DetectorData) -> str:
+    held_out = f", {len(job.held_out)} held out" if job.held_out else ""
+    return f"{len(job.train)} train{held_out}, {len(job.test)} test"
 
 
 def _steps(config: TrainingConfig, numbers: Sequence[int]) -> dict[str, object]:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from realnet import checkpoint, distributed, paths, precision
+from realnet.calibration import Calibration, calibrate, split_holdout
 from realnet.checkpoint import Checkpoint
 from realnet.config import RealNetConfig
 from realnet.data.datasets import DetectorTrainDataset, TestDataset
@@ -33,12 +34,13 @@ logger = logging.getLogger("realnet")
 
 @dataclass(frozen=True)
 class DetectorData:
-    """A class's images, and how anomalies are made on them."""
+    """A class's images, and how anomalies are made on them; ``held_out`` are normal images that are not trained on."""
 
     dataset: str
     class_name: str
     image_root: Path
     train: Sequence[Entry]
+    held_out: Sequence[Entry]
     test: Sequence[Entry]
     synthesizer: AnomalySynthesizer
 
@@ -59,7 +61,8 @@ def detector_data(
         image_size=config.image_size,
         foreground=dataset.config.foreground_of(class_name),
     )
-    return DetectorData(dataset.name, class_name, dataset.image_root, index.train, index.test, synthesizer)
+    train, held_out = split_holdout(index.train, config.calibration.holdout_fraction)
+    return DetectorData(dataset.name, class_name, dataset.image_root, train, held_out, index.test, synthesizer)
 
 
 def train_detector(config: RealNetConfig, data: DetectorData, process: Process, *, resume: bool = True) -> Path:
@@ -85,6 +88,7 @@ class DetectorTask:
         self.title = f"{data.dataset}/{data.class_name} detector"
         self.validation_interval_epochs = config.train.evaluation_interval_epochs
         self.best_score = -1.0
+        self._calibrated: tuple[int, Calibration | None] = (-1, None)  # of the weights after that step
         self.precision = precision.resolve(config.runtime.precision, process.device)
         self.train_set = DetectorTrainDataset(
             data.train,
@@ -152,7 +156,7 @@ class DetectorTask:
         if score is not None and score > self.best_score:
             self.best_score = score
             if self.process.is_main:
-                self._write(self.best, {"step": step, "metrics": {name: m.value for name, m in metrics.items()}})
+                self._write(self.best, step, {"metrics": {name: m.value for name, m in metrics.items()}})
 
     def state(self) -> Mapping[str, Any]:
         """Return the learned weights, AFS's choice, and the best score."""
@@ -166,9 +170,10 @@ class DetectorTask:
 
     def save(self, path: Path, step: int, epoch: int) -> None:
         """Write the detector without its backbone."""
-        self._write(path, {"step": step, "epoch": epoch})
+        self._write(path, step, {"epoch": epoch})
 
-    def _write(self, path: Path, facts: Mapping[str, Any]) -> None:
+    def _write(self, path: Path, step: int, facts: Mapping[str, Any]) -> None:
+        calibration = self._calibration(step)
         backbone = {"name": self.config.backbone.name, "checksum": self.model.backbone.checksum()}
         weights = Checkpoint(
             kind="realnet",
@@ -177,9 +182,29 @@ class DetectorTask:
             classes=(self.data.class_name,),
             class_name=self.data.class_name,
             config=self.config.model_dump(mode="json"),
-            facts={**facts, "backbone": backbone},
+            facts={
+                "step": step,
+                **facts,
+                "backbone": backbone,
+                "calibration": asdict(calibration) if calibration else None,
+            },
         )
         checkpoint.save(path, weights)
+
+    def _calibration(self, step: int) -> Calibration | None:
+        """Calibrate the weights as they are now: every file that is written holds its own thresholds."""
+        if self._calibrated[0] != step:
+            calibration = calibrate(
+                self.model,
+                self.data.held_out or self.data.train,
+                self.data.image_root,
+                synthesizer=self.data.synthesizer,
+                config=self.config,
+                precision=self.precision,
+                held_out=bool(self.data.held_out),
+            )
+            self._calibrated = (step, calibration)
+        return self._calibrated[1]
 
     def _anomalous_batches(self) -> Any:
         self.train_set.only_anomalous = True

@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from torch import Tensor
-
 from closed_form import wave
+from torch import Tensor
 
 
 def closed_form_model(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:

@@ -1,14 +1,14 @@
 import cv2
-import golden
 import numpy as np
 import pytest
-from closed_form import wave
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from realnet.config import DatasetConfig, ForegroundRule, load
 from realnet.data.foreground import find_object, foreground_mask
+from tests import golden
+from tests.closed_form import wave
 
 
 def shipped_rule(name):

@@ -1,11 +1,11 @@
 import json
 
-import golden
 import pytest
 
 from realnet.data import index
 from realnet.data.index import ClassIndex, Entry
 from realnet.errors import UserError
+from tests import golden
 
 PROTOCOLS = golden.folder().parent / "protocols"
 

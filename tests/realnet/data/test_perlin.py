@@ -1,10 +1,10 @@
-import golden
 import numpy as np
 import pytest
-from closed_form import wave
 
 from realnet.data import perlin
 from realnet.data.perlin import draw_periods, perlin_mask, perlin_noise
+from tests import golden
+from tests.closed_form import wave
 
 
 @pytest.mark.parametrize("path", golden.paths("data", "perlin"))

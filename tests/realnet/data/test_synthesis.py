@@ -1,9 +1,7 @@
 from pathlib import Path
 
-import golden
 import numpy as np
 import pytest
-from closed_form import wave
 
 from realnet import paths
 from realnet.config import AnomalyConfig, ForegroundRule
@@ -11,6 +9,8 @@ from realnet.data import synthesis
 from realnet.data.images import read_image, resize_image, write_image
 from realnet.data.synthesis import AnomalySynthesizer, blend, build_synthesizer, find_sdas
 from realnet.errors import UserError
+from tests import golden
+from tests.closed_form import wave
 
 SIZE = (32, 40)
 IMAGE = ((wave("image", *SIZE, 3).numpy() + 1) * 100).astype(np.uint8)
@@ -73,6 +73,17 @@ def test_what_is_pasted_is_the_source_at_its_opacity(files):
         assert np.array_equal(anomaly.image, expected)
     assert {anomaly.source for anomaly in drawn} == set(files)
     assert 0.5 <= min(a.opacity for a in drawn) < 0.6 < 0.9 < max(a.opacity for a in drawn) <= 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"), [("sdas", []), ("dtd", ["augmented"]), ("self", ["augmented", "shuffled"])]
+)
+def test_each_kind_of_source_is_changed_in_its_way(files, monkeypatch, kind, changes):
+    applied = []
+    monkeypatch.setattr(synthesis, "augment_texture", lambda image, rng: applied.append("augmented") or image)
+    monkeypatch.setattr(synthesis, "shuffle_grid", lambda image, rng: applied.append("shuffled") or 255 - image)
+    draw(make(files, types={kind: 1}), 1)
+    assert applied == changes
 
 
 def test_the_same_generator_gives_the_same_anomaly(files):

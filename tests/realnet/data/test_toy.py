@@ -1,12 +1,12 @@
 import cv2
 import numpy as np
 import pytest
-from golden import ROOT
 
 from realnet.config import DatasetConfig, load
 from realnet.data import index, toy
 from realnet.data.foreground import foreground_mask
 from realnet.data.images import read_image, read_mask
+from tests.golden import ROOT
 
 
 @pytest.fixture(scope="module")

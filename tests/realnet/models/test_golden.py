@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import golden
+from tests import golden
 from realnet.losses import cross_entropy_loss, focal_loss, reconstruction_loss
 from realnet.models.afs import AFS, Block, Selection, afs_criteria, select_channels
 from realnet.models.backbone import Backbone, Level
