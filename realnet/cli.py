@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from realnet import config as configs
 from realnet import paths
-from realnet.errors import UserError
+from realnet.errors import UserError, message_of
 
 # Threads that spin while they wait starve the loader's workers, and each other, where cores are few.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -95,13 +95,13 @@ def close(is_main: bool, *lines: str) -> None:
         print(*lines, sep="\n", flush=True)
 
 
-def run(main: Callable[[Sequence[str] | None], None]) -> None:
-    """Run a script's main: bad input ends with one message and exit code 2, never with a traceback."""
+def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
+    """Run a script's main, which may return an exit code: bad input ends with one message and exit code 2."""
     try:
-        main(None)
+        sys.exit(main(None))
     except UserError as error:
         if os.environ.get("RANK", "0") == "0":
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {message_of(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

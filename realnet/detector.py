@@ -1,14 +1,17 @@
 """A trained detector for use: load it, and ask it for a verdict on any picture."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self, overload
 
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image as PILImage
+from pydantic import ValidationError
 
 from realnet import checkpoint, metrics
 from realnet import precision as precisions
@@ -22,6 +25,8 @@ from realnet.models.realnet import RealNet
 from realnet.networks import build_detector, has_backbone
 from realnet.precision import Precision
 
+logger = logging.getLogger("realnet")
+
 Picture = np.ndarray | PILImage.Image | str | Path
 
 
@@ -32,12 +37,19 @@ class Prediction:
     Attributes:
         image_score: how anomalous the image is, in [0, 1].
         anomaly_map: (H, W) float32 in [0, 1], at the input's resolution.
-        is_anomalous: whether the score reaches the threshold; None where there is no threshold.
+        threshold: the image score from which on the verdict is "defect"; None: there is none, hence no verdict.
     """
 
     image_score: float
-    anomaly_map: np.ndarray
-    is_anomalous: bool | None
+    anomaly_map: NDArray[np.float32]
+    threshold: float | None
+
+    @property
+    def verdict(self) -> Literal["defect", "normal"] | None:
+        """Return "defect" where the score reaches the threshold, else "normal"; None without a threshold."""
+        if self.threshold is None:
+            return None
+        return "defect" if self.image_score >= self.threshold else "normal"
 
 
 @dataclass(frozen=True)
@@ -73,8 +85,8 @@ class Detector:
         Args:
             path: ``ckpt_last.pth`` or ``ckpt_best.pth``.
             device: where to run; None takes a GPU where there is one.
-            config: describes the network of a published checkpoint, which holds no config of ours; ignored otherwise
-                but for ``backbone.weights`` and ``runtime``, which belong to this machine.
+            config: describes the network of a published checkpoint, which holds no config of ours. Of a checkpoint of
+                ours it replaces what is no part of the network: ``backbone.weights``, ``runtime`` and ``evaluation``.
             dataset: refuse a checkpoint of another one.
             class_name: likewise.
 
@@ -89,31 +101,47 @@ class Detector:
         checkpoint.load_into(model, {**own, **stored.state_dict}, str(path))
         _check_backbone(model, stored, Path(path))
         where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        calibration = stored.facts.get("calibration")
         return cls(
             model=model.to(where).eval(),
             config=used,
-            calibration=Calibration(**calibration) if calibration else None,
+            calibration=_calibration_of(stored, used, Path(path)),
             facts=dict(stored.facts),
             precision=precisions.resolve(used.runtime.precision, where),
         )
 
-    def predict(self, images: Picture | Sequence[Picture], *, threshold: float | None = None) -> Any:
+    @overload
+    def predict(  # type: ignore[overload-overlap]  # a path given as str is a sequence of str too
+        self, images: Picture, *, threshold: float | None = None
+    ) -> Prediction: ...
+
+    @overload
+    def predict(self, images: Sequence[Picture], *, threshold: float | None = None) -> list[Prediction]: ...
+
+    def predict(
+        self, images: Picture | Sequence[Picture], *, threshold: float | None = None
+    ) -> Prediction | list[Prediction]:
         """Score one image, or several.
 
+        Each image runs through the network by itself, so its prediction is the same to the last bit whatever others
+        come with it.
+
         Args:
-            images: uint8 RGB array (H, W, 3), PIL image or path; or a sequence of these, of any sizes.
+            images: uint8 RGB array (H, W, 3), PIL image or path; or a sequence of these, of any sizes, or an array of
+                them (B, H, W, 3).
             threshold: on the image score; None takes the calibrated one.
 
         Returns:
-            A :class:`Prediction`, or a list of them for a sequence. An image's prediction does not depend on the
-            others: each runs through the network alone.
-        """
-        if isinstance(images, (str, Path, PILImage.Image)) or (isinstance(images, np.ndarray) and images.ndim == 3):
-            return self._predict_one(_to_array(images), threshold)
-        return [self._predict_one(_to_array(image), threshold) for image in images]
+            A :class:`Prediction`, or a list of them for several images.
 
-    def _predict_one(self, image: Image, threshold: float | None) -> Prediction:
+        Raises:
+            UserError: for a file that cannot be read, or an array of another kind.
+        """
+        if isinstance(images, (str, Path, PILImage.Image)) or (isinstance(images, np.ndarray) and images.ndim != 4):
+            return self._predict_one(images, threshold)
+        return [self._predict_one(image, threshold) for image in images]
+
+    def _predict_one(self, picture: Picture, threshold: float | None) -> Prediction:
+        image = _to_array(picture)
         small = normalise(resize_image(image, self.config.image_size))[None]
         anomaly_map = anomaly_maps(self.model, small, self.precision).cpu().numpy()
         score = float(metrics.image_scores(anomaly_map, self.config.evaluation.score_pool)[0])
@@ -121,19 +149,36 @@ class Detector:
             threshold = self.calibration.image_threshold
         height, width = image.shape[:2]
         full = cv2.resize(anomaly_map[0], (width, height), interpolation=cv2.INTER_LINEAR)
-        return Prediction(score, full, None if threshold is None else score >= threshold)
+        return Prediction(score, full, threshold)
 
 
 def _config_of(stored: Checkpoint, config: RealNetConfig | None, path: Path) -> RealNetConfig:
     if stored.config is None:
         if config is None:
-            raise UserError(f"{path} holds no config (a published checkpoint); give the config that describes it")
+            raise UserError(f"{path} is a published checkpoint, which holds no config; give the one that describes it")
         return config
-    used = RealNetConfig.model_validate(stored.config)
+    try:
+        used = RealNetConfig.model_validate(stored.config)
+    except ValidationError as error:
+        what = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        raise UserError(f"{path} holds a config that this version does not know ({what}); train it again") from error
     if config is None:
         return used
     backbone = used.backbone.model_copy(update={"weights": config.backbone.weights})
     return used.model_copy(update={"backbone": backbone, "runtime": config.runtime, "evaluation": config.evaluation})
+
+
+def _calibration_of(stored: Checkpoint, config: RealNetConfig, path: Path) -> Calibration | None:
+    values = stored.facts.get("calibration")
+    if not values or stored.config is None:
+        return None
+    pool = stored.config["evaluation"]["score_pool"]
+    if config.evaluation.score_pool != pool:
+        logger.warning(
+            "WARNING: %s was calibrated with evaluation.score_pool %d; its thresholds are left out", path, pool
+        )
+        return None
+    return Calibration(**values)
 
 
 def _check_backbone(model: RealNet, stored: Checkpoint, path: Path) -> None:

@@ -1,9 +1,11 @@
-"""Score a class's test split and sum it up in metrics."""
+"""Score a class's test split and sum it up in metrics (method.md, section 4)."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Subset
 
 from realnet import distributed, metrics
@@ -11,11 +13,14 @@ from realnet.config import EvaluationConfig, RuntimeConfig
 from realnet.data.datasets import TestDataset
 from realnet.data.index import Entry
 from realnet.distributed import Process
-from realnet.inference import score_batches
+from realnet.errors import UserError, message_of
+from realnet.inference import anomaly_maps
+from realnet.metrics import ScoreCurve
 from realnet.models.realnet import RealNet
 from realnet.precision import Precision
+from realnet.progress import bar
 
-METRICS = ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro")
+METRICS = ("image_auroc", "pixel_auroc", "aupro", "image_ap", "pixel_ap", "image_f1_max", "pixel_f1_max")
 
 
 @dataclass(frozen=True)
@@ -32,11 +37,11 @@ class ClassScores:
     """
 
     entries: Sequence[Entry]
-    anomaly_maps: np.ndarray
-    image_scores: np.ndarray
-    labels: np.ndarray
-    masks: np.ndarray
-    has_mask: np.ndarray
+    anomaly_maps: NDArray[np.float32]
+    image_scores: NDArray[np.float64]
+    labels: NDArray[np.int64]
+    masks: NDArray[np.bool_]
+    has_mask: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,29 @@ class Metric:
         return "–" if self.value is None else f"{self.value:.4f}"
 
 
+@dataclass(frozen=True)
+class Undefined:
+    """Stands for a curve that the data do not give, and says why."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What every metric of a class is read off."""
+
+    image: ScoreCurve | Undefined
+    pixel: ScoreCurve | Undefined
+
+
+class _Share(NamedTuple):
+    """One process's part of ``ClassScores``."""
+
+    anomaly_maps: NDArray[np.float32]
+    masks: NDArray[np.bool_]
+    has_mask: NDArray[np.bool_]
+
+
 def score_class(
     model: RealNet,
     dataset: TestDataset,
@@ -58,8 +86,86 @@ def score_class(
     runtime: RuntimeConfig,
     precision: Precision,
     process: Process,
+    description: str = "",
 ) -> ClassScores:
-    """Score a test split; several processes share the images, and each gets the whole result."""
+    """Score a test split; several processes share the images, and each gets the whole result.
+
+    Args:
+        model: any mode; it is given back in the same.
+        dataset: the test split.
+        config: batch size and image score.
+        runtime: the processes that load images.
+        precision: the number format in use.
+        process: this process.
+        description: names the progress bar; "" shows none.
+
+    Raises:
+        UserError: on all processes alike, where an image or a mask cannot be used, or the images are too small.
+    """
+    if min(dataset.image_size) < config.score_pool:
+        height, width = dataset.image_size
+        raise UserError(f"evaluation.score_pool is {config.score_pool}, more than the images' {height}x{width} pixels")
+    was_training = model.training
+    model.eval()
+    try:
+        share: _Share | str = _score_share(model, dataset, config, runtime, precision, process, description)
+    except UserError as error:
+        share = message_of(error)  # the other processes wait for this one's part
+    model.train(was_training)
+    shares = distributed.gather(share)
+    problems = [one for one in shares if isinstance(one, str)]
+    if problems:
+        raise UserError("\n".join(problems))
+    maps, masks, has_mask = (_interleaved(parts) for parts in zip(*shares, strict=True))
+    return ClassScores(
+        entries=dataset.entries,
+        anomaly_maps=maps,
+        image_scores=metrics.image_scores(maps, config.score_pool),
+        labels=np.array([entry.label for entry in dataset.entries], np.int64),
+        masks=masks,
+        has_mask=has_mask,
+    )
+
+
+def curves_of(scores: ClassScores) -> Curves:
+    """Sort the scores of images and of pixels; images whose pixels' truth is not known count for the first alone."""
+    image = _defined(lambda: metrics.image_curve(scores.image_scores, scores.labels))
+    reason = _no_pixel_truth(scores)
+    if reason:
+        return Curves(image, Undefined(reason))
+    maps, masks = scores.anomaly_maps, scores.masks
+    if not scores.has_mask.all():
+        maps, masks = maps[scores.has_mask], masks[scores.has_mask]
+    return Curves(image, _defined(lambda: metrics.pixel_curve(maps, masks)))
+
+
+def summarise(curves: Curves, *, fpr_limit: float = 0.3) -> dict[str, Metric]:
+    """Return every metric of a class, in the order of ``METRICS``; ``fpr_limit`` is where AUPRO ends."""
+    return {
+        "image_auroc": _read(curves.image, lambda curve: curve.auroc),
+        "pixel_auroc": _read(curves.pixel, lambda curve: curve.auroc),
+        "aupro": _read(curves.pixel, lambda curve: curve.aupro(fpr_limit)),
+        "image_ap": _read(curves.image, lambda curve: curve.ap),
+        "pixel_ap": _read(curves.pixel, lambda curve: curve.ap),
+        "image_f1_max": _read(curves.image, lambda curve: curve.f1_max.value),
+        "pixel_f1_max": _read(curves.pixel, lambda curve: curve.f1_max.value),
+    }
+
+
+def mean_over_classes(by_class: Sequence[dict[str, Metric]]) -> dict[str, Metric]:
+    """Return the mean of each metric over the classes that have it."""
+    return {name: _mean([of_class[name].value for of_class in by_class]) for name in METRICS}
+
+
+def _score_share(
+    model: RealNet,
+    dataset: TestDataset,
+    config: EvaluationConfig,
+    runtime: RuntimeConfig,
+    precision: Precision,
+    process: Process,
+    description: str,
+) -> _Share:
     mine = range(process.rank, len(dataset), process.world_size)
     loader = DataLoader(
         Subset(dataset, mine),
@@ -67,69 +173,49 @@ def score_class(
         num_workers=min(runtime.num_workers, len(mine) // config.batch_size),
         pin_memory=process.device.type == "cuda",
     )
-    was_training = model.training
-    maps, masks, has_mask = [], [], []
-    for scored in score_batches(model, loader, precision):
-        maps.append(scored.anomaly_maps)
-        masks.append(scored.batch["mask"][:, 0].numpy() > 0)
-        has_mask.append(np.asarray(scored.batch["has_mask"]))
-    model.train(was_training)
-    size = dataset.image_size
-    parts = distributed.gather(
-        (_join(maps, size, np.float32), _join(masks, size, np.bool_), np.concatenate(has_mask or [np.zeros(0, bool)]))
-    )
-    order = np.argsort(
-        np.concatenate([np.arange(r, len(dataset), process.world_size) for r in range(process.world_size)])
-    )
-    anomaly_maps, all_masks, all_has_mask = (np.concatenate(part)[order] for part in zip(*parts, strict=True))
-    return ClassScores(
-        entries=dataset.entries,
-        anomaly_maps=anomaly_maps,
-        image_scores=metrics.image_scores(anomaly_maps, config.score_pool),
-        labels=np.array([entry.label for entry in dataset.entries]),
-        masks=all_masks,
-        has_mask=all_has_mask,
-    )
+    shape = (len(mine), *dataset.image_size)
+    share = _Share(np.zeros(shape, np.float32), np.zeros(shape, np.bool_), np.zeros(len(mine), np.bool_))
+    done = 0
+    with bar(total=len(mine), description=description, is_main=process.is_main and bool(description)) as progress:
+        for batch in loader:
+            part = slice(done, done := done + len(batch["image"]))
+            share.anomaly_maps[part] = anomaly_maps(model, batch["image"], precision).cpu().numpy()
+            share.masks[part] = batch["mask"][:, 0].numpy() > 0
+            share.has_mask[part] = batch["has_mask"].numpy()
+            progress.update(part.stop - part.start)
+    return share
 
 
-def summarise(scores: ClassScores, *, fpr_limit: float = 0.3) -> dict[str, Metric]:
-    """Return every metric of a class, in the order of ``METRICS``."""
-    return dict(zip(METRICS, _values(scores, fpr_limit), strict=True))
+def _interleaved(parts: Sequence[NDArray]) -> NDArray:
+    """Put rank r's items back to the places r, r + world size and so on."""
+    if len(parts) == 1:
+        return parts[0]
+    whole = np.empty((sum(map(len, parts)), *parts[0].shape[1:]), parts[0].dtype)
+    for rank, part in enumerate(parts):
+        whole[rank :: len(parts)] = part
+    return whole
 
 
-def mean_over_classes(by_class: Sequence[dict[str, Metric]]) -> dict[str, Metric]:
-    """Return the mean of each metric over the classes that have it."""
-    return {name: _mean([metrics_of[name].value for metrics_of in by_class]) for name in METRICS}
+def _no_pixel_truth(scores: ClassScores) -> str:
+    """Say why the pixels of these images have no truth; "" where they have."""
+    if not len(scores.labels):
+        return "no images"
+    if not scores.labels.any():
+        return "no defect image"
+    return "" if scores.has_mask[scores.labels == 1].any() else "no defect image has a mask"
 
 
-def _values(scores: ClassScores, fpr_limit: float) -> Iterator[Metric]:
-    image = _try(lambda: metrics.image_curve(scores.image_scores, scores.labels))
-    known = scores.has_mask.astype(bool)
-    reason = "no defect image has a mask" if not scores.masks.any() else None
-    pixel = (
-        Metric(None, reason)
-        if reason
-        else _try(lambda: metrics.pixel_curve(scores.anomaly_maps[known], scores.masks[known]))
-    )
-    for curve in (image, pixel):
-        if isinstance(curve, Metric):
-            yield from (curve, curve, curve)
-        else:
-            yield from (Metric(curve.auroc), Metric(curve.ap), Metric(curve.f1_max.value))
-    yield pixel if isinstance(pixel, Metric) else Metric(pixel.aupro(fpr_limit))
-
-
-def _try(make: Callable[[], metrics.ScoreCurve]) -> metrics.ScoreCurve | Metric:
+def _defined(make: Callable[[], ScoreCurve]) -> ScoreCurve | Undefined:
     try:
         return make()
     except metrics.MetricUndefined as error:
-        return Metric(None, str(error))
+        return Undefined(str(error))
+
+
+def _read(curve: ScoreCurve | Undefined, value: Callable[[ScoreCurve], float]) -> Metric:
+    return Metric(None, curve.reason) if isinstance(curve, Undefined) else Metric(value(curve))
 
 
 def _mean(values: Sequence[float | None]) -> Metric:
     present = [value for value in values if value is not None]
     return Metric(float(np.mean(present))) if present else Metric(None, "no class has it")
-
-
-def _join(parts: Sequence[np.ndarray], size: tuple[int, int], dtype: type) -> np.ndarray:
-    return np.concatenate(parts) if parts else np.zeros((0, *size), dtype)

@@ -6,10 +6,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from realnet import checkpoint
 from realnet.config import ClassifierConfig, DiffusionConfig, RealNetConfig, SampleConfig, Section, TrainingConfig, dump
-from realnet.data.datasets import TestDataset
+from realnet.data.registry import OpenDataset
+from realnet.detector import Detector
 from realnet.errors import UserError
 from realnet.networks import build_classifier, build_detector, build_unet
+from realnet.results import Protocol
 from realnet.sampling import Sampler
 from realnet.training.detector import DetectorData
 from realnet.training.diffusion import NormalImages
@@ -82,13 +85,34 @@ def detectors(config: RealNetConfig, jobs: Sequence[DetectorData]) -> dict[str, 
     }
 
 
-def evaluation(config: RealNetConfig, datasets: Mapping[str, TestDataset]) -> dict[str, object]:
-    """Return the plan of an evaluation."""
+def evaluation(
+    config: RealNetConfig, dataset: OpenDataset, chosen: Mapping[str, Mapping[Protocol, Path]]
+) -> dict[str, object]:
+    """Return the plan of an evaluation; reads the checkpoints, which checks what they are of.
+
+    Raises:
+        UserError: where a checkpoint or the images of a class cannot be used.
+    """
+    facts: dict[str, object] = {}
+    numbers = {name: len(dataset.index(name, write=False).test) for name in chosen}
+    for name, checkpoints in chosen.items():
+        for path in checkpoints.values():
+            checkpoint.load(path, kind="realnet", dataset=dataset.name, class_name=name)
+        facts[f"class {name}"] = f"{numbers[name]} test images by {', '.join(map(str, checkpoints.values()))}"
     height, width = config.image_size
-    largest = max((len(dataset) for dataset in datasets.values()), default=0)
+    facts["memory of anomaly maps and masks"] = _gigabytes(max(numbers.values()) * height * width * (BYTES + 1))
+    return facts
+
+
+def prediction(detector: Detector, source: str, num_files: int, output: Path) -> dict[str, object]:
+    """Return the plan of a prediction."""
+    weights = _count(detector.model.parameters())
     return {
-        "classes": ", ".join(f"{name} ({len(dataset)} images)" for name, dataset in datasets.items()),
-        "anomaly maps in memory": _gigabytes(largest * height * width * (BYTES + 1)),
+        "checkpoint": source,
+        "thresholds": detector.calibration or "none stored: no verdicts without --threshold",
+        "images": num_files,
+        "writes": str(output),
+        "weights in memory": _gigabytes(weights * BYTES),
     }
 
 

@@ -139,7 +139,8 @@ def _table(table: ResultTable) -> str:
     body = [_row(name, row, columns) for name, row in table.rows.items()]
     if table.mean is not None:
         body.append(_row("mean", table.mean, columns, 'class="mean"'))
-    has_published = any(result.published is not None for row in table.rows.values() for result in row.values())
+    rows = [*table.rows.values(), table.mean or {}]
+    has_published = any(result.published is not None for row in rows for result in row.values())
     legend = "In %" + ("; small: published" if has_published else "")
     return (
         f'<h3>{escape(table.protocol)}</h3><div class="wide"><table><tr><th></th>{head}</tr>{"".join(body)}</table>'
@@ -157,14 +158,18 @@ def _cell(result: Result) -> str:
     return ours if result.published is None else f"{ours}<small>{100 * result.published:.1f}</small>"
 
 
+def missing_metrics(row: Mapping[str, Result]) -> dict[str, list[str]]:
+    """Return, by reason, the titles of the metrics that it kept from being computed."""
+    missing: dict[str, list[str]] = {}
+    for metric, result in row.items():
+        if result.value is None:
+            missing.setdefault(result.reason or "no reason given", []).append(TITLES.get(metric, metric))
+    return missing
+
+
 def _reasons(rows: Mapping[str, Mapping[str, Result]]) -> Iterator[str]:
-    """Say each reason once a class, with the metrics that it kept from being computed."""
     for name, row in rows.items():
-        missing: dict[str, list[str]] = {}
-        for metric, result in row.items():
-            if result.value is None:
-                missing.setdefault(result.reason or "no reason given", []).append(TITLES.get(metric, metric))
-        for reason, titles in missing.items():
+        for reason, titles in missing_metrics(row).items():
             yield f'<p class="note">{escape(name)}: {escape(", ".join(titles))} not computed: {escape(reason)}</p>'
 
 

@@ -20,7 +20,7 @@ from realnet.data.registry import OpenDataset
 from realnet.data.sampling import EpochSampler
 from realnet.data.synthesis import AnomalySynthesizer, build_synthesizer
 from realnet.distributed import Process
-from realnet.evaluation import Metric, score_class, summarise
+from realnet.evaluation import Metric, curves_of, score_class, summarise
 from realnet.losses import cross_entropy_loss, focal_loss, reconstruction_loss
 from realnet.models.afs import afs_criteria
 from realnet.models.realnet import Detection, RealNet
@@ -40,9 +40,9 @@ class DetectorData:
     class_name: str
     image_root: Path
     train: Sequence[Entry]
-    held_out: Sequence[Entry]
     test: Sequence[Entry]
     synthesizer: AnomalySynthesizer
+    held_out: Sequence[Entry] = ()
 
 
 def detector_data(
@@ -62,7 +62,7 @@ def detector_data(
         foreground=dataset.config.foreground_of(class_name),
     )
     train, held_out = split_holdout(index.train, config.calibration.holdout_fraction)
-    return DetectorData(dataset.name, class_name, dataset.image_root, train, held_out, index.test, synthesizer)
+    return DetectorData(dataset.name, class_name, dataset.image_root, train, index.test, synthesizer, held_out)
 
 
 def train_detector(config: RealNetConfig, data: DetectorData, process: Process, *, resume: bool = True) -> Path:
@@ -149,7 +149,7 @@ class DetectorTask:
             precision=self.precision,
             process=self.process,
         )
-        metrics = summarise(scores, fpr_limit=self.config.evaluation.aupro_fpr_limit)
+        metrics = summarise(curves_of(scores), fpr_limit=self.config.evaluation.aupro_fpr_limit)
         run.scalars(step, {f"test/{name}": m.value for name, m in metrics.items() if m.value is not None})
         logger.info("step %d, test split: %s", step, "  ".join(f"{name} {metric}" for name, metric in metrics.items()))
         score = published_score(metrics)
@@ -173,8 +173,8 @@ class DetectorTask:
         self._write(path, step, {"epoch": epoch})
 
     def _write(self, path: Path, step: int, facts: Mapping[str, Any]) -> None:
-        calibration = self._calibration(step)
         backbone = {"name": self.config.backbone.name, "checksum": self.model.backbone.checksum()}
+        calibration = self._calibration(step)
         weights = Checkpoint(
             kind="realnet",
             state_dict=self.model.trainable_state(),
@@ -182,17 +182,12 @@ class DetectorTask:
             classes=(self.data.class_name,),
             class_name=self.data.class_name,
             config=self.config.model_dump(mode="json"),
-            facts={
-                "step": step,
-                **facts,
-                "backbone": backbone,
-                "calibration": asdict(calibration) if calibration else None,
-            },
+            facts={"step": step, **facts, "backbone": backbone, "calibration": calibration and asdict(calibration)},
         )
         checkpoint.save(path, weights)
 
     def _calibration(self, step: int) -> Calibration | None:
-        """Calibrate the weights as they are now: every file that is written holds its own thresholds."""
+        """Calibrate the weights as they are: every file that is written holds its own thresholds."""
         if self._calibrated[0] != step:
             calibration = calibrate(
                 self.model,

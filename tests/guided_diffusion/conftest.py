@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from closed_form import wave
 from torch import Tensor
+
+from tests.closed_form import wave
 
 
 def closed_form_model(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:

@@ -2,7 +2,6 @@ import math
 
 import pytest
 import torch
-from closed_form import fill, wave
 from torch import nn
 
 from guided_diffusion.blocks import (
@@ -17,6 +16,7 @@ from guided_diffusion.blocks import (
     timestep_embedding,
     zero_module,
 )
+from tests.closed_form import fill, wave
 
 
 def plain_attention(query, key, value):

@@ -1,8 +1,8 @@
 import pytest
 import torch
-from closed_form import fill, wave
 
 from guided_diffusion import NoisyClassifier
+from tests.closed_form import fill, wave
 
 T = torch.tensor([3, 977])
 

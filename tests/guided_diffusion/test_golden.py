@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-import golden
 import numpy as np
 import pytest
 import torch
@@ -25,6 +24,7 @@ from guided_diffusion import (
     p_sample,
     p_sample_loop,
 )
+from tests import golden
 
 STEP = re.compile(r"(?P<sampler>p_sample|ddim)(_eta(?P<eta>[\d.]+))?(?P<guided>_guided)?_s(?P<strength>[\d.]+)")
 

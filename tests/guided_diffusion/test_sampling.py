@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from closed_form import wave
 from torch import Tensor
 
 from guided_diffusion import (
@@ -19,6 +18,7 @@ from guided_diffusion import (
     p_sample_loop,
 )
 from guided_diffusion.gaussian import NoisePredictor
+from tests.closed_form import wave
 
 DDIM20 = GaussianDiffusion.create(respacing="ddim20")
 T = torch.tensor([0, 11])

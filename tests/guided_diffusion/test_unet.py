@@ -1,8 +1,8 @@
 import pytest
 import torch
-from closed_form import fill, wave
 
 from guided_diffusion import GaussianDiffusion, UNet
+from tests.closed_form import fill, wave
 
 T, Y = torch.tensor([3, 977]), torch.tensor([0, 2])
 

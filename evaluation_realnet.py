@@ -1,0 +1,108 @@
+"""Stage 5: evaluate the detectors of one class or several on their test splits."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from realnet import cli, paths
+from realnet.config import RealNetConfig
+
+if TYPE_CHECKING:
+    from realnet.results import ClassResult
+
+EPILOG = """\
+reads    experiments/<dataset>/realnet_checkpoints/<class>/: ckpt_last.pth (no test data was used to choose it) and
+         ckpt_best.pth (best on the test split, as published); the test images and masks under data/<dataset>
+writes   experiments/<dataset>/realnet_vis/<class>/: last/ and best/ with a heatmap of each test image, report.html,
+         metrics.json; beside the classes: report.html, metrics.json, metrics.csv of all that have been evaluated
+exit     1 where a class was left out, 2 for input that cannot be used
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Evaluate the classes that the flags name; return the exit code."""
+    parser = cli.parser(__doc__, class_name=True, epilog=EPILOG)
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="FILE",
+        help="evaluate this file, of one class; a published one is described by realnet.yaml, or by --config",
+    )
+    flags = parser.parse_args(arguments)
+    config = cli.load_config(RealNetConfig, "realnet", flags)
+
+    from realnet import plan
+    from realnet.assessment import assess_class, find_checkpoints, missing_checkpoint, results_folder
+    from realnet.data.registry import open_dataset
+    from realnet.distributed import process
+    from realnet.errors import UserError, message_of
+    from realnet.progress import console
+
+    dataset = open_dataset(flags.dataset)
+    classes = cli.choose_classes(flags.class_name, dataset.classes, flags.dataset)
+    if flags.checkpoint and len(classes) > 1:
+        raise UserError(f"--checkpoint {flags.checkpoint} is of one class; name it by --class_name")
+    chosen = {name: find_checkpoints(dataset.name, name, flags.checkpoint) for name in classes}
+    failed = {name: missing_checkpoint(dataset.name, name) for name, found in chosen.items() if not found}
+    if len(failed) == len(classes):
+        raise UserError("\n".join(failed.values()))
+    chosen = {name: found for name, found in chosen.items() if found}
+    if flags.dry_run:
+        plan.show(config, plan.evaluation(config, dataset, chosen))
+        return _left_out(failed, is_main=True)
+
+    results: list[ClassResult] = []
+    with process(flags.device) as this, console(this.is_main):
+        for name, checkpoints in chosen.items():
+            folder = results_folder(dataset.name, name, flags.checkpoint)
+            try:
+                result = assess_class(dataset, name, checkpoints, config=config, process=this, folder=folder)
+            except UserError as error:
+                if len(classes) == 1:
+                    raise
+                failed[name] = message_of(error)
+            else:
+                results.append(result)
+        if this.is_main and results:
+            _show(results, dataset.classes)
+            _write_pages(results, dataset.classes, flags.checkpoint)
+        return _left_out(failed, is_main=this.is_main)
+
+
+def _show(results: "Sequence[ClassResult]", classes: Sequence[str]) -> None:
+    """Print the tables, and what the thresholds make of the images."""
+    from realnet import tables
+
+    for table in tables.tables(results, classes):
+        print("", *tables.console_lines(results[0].dataset, table), sep="\n")
+    print("", *tables.verdict_lines(results), "", sep="\n")
+
+
+def _write_pages(results: "Sequence[ClassResult]", classes: Sequence[str], given: Path | None) -> None:
+    """Write the dataset's results (a file given by hand is no part of them), and say where everything is."""
+    from realnet.assessment import heatmaps_folder, results_folder
+    from realnet.pages import write_dataset_page
+    from realnet.results import METRICS_CSV, METRICS_JSON, REPORT, collect, write_dataset
+    from realnet.tables import means
+
+    dataset, name = results[0].dataset, results[0].class_name if len(results) == 1 else "<class>"
+    folder, root = results_folder(dataset, name, given), paths.output(dataset, "realnet", "vis")
+    lines = [f"heatmaps   {heatmaps_folder(folder, one.protocol)}" for one in results[0].checkpoints]
+    lines += [f"report     {folder / REPORT}", f"numbers    {folder / METRICS_JSON}"]
+    if given is None:
+        evaluated = collect(dataset, classes)
+        write_dataset(root, evaluated, means(evaluated))
+        write_dataset_page(root, evaluated, classes)
+        number = f"{len(evaluated)} of {len(classes)} classes"
+        lines += [f"table      {root / METRICS_CSV} ({number})", f"report     {root / REPORT} ({number})"]
+    cli.close(True, *lines)
+
+
+def _left_out(failed: dict[str, str], *, is_main: bool) -> int:
+    if failed and is_main:
+        print(f"\nleft out: {', '.join(failed)}", *failed.values(), sep="\n", flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

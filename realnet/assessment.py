@@ -1,0 +1,188 @@
+"""Evaluate the checkpoints of a class: scores, metrics, verdicts, heatmaps and the class's report."""
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+
+from realnet import checkpoint, paths
+from realnet.calibration import Calibration
+from realnet.config import RealNetConfig
+from realnet.data.datasets import TestDataset
+from realnet.data.registry import OpenDataset
+from realnet.detector import Detector
+from realnet.distributed import Process
+from realnet.evaluation import ClassScores, Curves, curves_of, score_class, summarise
+from realnet.gallery import Display
+from realnet.metrics import CurvePoints, ScoreCurve
+from realnet.pages import write_class_page, write_heatmaps
+from realnet.results import (
+    PROTOCOLS,
+    CheckpointResult,
+    ClassResult,
+    Drawn,
+    ImageResult,
+    Protocol,
+    Verdicts,
+    write_class,
+)
+
+
+def find_checkpoints(dataset: str, class_name: str, given: Path | None = None) -> dict[Protocol, Path]:
+    """Return the file given, else the class's checkpoints that there are: the last, and the best on the test split."""
+    if given is not None:
+        return {"given": given}
+    folder = paths.output(dataset, "realnet", "checkpoints", class_name)
+    known: dict[Protocol, Path] = {"last": folder / paths.LAST, "best": folder / paths.BEST}
+    return {protocol: path for protocol, path in known.items() if path.is_file()}
+
+
+def results_folder(dataset: str, class_name: str, given: Path | None = None) -> Path:
+    """Return where a class's results go; a file given by hand leaves those of the class as they are."""
+    folder = paths.output(dataset, "realnet", "vis", class_name)
+    return folder if given is None else folder / "given"
+
+
+def heatmaps_folder(folder: Path, protocol: Protocol) -> Path:
+    """Return where under a class's results a checkpoint's heatmaps go."""
+    return folder if protocol == "given" else folder / protocol
+
+
+def missing_checkpoint(dataset: str, class_name: str) -> str:
+    """Say that a class has no checkpoint, and which command makes it."""
+    path = paths.output(dataset, "realnet", "checkpoints", class_name) / paths.LAST
+    command = checkpoint.MADE_BY["realnet"].format(dataset=dataset, class_name=class_name)
+    return f"{path} does not exist; make it with: {command}"
+
+
+def assess_class(
+    dataset: OpenDataset,
+    class_name: str,
+    checkpoints: Mapping[Protocol, Path],
+    *,
+    config: RealNetConfig,
+    process: Process,
+    folder: Path,
+) -> ClassResult:
+    """Evaluate a class by each checkpoint; write heatmaps, ``report.html`` and ``metrics.json`` under ``folder``.
+
+    Args:
+        dataset: whose class it is.
+        class_name: likewise.
+        checkpoints: at least one; the first in the order of ``PROTOCOLS`` is pictured in the report.
+        config: of this machine and of the metrics; the networks are as the checkpoints say.
+        process: this process; the first of several writes.
+        folder: of the class's results.
+
+    Raises:
+        UserError: where a checkpoint, an image or a mask cannot be used.
+    """
+    results: list[CheckpointResult] = []
+    for protocol in reversed([protocol for protocol in PROTOCOLS if protocol in checkpoints]):
+        path = checkpoints[protocol]
+        # of each checkpoint's maps only those of the one at hand are in memory; the last are the pictured ones
+        result, scores = _assess_checkpoint(dataset, class_name, protocol, path, config, process)
+        results.insert(0, result)
+        if process.is_main:
+            description = f"{class_name}: heatmaps ({protocol})"
+            write_heatmaps(scores, dataset.image_root, heatmaps_folder(folder, protocol), result.display, description)
+    whole = ClassResult(
+        dataset=dataset.name,
+        class_name=class_name,
+        made=datetime.now().astimezone().isoformat(" ", "minutes"),
+        notes=tuple(_notes(scores)),
+        checkpoints=tuple(results),
+    )
+    if process.is_main:
+        write_class_page(folder, whole, scores, dataset.image_root)
+        write_class(folder, whole)
+    return whole
+
+
+def _assess_checkpoint(
+    dataset: OpenDataset, class_name: str, protocol: Protocol, path: Path, config: RealNetConfig, process: Process
+) -> tuple[CheckpointResult, ClassScores]:
+    detector = Detector.load(path, device=process.device, config=config, dataset=dataset.name, class_name=class_name)
+    modified_ns = path.stat().st_mtime_ns
+    entries = dataset.index(class_name).test
+    scores = score_class(
+        detector.model,
+        TestDataset(entries, dataset.image_root, image_size=detector.config.image_size),
+        config=detector.config.evaluation,
+        runtime=config.runtime,
+        precision=detector.precision,
+        process=process,
+        description=f"{class_name}: {path.name}",
+    )
+    curves, fpr_limit = curves_of(scores), config.evaluation.aupro_fpr_limit
+    display, note = _display(detector.calibration, curves)
+    result = CheckpointResult(
+        protocol=protocol,
+        checkpoint=str(path),
+        modified_ns=modified_ns,
+        step=detector.facts.get("step"),
+        metrics=summarise(curves, fpr_limit=fpr_limit),
+        calibration=detector.calibration,
+        display=display,
+        threshold_note=note,
+        verdicts=_verdicts(scores, curves, display.threshold),
+        images=tuple(
+            ImageResult(filename=entry.filename, kind=entry.kind, is_defect=bool(entry.label), score=float(score))
+            for entry, score in zip(entries, scores.image_scores, strict=True)
+        ),
+        curves=dict(_drawn_curves(curves, fpr_limit)),
+        fpr_limit=fpr_limit,
+    )
+    return result, scores
+
+
+def _display(calibration: Calibration | None, curves: Curves) -> tuple[Display, str]:
+    """Return what verdicts and pictures are measured by, and where it comes from."""
+    if calibration is not None:
+        display = Display(calibration.image_threshold, calibration.pixel_threshold, calibration.display_scale)
+        return display, f"Thresholds {calibration}: no test label was used"
+    image, pixel = (
+        curve.f1_max.threshold if isinstance(curve, ScoreCurve) else None for curve in (curves.image, curves.pixel)
+    )
+    return Display(
+        image, pixel, 1.0
+    ), "The checkpoint holds no calibration: thresholds of the best F1 on the test split"
+
+
+def _verdicts(scores: ClassScores, curves: Curves, threshold: float | None) -> Verdicts | None:
+    if threshold is None:
+        return None
+    is_found, is_defect = scores.image_scores >= threshold, scores.labels == 1
+    found, missed, alarms = (
+        int(np.count_nonzero(which)) for which in (is_found & is_defect, ~is_found & is_defect, is_found & ~is_defect)
+    )
+    best = curves.image.f1_max if isinstance(curves.image, ScoreCurve) else None
+    return Verdicts(
+        threshold=threshold,
+        missed=missed,
+        false_alarms=alarms,
+        f1=2 * found / (2 * found + missed + alarms) if best else None,
+        best_f1=best.value if best else None,
+        best_threshold=best.threshold if best else None,
+    )
+
+
+def _drawn_curves(curves: Curves, fpr_limit: float) -> Iterator[tuple[str, Drawn]]:
+    if isinstance(curves.image, ScoreCurve):
+        yield "image_roc", _drawn(curves.image.roc_points())
+    if isinstance(curves.pixel, ScoreCurve):
+        yield "pixel_roc", _drawn(curves.pixel.roc_points())
+        yield "pro", _drawn(curves.pixel.pro_points(fpr_limit))
+
+
+def _drawn(points: CurvePoints) -> Drawn:
+    x, y = (tuple(float(value) for value in values.round(5)) for values in points)
+    return x, y
+
+
+def _notes(scores: ClassScores) -> Iterator[str]:
+    """Yield what a reader must know to judge the numbers."""
+    without = int(np.count_nonzero(~scores.has_mask))
+    if without and scores.masks.any():
+        yield f"{without} defect images without a mask are left out of the metrics of pixels"

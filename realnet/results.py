@@ -1,0 +1,179 @@
+"""What an evaluation found out, as files: ``metrics.json`` of each class, and of the dataset with ``metrics.csv``."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ConfigDict, ValidationError
+
+from realnet import paths
+from realnet.calibration import Calibration
+from realnet.config import Section
+from realnet.evaluation import METRICS, Metric
+from realnet.gallery import Display
+
+Protocol = Literal["last", "best", "given"]
+PROTOCOLS: Mapping[Protocol, str] = {
+    "last": "last step: no test data used",
+    "best": "best on the test split, as published",
+    "given": "the file given by --checkpoint",
+}
+METRICS_JSON, METRICS_CSV, REPORT = "metrics.json", "metrics.csv", "report.html"
+
+Drawn = tuple[tuple[float, ...], tuple[float, ...]]
+"""x and y of a curve that is thinned for drawing."""
+
+
+class ImageResult(Section):
+    """A test image: its file (relative to the image root), its kind, the truth, and its score."""
+
+    model_config = ConfigDict(ser_json_inf_nan="strings")
+
+    filename: str
+    kind: str
+    is_defect: bool
+    score: float
+
+
+class Verdicts(Section):
+    """What an image threshold makes of the test split, beside the best that any threshold could.
+
+    Attributes:
+        threshold: a score at or above it is a defect.
+        missed: defect images below it.
+        false_alarms: normal images at or above it.
+        f1: at the threshold; None where only one of normal and defect is there.
+        best_f1: at ``best_threshold``, which the test labels give; None likewise.
+        best_threshold: None likewise.
+    """
+
+    threshold: float
+    missed: int
+    false_alarms: int
+    f1: float | None
+    best_f1: float | None
+    best_threshold: float | None
+
+
+class CheckpointResult(Section):
+    """One checkpoint's results on a class's test split.
+
+    Attributes:
+        protocol: how the checkpoint was chosen.
+        checkpoint: its path.
+        modified_ns: when the file was written, which tells whether these results are still its own.
+        step: of training; None where the file does not say.
+        metrics: by name.
+        calibration: as stored in the file; None where it holds none.
+        display: the thresholds and the scale of the pictures.
+        threshold_note: where those come from.
+        verdicts: None where there is no threshold.
+        images: in the order of the test split.
+        curves: ``image_roc``, ``pixel_roc`` and ``pro``, those that there are.
+        fpr_limit: where ``pro`` ends.
+    """
+
+    protocol: Protocol
+    checkpoint: str
+    modified_ns: int
+    step: int | None
+    metrics: dict[str, Metric]
+    calibration: Calibration | None
+    display: Display
+    threshold_note: str
+    verdicts: Verdicts | None
+    images: tuple[ImageResult, ...]
+    curves: dict[Literal["image_roc", "pixel_roc", "pro"], Drawn]
+    fpr_limit: float
+
+
+class ClassResult(Section):
+    """A class's results; the first checkpoint's are pictured in the report.
+
+    Attributes:
+        dataset: its name.
+        class_name: likewise.
+        made: date and time.
+        notes: what a reader must know to judge the numbers.
+        checkpoints: one of each protocol at most.
+    """
+
+    dataset: str
+    class_name: str
+    made: str
+    notes: tuple[str, ...]
+    checkpoints: tuple[CheckpointResult, ...]
+
+    def of(self, protocol: Protocol) -> CheckpointResult | None:
+        """Return the results by a protocol, if there are any."""
+        return next((one for one in self.checkpoints if one.protocol == protocol), None)
+
+
+class DatasetResult(Section):
+    """``metrics.json`` of a dataset: the means, and every class's results without its images and curves."""
+
+    dataset: str
+    mean: dict[Protocol, dict[str, Metric]]
+    classes: dict[str, dict[Protocol, dict[str, Metric]]]
+
+
+def write_class(folder: Path, result: ClassResult) -> None:
+    """Write a class's ``metrics.json``."""
+    _write(folder / METRICS_JSON, result.model_dump_json(indent=1))
+
+
+def read_class(folder: Path) -> ClassResult | None:
+    """Read a class's ``metrics.json``; None where there is none, or one of another version or other weights.
+
+    Results whose checkpoint was written anew since are not what that checkpoint would give.
+    """
+    try:
+        result = ClassResult.model_validate_json((folder / METRICS_JSON).read_text(encoding="utf-8"))
+    except (OSError, ValidationError):
+        return None
+    return result if all(map(_is_current, result.checkpoints)) else None
+
+
+def collect(dataset: str, classes: Sequence[str]) -> list[ClassResult]:
+    """Return the current results of those classes that have been evaluated, by this command or an earlier one."""
+    found = [read_class(paths.output(dataset, "realnet", "vis", name)) for name in classes]
+    return [result for result in found if result is not None]
+
+
+def write_dataset(folder: Path, results: Sequence[ClassResult], means: Mapping[Protocol, dict[str, Metric]]) -> None:
+    """Write a dataset's ``metrics.json`` and ``metrics.csv``, a line for each class and protocol, then the means."""
+    classes = {one.class_name: {c.protocol: c.metrics for c in one.checkpoints} for one in results}
+    summary = DatasetResult(dataset=results[0].dataset, mean=dict(means), classes=classes)
+    _write(folder / METRICS_JSON, summary.model_dump_json(indent=1))
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["class", "protocol", "checkpoint", "step", *METRICS, "threshold", "missed", "false_alarms"])
+    table.writerows(_line(one.class_name, checkpoint) for one in results for checkpoint in one.checkpoints)
+    table.writerows(["mean", protocol, "", "", *_numbers(mean)] for protocol, mean in means.items())
+    _write(folder / METRICS_CSV, text.getvalue())
+
+
+def _line(class_name: str, result: CheckpointResult) -> list[object]:
+    verdicts = result.verdicts
+    judged = [] if verdicts is None else [f"{verdicts.threshold:.6g}", verdicts.missed, verdicts.false_alarms]
+    return [class_name, result.protocol, result.checkpoint, result.step, *_numbers(result.metrics), *judged]
+
+
+def _numbers(metrics: Mapping[str, Metric]) -> list[str]:
+    values = [metrics[name].value for name in METRICS]
+    return ["" if value is None else f"{value:.6f}" for value in values]
+
+
+def _is_current(result: CheckpointResult) -> bool:
+    path = Path(result.checkpoint)
+    return path.is_file() and path.stat().st_mtime_ns == result.modified_ns
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file all at once: several evaluations of a dataset may run side by side."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)

@@ -1,0 +1,104 @@
+"""The tables of an evaluation: beside the published values, on the console and in the report."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from realnet.evaluation import METRICS, Metric, mean_over_classes
+from realnet.report import TITLES, Result, ResultTable, missing_metrics
+from realnet.results import PROTOCOLS, CheckpointResult, ClassResult, Protocol
+
+PUBLISHED: Mapping[str, Mapping[str, float]] = {
+    "MVTec-AD": {"image_auroc": 0.996, "pixel_auroc": 0.990, "aupro": 0.931},
+    "MPDD": {"image_auroc": 0.963, "pixel_auroc": 0.982},
+    "BTAD": {"image_auroc": 0.961, "pixel_auroc": 0.979},
+    "VisA": {"image_auroc": 0.978, "pixel_auroc": 0.988},
+}
+"""The paper's results: means over all classes of a dataset, at 256×256."""
+
+
+def means(results: Sequence[ClassResult]) -> dict[Protocol, dict[str, Metric]]:
+    """Return the mean of each metric over the classes, by protocol, of the protocols that there are."""
+    found = {protocol: [one.metrics for _, one in _by(protocol, results)] for protocol in PROTOCOLS}
+    return {protocol: mean_over_classes(metrics) for protocol, metrics in found.items() if metrics}
+
+
+def tables(results: Sequence[ClassResult], classes: Sequence[str]) -> list[ResultTable]:
+    """Return a table for each protocol.
+
+    Args:
+        results: of one dataset's classes.
+        classes: all classes of that dataset; published means stand beside ours where none of them is left out.
+    """
+    made = []
+    for protocol, mean in means(results).items():
+        rows = _by(protocol, results)
+        is_whole = {one.class_name for one, _ in rows} == set(classes)
+        published = PUBLISHED.get(results[0].dataset, {}) if is_whole else {}
+        made.append(
+            ResultTable(
+                protocol=PROTOCOLS[protocol],
+                rows={one.class_name: _row(checkpoint.metrics) for one, checkpoint in rows},
+                mean=_row(mean, published) if len(rows) > 1 or published else None,
+            )
+        )
+    return made
+
+
+def console_lines(dataset: str, table: ResultTable) -> Iterator[str]:
+    """Yield a table's lines, aligned, in %: classes, their mean, the published mean, and what is not computed."""
+    published = PUBLISHED.get(dataset, {})
+    rows: dict[str, Sequence[float | None]] = {name: _values(row) for name, row in table.rows.items()}
+    if table.mean is not None:
+        rows["mean"] = _values(table.mean)
+    if published:
+        rows["published mean of all classes"] = [published.get(name) for name in METRICS]
+    left = max(map(len, rows))
+    yield f"{dataset}, {table.protocol} (in %)"
+    yield "  ".join([" " * left, *(TITLES[name] for name in METRICS)])
+    for name, values in rows.items():
+        digits = 1 if name.startswith("published ") else 2
+        yield "  ".join([f"{name:<{left}}", *map(_cell, values, METRICS, [digits] * len(METRICS))])
+    for name, row in table.rows.items():
+        for reason, titles in missing_metrics(row).items():
+            yield f"{name}: {', '.join(titles)} not computed: {reason}"
+
+
+def verdict_lines(results: Sequence[ClassResult]) -> Iterator[str]:
+    """Yield what the thresholds make of the test splits."""
+    for one in results:
+        for checkpoint in one.checkpoints:
+            if checkpoint.verdicts is not None:
+                yield f"{one.class_name}, {checkpoint.protocol}: {verdict_text(checkpoint)}"
+        yield from (f"{one.class_name}: {note}" for note in one.notes)
+
+
+def verdict_text(result: CheckpointResult) -> str:
+    """Say how many verdicts are wrong, and how near the threshold comes to the best possible one."""
+    verdicts = result.verdicts
+    if verdicts is None:
+        return ""
+    defects = sum(image.is_defect for image in result.images)
+    text = (
+        f"threshold {verdicts.threshold:.4g}: {verdicts.missed} of {defects} defects missed, "
+        f"{verdicts.false_alarms} false alarms on {len(result.images) - defects} normal images"
+    )
+    if verdicts.f1 is None or verdicts.best_f1 is None:
+        return text
+    return f"{text}; F1 {verdicts.f1:.4f}, the best possible {verdicts.best_f1:.4f} at {verdicts.best_threshold:.4g}"
+
+
+def _by(protocol: Protocol, results: Sequence[ClassResult]) -> list[tuple[ClassResult, CheckpointResult]]:
+    return [(one, found) for one in results if (found := one.of(protocol)) is not None]
+
+
+def _row(metrics: Mapping[str, Metric], published: Mapping[str, float] | None = None) -> dict[str, Result]:
+    known = published or {}
+    return {name: Result(metrics[name].value, metrics[name].reason, known.get(name)) for name in METRICS}
+
+
+def _values(row: Mapping[str, Result]) -> list[float | None]:
+    return [row[name].value for name in METRICS]
+
+
+def _cell(value: float | None, metric: str, digits: int) -> str:
+    text = "–" if value is None else f"{100 * value:.{digits}f}"
+    return f"{text:>{len(TITLES[metric])}}"
