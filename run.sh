@@ -2,7 +2,6 @@
 # One command for each job; every stage is a script that can be run by itself (see README.md).
 set -euo pipefail
 cd "$(dirname "$0")"
-export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE} # spinning threads starve each other where cores are few
 
 usage() {
     cat <<'TEXT'

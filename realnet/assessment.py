@@ -9,6 +9,7 @@ import numpy as np
 from realnet import checkpoint, paths
 from realnet.calibration import Calibration
 from realnet.config import RealNetConfig
+from realnet.data.check import require_sound
 from realnet.data.datasets import TestDataset
 from realnet.data.registry import OpenDataset
 from realnet.detector import Detector
@@ -78,6 +79,7 @@ def assess_class(
     Raises:
         UserError: where a checkpoint, an image or a mask cannot be used.
     """
+    require_sound(dataset, [class_name])
     results: list[CheckpointResult] = []
     for protocol in reversed([protocol for protocol in PROTOCOLS if protocol in checkpoints]):
         path = checkpoints[protocol]

@@ -73,7 +73,9 @@ def calibrate(
     precision: Precision,
     held_out: bool,
 ) -> Calibration | None:
-    """Fix the thresholds by the best F1 between normal images and local anomalies on them.
+    """Fix the thresholds between normal images and local anomalies on them.
+
+    Of images by the largest difference of true and false positive rate, of pixels by the best F1.
 
     It depends on the weights, the images and the seed alone, and leaves torch's random numbers as they are.
 
@@ -147,18 +149,18 @@ def _calibration(
 
 
 def _image_threshold(normal: FloatArray, anomalous: FloatArray) -> float:
-    """Return the middle between the anomaly where F1 is best and the next normal score below it."""
+    """Return the middle between the anomaly at which detection is best and the next normal score below it."""
     scores = np.concatenate([normal, anomalous])
-    best = _balanced_threshold(metrics.image_curve(scores, np.repeat([0, 1], [len(normal), len(anomalous)])))
+    best = _best_threshold(metrics.image_curve(scores, np.repeat([0, 1], [len(normal), len(anomalous)])))
     below = normal[normal < best]
     return float((best + below.max()) / 2) if len(below) else best
 
 
-def _balanced_threshold(curve: ScoreCurve) -> float:
-    """Return the threshold of the best F1, were there as many normal as anomalous images.
+def _best_threshold(curve: ScoreCurve) -> float:
+    """Return the threshold of the largest (true positive rate - false positive rate), the highest if several.
 
-    Few images are held out; counted singly, their false alarms would weigh next to nothing.
+    Not of the best F1: of few held-out images false alarms would weigh next to nothing in it, and where the two kinds
+    overlap it is best to call everything a defect.
     """
-    false_positives = curve.false_positives * (curve.num_defect / curve.num_normal)
-    f1 = 2 * curve.true_positives / (curve.true_positives + false_positives + curve.num_defect)
-    return float(curve.thresholds[int(np.argmax(f1))])
+    gain = curve.true_positives / curve.num_defect - curve.false_positives / curve.num_normal
+    return float(curve.thresholds[int(np.argmax(gain))])

@@ -2,14 +2,17 @@
 
 import os
 import platform
+import re
+import zipfile
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
-from easydict import EasyDict
-from numpy import dtype as numpy_dtype
 from torch import Tensor, nn
 
 from realnet.errors import UserError
@@ -74,23 +77,34 @@ def write(path: Path, values: Mapping[str, Any], *, keep_previous: bool = False)
     Raises:
         UserError: where the disk is full or not writable; the file that was there is intact.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             torch.save(dict(values), file)
             file.flush()
             os.fsync(file.fileno())
+        if keep_previous and path.exists():
+            path.replace(previous(path))
+        temporary.replace(path)
     except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"could not write {path} ({error}); free some disk space: what was there is intact") from error
-    if keep_previous and path.exists():
-        path.replace(previous(path))
-    temporary.replace(path)
-    if os.name == "posix":
-        folder = os.open(path.parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
+        with suppress(OSError):
+            temporary.unlink()
+        raise UserError(
+            f"could not write {path} ({error}); free some disk space, or choose a folder that is yours: "
+            "what was there is intact"
+        ) from error
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the renaming last through a power cut, where the file system knows how."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def previous(path: Path) -> Path:
@@ -106,16 +120,32 @@ def read(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist")
-    with torch.serialization.safe_globals(_data_types()):
-        try:
-            return _plain(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
-        except Exception as error:  # torch raises many kinds for what is not its own file
-            reason = str(error).splitlines()[0][:200]
-            if "mmap" in reason:  # files from before torch 1.6
-                return _plain(torch.load(path, map_location="cpu", weights_only=True))
-            if "Unsupported" in str(error) or "GLOBAL" in str(error):
-                raise UserError(f"{path} is refused: it holds code, not only weights ({reason})") from error
-            raise UserError(f"{path} is no complete checkpoint ({reason}); make it or download it again") from error
+    is_mappable = zipfile.is_zipfile(path)  # files from before torch 1.6 are not
+    try:
+        with torch.serialization.safe_globals(_data_types()):
+            values = torch.load(path, map_location="cpu", weights_only=True, mmap=is_mappable)
+    except Exception as error:  # torch raises many kinds for what is not its own file
+        asked = re.search(r"(?i:global:?) (?:GLOBAL )?([\w.]+)", str(error))
+        if asked:
+            raise UserError(
+                f"{path} is refused: it holds code ({asked[1]}), not only weights; get the file from a source you trust"
+            ) from error
+        reason = str(error).splitlines()[0].split(". ")[0] if str(error) and is_mappable else "not a file of torch.save"
+        raise UserError(f"{path} is no complete checkpoint ({reason}); make it or download it again") from error
+    return values if isinstance(values, dict) else {"value": values}
+
+
+def _data_types() -> list[Any]:
+    """Return what a file may ask for beside tensors and Python's plain types: EasyDict, as a plain one, and numbers."""
+    scalar = np.float64().__reduce__()[0]  # how NumPy pickles a number; the module's name is the version's
+    numbers = [type(np.dtype(code)) for code in ("f2", "f4", "f8", "i4", "i8", "?")]
+    return [
+        (OrderedDict, "easydict.EasyDict"),
+        np.dtype,
+        *numbers,
+        (scalar, "numpy._core.multiarray.scalar"),
+        (scalar, "numpy.core.multiarray.scalar"),
+    ]
 
 
 def load(path: Path, *, kind: Kind, dataset: str | None = None, class_name: str | None = None) -> Checkpoint:
@@ -150,7 +180,7 @@ def load_into(
     """Load a state dict strictly.
 
     Args:
-        module: takes the tensors.
+        module: takes copies of the tensors; on the meta device, where it has no memory of its own, the tensors.
         state: by the module's own names.
         source: named in errors.
         may_differ: names (or prefixes) of tensors that stay at their initialisation where shapes differ.
@@ -161,75 +191,62 @@ def load_into(
     Raises:
         UserError: lists the tensors that are missing, extra or of another shape.
     """
-    wanted = module.state_dict()
-    kept = [
-        k
-        for k, v in wanted.items()
-        if k.startswith(tuple(may_differ)) and (k not in state or state[k].shape != v.shape)
-    ]
-    problems = [f"missing: {key} {tuple(wanted[key].shape)}" for key in wanted if key not in state and key not in kept]
-    problems += [f"extra: {key} {tuple(value.shape)}" for key, value in state.items() if key not in wanted]
-    problems += [
-        f"shape: {key} {tuple(state[key].shape)}, needed {tuple(value.shape)}"
-        for key, value in wanted.items()
-        if key in state and key not in kept and state[key].shape != value.shape
-    ]
+    wanted, heads = module.state_dict(), tuple(may_differ)
+    kept = [k for k, v in wanted.items() if k.startswith(heads) and (k not in state or state[k].shape != v.shape)]
+    problems = _misfits({key: value for key, value in wanted.items() if key not in kept}, state, kept)
     if problems:
         listed = problems[:20] + ([f"… and {len(problems) - 20} more"] if len(problems) > 20 else [])
         raise UserError("\n  ".join([f"{source} does not fit the network that the config describes:", *listed]))
-    module.load_state_dict({key: value for key, value in state.items() if key not in kept}, strict=False)
+    taken = {key: value for key, value in state.items() if key not in kept}
+    is_empty = any(value.is_meta for value in wanted.values())
+    if is_empty:
+        taken = {key: value.to(wanted[key].dtype) for key, value in taken.items()}
+    module.load_state_dict(taken, strict=False, assign=is_empty)
     return kept
 
 
-def _data_types() -> list[Any]:
-    """Return what a file may hold beside tensors and Python's plain types: EasyDict and NumPy's numbers."""
-    from numpy._core.multiarray import scalar
-    from numpy.dtypes import Float32DType, Float64DType, Int64DType
-
-    return [
-        EasyDict,
-        (EasyDict, "easydict.EasyDict"),
-        scalar,
-        (scalar, "numpy.core.multiarray.scalar"),
-        numpy_dtype,
-        Float32DType,
-        Float64DType,
-        Int64DType,
+def _misfits(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], kept: Sequence[str]) -> list[str]:
+    missing = [f"missing: {key} {tuple(value.shape)}" for key, value in wanted.items() if key not in state]
+    extra = [f"extra: {k} {tuple(v.shape)}" for k, v in state.items() if k not in wanted and k not in kept]
+    shapes = [
+        f"shape: {key} {tuple(state[key].shape)}, needed {tuple(value.shape)}"
+        for key, value in wanted.items()
+        if key in state and state[key].shape != value.shape
     ]
-
-
-def _plain(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {"value": value}
+    return [*missing, *extra, *shapes]
 
 
 def _parse(values: dict[str, Any], path: Path) -> Checkpoint:
+    stored = values.get("state_dict", values)
+    if not isinstance(stored, Mapping):
+        raise UserError(f"{path} holds no weights: its state_dict is of type {type(stored).__name__}")
+    state = {str(key): value for key, value in stored.items() if isinstance(value, Tensor)}
     if "kind" in values and "state_dict" in values:
         return Checkpoint(
             kind=values["kind"],
-            state_dict=values["state_dict"],
-            dataset=values["dataset"],
-            classes=tuple(values["classes"]),
-            class_name=values["class_name"],
-            config=values["config"],
-            facts=values["facts"],
+            state_dict=state,
+            dataset=values.get("dataset"),
+            classes=tuple(values.get("classes") or ()),
+            class_name=values.get("class_name"),
+            config=values.get("config"),
+            facts=values.get("facts") or {},
         )
-    stored = values.get("state_dict", values)
-    state = {key.removeprefix("module."): value for key, value in stored.items() if isinstance(value, Tensor)}
-    facts: dict[str, Any] = {key: values[key] for key in ("epoch", "loss", "best_metric") if key in values}
+    state = {key.removeprefix("module."): value for key, value in state.items()}  # DistributedDataParallel's
+    facts: dict[str, Any] = {}
+    for key in values.keys() & {"epoch", "loss", "best_metric"}:
+        facts[key] = values[key].item() if isinstance(values[key], np.generic) else values[key]
     return Checkpoint(kind=_recognise(state, values, path), state_dict=state, facts=facts)
 
 
+MARKS: dict[str, Kind] = {"rrs.": "realnet", "out.2.positional_embedding": "classifier", "output_blocks.": "diffusion"}
+"""What a kind's tensors, and no other's, begin with."""
+
+
 def _recognise(state: Mapping[str, Tensor], values: Mapping[str, Any], path: Path) -> Kind:
-    marks: dict[str, Kind] = {
-        "rrs.": "realnet",
-        "out.2.positional_embedding": "classifier",
-        "output_blocks.": "diffusion",
-    }
-    for prefix, kind in marks.items():
+    for prefix, kind in MARKS.items():
         if any(key.startswith(prefix) for key in state):
             return kind
     if "kind" in values:
         return values["kind"]
-    raise UserError(
-        f"{path} holds no network of this project: its first keys are {', '.join(list(values)[:3]) or 'none'}"
-    )
+    keys = ", ".join(map(str, list(values)[:3])) or "none"
+    raise UserError(f"{path} holds no network of this project: its first keys are {keys}; give another file")

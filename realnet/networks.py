@@ -1,6 +1,7 @@
 """From configs to networks: the only place where the two meet."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from torch import Tensor
 
@@ -16,49 +17,61 @@ from realnet.models.reconstruction import ReconstructionSize
 
 
 def build_diffusion(process: ProcessConfig, respacing: str = "") -> GaussianDiffusion:
-    """Build the diffusion process; respacing ``""`` keeps every step."""
-    try:
+    """Build the diffusion process (method, section 1, Process); respacing ``""`` keeps every step.
+
+    Raises:
+        UserError: for a respacing that does not divide the steps.
+    """
+    with _named_refusals(f"respacing {respacing!r}"):
         return GaussianDiffusion.create(
             noise_schedule=process.noise_schedule, num_steps=process.num_steps, respacing=respacing
         )
-    except ValueError as error:
-        raise UserError(f"respacing {respacing!r}: {error}") from error
 
 
 def build_unet(config: DiffusionConfig, num_classes: int) -> UNet:
-    """Build the class-conditional U-Net with learned variance."""
-    return UNet(
-        in_channels=3,
-        out_channels=6,
-        model_channels=config.model.channels,
-        num_classes=num_classes,
-        channel_mult=config.model.channel_mult,
-        num_res_blocks=config.model.num_res_blocks,
-        attention_downsampling=config.model.attention_downsampling(config.image_size),
-        num_head_channels=config.model.num_head_channels,
-        dropout=config.model.dropout,
-        use_checkpoint=config.runtime.activation_checkpointing,
-    )
+    """Build the class-conditional U-Net with learned variance (method, section 1, U-Net).
+
+    Raises:
+        UserError: where channels, normalisation groups and attention heads do not fit.
+    """
+    with _named_refusals("model"):
+        return UNet(
+            in_channels=3,
+            out_channels=6,
+            model_channels=config.model.channels,
+            num_classes=num_classes,
+            channel_mult=config.model.channel_mult,
+            num_res_blocks=config.model.num_res_blocks,
+            attention_downsampling=config.model.attention_downsampling(config.image_size),
+            num_head_channels=config.model.num_head_channels,
+            dropout=config.model.dropout,
+            use_checkpoint=config.runtime.activation_checkpointing,
+        )
 
 
 def build_classifier(config: ClassifierConfig, num_classes: int) -> NoisyClassifier:
-    """Build the noise-aware classifier."""
-    return NoisyClassifier(
-        image_size=config.image_size,
-        in_channels=3,
-        model_channels=config.model.channels,
-        num_classes=num_classes,
-        channel_mult=config.model.channel_mult,
-        num_res_blocks=config.model.num_res_blocks,
-        attention_downsampling=config.model.attention_downsampling(config.image_size),
-        num_head_channels=config.model.num_head_channels,
-        dropout=config.model.dropout,
-        use_checkpoint=config.runtime.activation_checkpointing,
-    )
+    """Build the noise-aware classifier (method, section 1, Classifier).
+
+    Raises:
+        UserError: as :func:`build_unet`.
+    """
+    with _named_refusals("model"):
+        return NoisyClassifier(
+            image_size=config.image_size,
+            in_channels=3,
+            model_channels=config.model.channels,
+            num_classes=num_classes,
+            channel_mult=config.model.channel_mult,
+            num_res_blocks=config.model.num_res_blocks,
+            attention_downsampling=config.model.attention_downsampling(config.image_size),
+            num_head_channels=config.model.num_head_channels,
+            dropout=config.model.dropout,
+            use_checkpoint=config.runtime.activation_checkpointing,
+        )
 
 
 def build_detector(config: RealNetConfig, *, backbone_weights: str | None = None) -> RealNet:
-    """Build the detector that a config describes.
+    """Build the detector that a config describes (method, section 3).
 
     Args:
         config: the detector's config.
@@ -68,14 +81,15 @@ def build_detector(config: RealNetConfig, *, backbone_weights: str | None = None
         UserError: where backbone, blocks and image size do not fit.
     """
     backbone = Backbone(config.backbone.name, backbone_weights or config.backbone.weights)
-    model = RealNet(
-        backbone,
-        [_block(name, block, backbone) for name, block in config.blocks.items()],
-        reconstruction=ReconstructionSize(**config.reconstruction.model_dump()),
-        rrs_modes={str(mode): number for mode, number in config.rrs.modes.items()},
-        num_residual_layers=config.rrs.num_residual_layers,
-        stop_grad=config.rrs.stop_grad,
-    )
+    with _named_refusals("reconstruction"):
+        model = RealNet(
+            backbone,
+            [_block(name, block, backbone) for name, block in config.blocks.items()],
+            reconstruction=ReconstructionSize(**config.reconstruction.model_dump()),
+            rrs_modes={str(mode): number for mode, number in config.rrs.modes.items()},
+            num_residual_layers=config.rrs.num_residual_layers,
+            stop_grad=config.rrs.stop_grad,
+        )
     model.check_image_size(config.image_size)
     return model
 
@@ -86,6 +100,15 @@ def _block(name: str, config: BlockConfig, backbone: Backbone) -> Block:
         level = backbone.level(level_name)
         selections.append(Selection(level, level.channels if number == "all" else number))
     return Block(name, config.stride or min(s.level.stride for s in selections), tuple(selections))
+
+
+@contextmanager
+def _named_refusals(section: str) -> Iterator[None]:
+    """Pass a network's refusal of its sizes on to the user, who wrote them in a section of the config."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(f"{section}: {error}") from error
 
 
 def has_backbone(state: Mapping[str, Tensor]) -> bool:

@@ -16,7 +16,7 @@ from realnet.metrics import CurvePoints, FloatArray
 from realnet.progress import bar
 from realnet.report import ClassReport, ReportData, write_report
 from realnet.results import PROTOCOLS, REPORT, ClassResult, Drawn, ImageResult
-from realnet.tables import tables, verdict_text
+from realnet.tables import f1_text, tables
 
 SMALLEST_SIDE = 256
 """Smaller heatmaps are enlarged, so that captions fit and details show."""
@@ -131,7 +131,7 @@ def _write(
 
 def _class_report(result: ClassResult, items: Sequence[Item], *, gallery_page: str | None = None) -> ClassReport:
     first = result.checkpoints[0]
-    note = ". ".join(filter(None, [first.threshold_note, verdict_text(first), *result.notes]))
+    note = ". ".join(filter(None, [first.threshold_note, f1_text(first), *result.notes]))
     curves = {name: _points(drawn) for name, drawn in first.curves.items()}
     return ClassReport(
         class_name=result.class_name,

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from realnet import checkpoint
 from realnet.config import ClassifierConfig, DiffusionConfig, RealNetConfig, SampleConfig, Section, TrainingConfig, dump
+from realnet.data.check import require_sound
 from realnet.data.registry import OpenDataset
 from realnet.detector import Detector
 from realnet.errors import UserError
@@ -93,6 +94,7 @@ def evaluation(
     Raises:
         UserError: where a checkpoint or the images of a class cannot be used.
     """
+    require_sound(dataset, list(chosen))
     facts: dict[str, object] = {}
     numbers = {name: len(dataset.index(name, write=False).test) for name in chosen}
     for name, checkpoints in chosen.items():

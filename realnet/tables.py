@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from realnet.evaluation import METRICS, Metric, mean_over_classes
 from realnet.report import TITLES, Result, ResultTable, missing_metrics
-from realnet.results import PROTOCOLS, CheckpointResult, ClassResult, Protocol
+from realnet.results import PROTOCOLS, CheckpointResult, ClassResult, Protocol, Verdicts
 
 PUBLISHED: Mapping[str, Mapping[str, float]] = {
     "MVTec-AD": {"image_auroc": 0.996, "pixel_auroc": 0.990, "aupro": 0.931},
@@ -67,23 +67,26 @@ def verdict_lines(results: Sequence[ClassResult]) -> Iterator[str]:
     for one in results:
         for checkpoint in one.checkpoints:
             if checkpoint.verdicts is not None:
-                yield f"{one.class_name}, {checkpoint.protocol}: {verdict_text(checkpoint)}"
+                yield f"{one.class_name}, {checkpoint.protocol}: {_verdict_text(checkpoint, checkpoint.verdicts)}"
         yield from (f"{one.class_name}: {note}" for note in one.notes)
 
 
-def verdict_text(result: CheckpointResult) -> str:
-    """Say how many verdicts are wrong, and how near the threshold comes to the best possible one."""
+def f1_text(result: CheckpointResult) -> str:
+    """Say how near the threshold comes to the best possible one; "" where that is not known."""
     verdicts = result.verdicts
-    if verdicts is None:
+    if verdicts is None or verdicts.f1 is None or verdicts.best_f1 is None:
         return ""
+    best = f"the best possible {verdicts.best_f1:.4f} at {verdicts.best_threshold:.4g}"
+    return f"F1 {verdicts.f1:.4f} at the threshold, {best}"
+
+
+def _verdict_text(result: CheckpointResult, verdicts: Verdicts) -> str:
     defects = sum(image.is_defect for image in result.images)
     text = (
         f"threshold {verdicts.threshold:.4g}: {verdicts.missed} of {defects} defects missed, "
         f"{verdicts.false_alarms} false alarms on {len(result.images) - defects} normal images"
     )
-    if verdicts.f1 is None or verdicts.best_f1 is None:
-        return text
-    return f"{text}; F1 {verdicts.f1:.4f}, the best possible {verdicts.best_f1:.4f} at {verdicts.best_threshold:.4g}"
+    return "; ".join(filter(None, [text, f1_text(result)]))
 
 
 def _by(protocol: Protocol, results: Sequence[ClassResult]) -> list[tuple[ClassResult, CheckpointResult]]:

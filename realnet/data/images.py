@@ -19,6 +19,7 @@ Mask = NDArray[np.bool_]
 """True where there is a defect (or an object), (H, W)."""
 
 cv2.setNumThreads(1)  # items are many and small: loading is parallel over them, by processes
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what OpenCV cannot read is named by our own errors
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

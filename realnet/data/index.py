@@ -1,5 +1,6 @@
 """Which images a class has: found on disk in any known layout, stored as one JSON object a line."""
 
+import hashlib
 import json
 import os
 import re
@@ -12,6 +13,9 @@ from realnet.errors import UserError
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 NORMAL_FOLDERS = frozenset({"good", "ok", "normal"})
+TRUTH_FOLDER = "ground_truth"
+TRAIN_SHARE = 0.8
+"""Of the normal images, where nobody has split them."""
 Split = Literal["train", "test"]
 
 
@@ -54,42 +58,64 @@ def natural_key(name: str) -> list[tuple[int, int, str]]:
 
 
 def discover_classes(root: Path) -> list[str]:
-    """Return the folders under an image root that hold a ``train`` folder or images, in natural order.
+    """Return the folders under an image root that are classes, in natural order.
+
+    A class holds a ``train`` folder, or images, or a folder of normal images.
 
     Raises:
         UserError: where the root is absent or holds no class.
     """
     if not root.is_dir():
         raise UserError(f"the image folder {root} does not exist; put the images there or correct image_root")
-    names = [name for name in _folders(root) if (root / name / "train").is_dir() or _images(root / name)]
+    is_itself_class = (root / "train").is_dir() or _normal_folders(root)
+    names = [] if is_itself_class else [name for name in folders_in(root) if _is_class(root / name)]
     if names:
         return names
-    if (root / "train").is_dir() or _images(root):
+    if _is_class(root):
         raise UserError(f"{root} is itself a class; give the folder above it as image_root: {root.parent}")
     raise UserError(f"{root} holds no class; expected {root}/<class>/train/good/*.png or {root}/<class>/*.png")
+
+
+def is_sorted(folder: Path) -> bool:
+    """Tell whether a class has a folder of normal images right in it, and nobody has split them into train and test."""
+    return bool(_normal_folders(folder)) and not any((folder / split).is_dir() for split in ("train", "test"))
+
+
+def split_normal(names: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Split normal images for training and test as a hash of their names has it: the same at every call.
+
+    ``TRAIN_SHARE`` of them, rounded down but at least one, are for training; both lists are in the order given.
+    """
+    given = list(names)
+    by_hash = sorted(given, key=lambda name: hashlib.sha256(name.encode()).digest())
+    train = set(by_hash[: max(1, int(TRAIN_SHARE * len(given)))])
+    return [name for name in given if name in train], [name for name in given if name not in train]
 
 
 def build_index(root: Path, class_name: str) -> ClassIndex:
     """Find a class's images and masks on disk.
 
-    Training images: ``<class>/train/good`` (or ``ok``, ``normal``), else ``<class>/train`` itself, else the images
-    right in ``<class>``. Test images: ``<class>/test/<kind>``. Masks: ``<class>/ground_truth/<kind>/<stem>_mask.*`` or
-    ``<stem>.*``.
+    Training images: ``good`` (or ``ok``, ``normal``) in ``<class>/train``, or else in ``<class>``; where there is no
+    such folder the images right there. Test images: ``<class>/test/<kind>``. Masks:
+    ``<class>/ground_truth/<kind>/<stem>_mask.*`` or ``<stem>.*``. A class that is merely sorted has its kinds beside
+    ``<class>/good``; where there are defects, a fifth of its normal images is for test (see ``split_normal``).
 
     Raises:
         UserError: where the class is absent or has no training image.
     """
     folder = root / class_name
     if not folder.is_dir():
-        known = ", ".join(_folders(root)) if root.is_dir() else "none, the folder does not exist"
+        known = ", ".join(folders_in(root)) if root.is_dir() else "none, the folder does not exist"
         raise UserError(f"there is no class {class_name!r} under {root} (folders: {known})")
     train = _train_entries(root, class_name)
     if not train:
         raise UserError(
             f"{folder} holds no training images; expected {folder}/train/good/*, {folder}/train/ok/* or {folder}/*"
         )
-    kinds = _folders(folder / "test")
-    return ClassIndex(tuple(train), tuple(entry for kind in kinds for entry in _test_entries(root, class_name, kind)))
+    if is_sorted(folder):
+        return _split_sorted(root, class_name)
+    test = [entry for kind in folders_in(folder / "test") for entry in _entries(root, class_name, f"test/{kind}")]
+    return ClassIndex(tuple(train), tuple(test))
 
 
 def write_index(samples_dir: Path, class_name: str, index: ClassIndex) -> None:
@@ -126,24 +152,37 @@ def load_index(samples_dir: Path, image_root: Path, class_name: str, *, write: b
     return index
 
 
+def _is_class(folder: Path) -> bool:
+    return (folder / "train").is_dir() or bool(images_in(folder)) or bool(_normal_folders(folder))
+
+
+def _normal_folders(folder: Path) -> list[str]:
+    return [name for name in folders_in(folder) if name.lower() in NORMAL_FOLDERS and images_in(folder / name)]
+
+
 def _train_entries(root: Path, class_name: str) -> list[Entry]:
-    train = root / class_name / "train"
-    normal = [train / name for name in _folders(train) if name.lower() in NORMAL_FOLDERS]
-    candidates = normal or ([train] if train.is_dir() else [root / class_name])
-    return [
-        _normal(f"{path.relative_to(root).as_posix()}/{name}", class_name)
-        for path in candidates
-        for name in _images(path)
-    ]
+    base = f"{class_name}/train" if (root / class_name / "train").is_dir() else class_name
+    folders = [f"{base}/{name}" for name in _normal_folders(root / base)] or [base]
+    return [_normal(f"{folder}/{name}", class_name) for folder in folders for name in images_in(root / folder)]
 
 
-def _test_entries(root: Path, class_name: str, kind: str) -> list[Entry]:
-    folder = f"{class_name}/test/{kind}"
-    names = _images(root / folder)
+def _split_sorted(root: Path, class_name: str) -> ClassIndex:
+    kinds = [kind for kind in folders_in(root / class_name) if kind != TRUTH_FOLDER]
+    entries = [entry for kind in kinds for entry in _entries(root, class_name, kind)]
+    normal = [entry.filename for entry in entries if not entry.label]
+    for_test = split_normal(normal)[1] if len(normal) < len(entries) else []
+    train = tuple(entry for entry in entries if not entry.label and entry.filename not in for_test)
+    return ClassIndex(train, tuple(entry for entry in entries if entry.label or entry.filename in for_test))
+
+
+def _entries(root: Path, class_name: str, place: str) -> list[Entry]:
+    """Return the images of one kind, normal or defect, in a folder of the class."""
+    folder, kind = f"{class_name}/{place}", PurePosixPath(place).name
+    names = images_in(root / folder)
     if kind.lower() in NORMAL_FOLDERS:
         return [_normal(f"{folder}/{name}", class_name) for name in names]
-    truth = f"{class_name}/ground_truth/{kind}"
-    masks = {Path(name).stem: f"{truth}/{name}" for name in _images(root / truth)}
+    truth = f"{class_name}/{TRUTH_FOLDER}/{kind}"
+    masks = {Path(name).stem: f"{truth}/{name}" for name in images_in(root / truth)}
     return [_defect(f"{folder}/{name}", class_name, masks) for name in names]
 
 
@@ -156,11 +195,13 @@ def _defect(filename: str, class_name: str, masks: dict[str, str]) -> Entry:
     return Entry(filename, 1, "defective", class_name, masks.get(f"{stem}_mask", masks.get(stem)))
 
 
-def _folders(path: Path) -> list[str]:
+def folders_in(path: Path) -> list[str]:
+    """Return the names of the folders in a folder, hidden ones apart, in natural order; none where it is absent."""
     return _sorted(entry.name for entry in _scan(path) if entry.is_dir())
 
 
-def _images(path: Path) -> list[str]:
+def images_in(path: Path) -> list[str]:
+    """Return the names of the image files right in a folder, in natural order; none where it is absent."""
     return _sorted(entry.name for entry in _scan(path) if Path(entry.name).suffix.lower() in IMAGE_SUFFIXES)
 
 

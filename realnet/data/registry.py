@@ -1,11 +1,13 @@
 """A dataset by its name: its config, its classes, and where its images are."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from realnet import paths
 from realnet.config import DatasetConfig, load_dataset
-from realnet.data.index import ClassIndex, discover_classes, load_index
+from realnet.data.index import ClassIndex, build_index, discover_classes, load_index, write_index
+from realnet.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,24 @@ class OpenDataset:
             UserError: as ``load_index`` does.
         """
         return load_index(paths.samples(self.name), self.image_root, class_name, write=write)
+
+    def reindex(self, classes: Sequence[str], *, write: bool = True) -> dict[str, ClassIndex]:
+        """Build the index of classes from the images on disk, whatever index there was.
+
+        Raises:
+            UserError: for all classes without training images at once; nothing is written then.
+        """
+        indexes, problems = {}, []
+        for class_name in classes:
+            try:
+                indexes[class_name] = build_index(self.image_root, class_name)
+            except UserError as error:
+                problems.append(str(error))
+        if problems:
+            raise UserError("\n".join(problems))
+        for class_name, index in indexes.items() if write else ():
+            write_index(paths.samples(self.name), class_name, index)
+        return indexes
 
 
 def open_dataset(name: str) -> OpenDataset:

@@ -91,6 +91,16 @@ def make_toy_dataset(
                 write_image(root / f"{class_name}/ground_truth/{kind}/{number:03d}_mask.png", mask)
 
 
+def is_complete(root: Path, *, num_train: int = 60, num_good: int = 12, num_defects: int = 8) -> bool:
+    """Tell whether an image root holds as many images and masks as ``make_toy_dataset`` writes."""
+    for class_name, (_, damages) in CLASSES.items():
+        wanted = {"train/good": num_train, "test/good": num_good}
+        wanted |= {f"{part}/{kind}": num_defects for kind in damages for part in ("test", "ground_truth")}
+        if any(len(list((root / class_name / name).glob("*.png"))) < count for name, count in wanted.items()):
+            return False
+    return True
+
+
 def draw_defect(
     render: Render, damage: Damage, image_size: tuple[int, int], rng: np.random.Generator
 ) -> tuple[Image, Mask]:

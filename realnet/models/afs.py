@@ -1,4 +1,4 @@
-"""AFS: anomaly-aware feature selection (paper, section on AFS, Eq. 7 to 9)."""
+"""AFS: anomaly-aware feature selection (method, section 3, AFS)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from realnet.models.backbone import Level
 
 @dataclass(frozen=True)
 class Selection:
-    """How many channels of a level a block keeps."""
+    """How many channels of a level a block keeps (method, section 3, AFS)."""
 
     level: Level
     num_channels: int
@@ -21,7 +21,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class Block:
-    """Feature levels brought to one stride, in the order in which they are concatenated."""
+    """Feature levels brought to one stride, in the order in which they are concatenated (method, section 3, AFS)."""
 
     name: str
     stride: int
@@ -43,16 +43,16 @@ class Block:
 
 
 def resize(features: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize (B, C, h, w) to ``size`` bilinearly, corners aligned."""
+    """Resize (B, C, h, w) to ``size`` bilinearly, corners aligned, as AFS and RRS do (method, section 3)."""
     if features.shape[-2:] == size:
         return features
     return F.interpolate(features, size=size, mode="bilinear", align_corners=True)
 
 
 class AFS(nn.Module):
-    """Select each level's channels and bring them to their block's stride.
+    """Select each level's channels and bring them to their block's stride (method, section 3, AFS).
 
-    The choice is made once, by :func:`accumulate_criterion` and :meth:`choose`, and stored as
+    The choice is made once, by :func:`afs_criteria`, summed over batches, and :meth:`choose`, and stored as
     ``indexes.<block>_<level>``; until then the first channels stand in.
 
     Raises:
@@ -94,13 +94,23 @@ class AFS(nn.Module):
 
 
 def select_channels(criterion: Tensor, num_channels: int) -> Tensor:
-    """Return the indexes of the ``num_channels`` smallest entries of a criterion (C,), ascending."""
+    """Return the indexes of the smallest entries of a criterion (method, section 3, AFS, Choice).
+
+    Args:
+        criterion: (C,); NaN counts as the largest, and of equals the first comes first.
+        num_channels: how many to keep, at most C.
+
+    Returns:
+        (num_channels,) int64, ascending.
+    """
     criterion = criterion.nan_to_num(nan=torch.inf, posinf=torch.inf)
     return criterion.argsort(stable=True)[:num_channels].sort().values
 
 
 def afs_criterion(anomalous: Tensor, clean: Tensor, mask: Tensor, size: tuple[int, int]) -> Tensor:
-    """Measure how far each channel's change is from the anomaly mask (Eq. 8).
+    """Measure how far each channel's change is from the anomaly mask (method, section 3, AFS, Choice).
+
+    d = (F_anomalous - F_clean)²; criterion = mean(((d - min)/(max - min + 1e-4) - mask)²).
 
     Args:
         anomalous: a level's features (B, C, h, w) of the images with anomalies.
@@ -120,7 +130,17 @@ def afs_criterion(anomalous: Tensor, clean: Tensor, mask: Tensor, size: tuple[in
 def afs_criteria(
     afs: AFS, anomalous: Mapping[str, Tensor], clean: Mapping[str, Tensor], mask: Tensor
 ) -> dict[str, Tensor]:
-    """Return :func:`afs_criterion` of every selection from one pass of the backbone, by ``<block>_<level>``."""
+    """Return :func:`afs_criterion` of every selection from one pass of the backbone (method, section 3, AFS, Choice).
+
+    Args:
+        afs: says which levels meet at which stride.
+        anomalous: feature levels (B, channels, h, w) of images with anomalies, by name.
+        clean: the same of their originals.
+        mask: (B, 1, H, W) in {0, 1}.
+
+    Returns:
+        (channels,) each, by ``<block>_<level>``.
+    """
     return {
         key: afs_criterion(
             anomalous[s.level.name].float(), clean[s.level.name].float(), mask, block.size(mask.shape[-2:])

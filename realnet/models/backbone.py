@@ -2,7 +2,9 @@
 
 import hashlib
 import re
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from realnet import checkpoint
 from realnet.errors import UserError
 
 TORCHVISION = "torchvision/"
@@ -17,7 +20,7 @@ TORCHVISION = "torchvision/"
 
 @dataclass(frozen=True)
 class Level:
-    """A feature level: ``layer1`` is the finest."""
+    """A feature level; ``layer1`` is the finest (method, section 3, Backbone)."""
 
     name: str
     channels: int
@@ -25,7 +28,7 @@ class Level:
 
 
 class Backbone(nn.Module):
-    """Extract feature levels; frozen, and in eval mode whatever the mode of the detector around it.
+    """Extract feature levels; frozen, in eval mode whatever the mode of the detector around it (method, section 3).
 
     Args:
         name: a timm model (``wide_resnet50_2.racm_in1k``) or ``torchvision/<name>``.
@@ -85,61 +88,74 @@ def _timm_extractor(name: str, pretrained: bool) -> tuple[nn.Module, tuple[Level
     if not timm.is_model(name):
         near = ", ".join(timm.list_models(f"*{name.split('.')[0]}*")[:5]) or "see timm.list_models()"
         raise UserError(f"timm has no model {name!r}; near names: {near}; torchvision's are torchvision/<name>")
-    with torch.device("meta"):
-        info: Any = timm.create_model(name, features_only=True).feature_info
+    try:
+        with torch.device("meta"):
+            info: Any = timm.create_model(name, features_only=True).feature_info
+    except (RuntimeError, AttributeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"timm's {name} gives no feature levels ({reason}); choose another backbone.name") from error
     modules = info.module_name()
     # a stem that comes before a model's own `layer1` is no level of the method
     indices = [i for i, module in enumerate(modules) if "layer1" not in modules or module.startswith("layer")]
-    try:
+    with _named_downloads(name):
         model = timm.create_model(name, features_only=True, out_indices=indices, pretrained=pretrained)
-    except (OSError, RuntimeError) as error:
-        raise UserError(
-            f"the weights of {name} could not be downloaded ({type(error).__name__}: {str(error).splitlines()[0]}); "
-            "put the file into pretrain/ and set backbone.weights to its path"
-        ) from error
     info = model.feature_info
     levels = enumerate(zip(info.channels(), info.reduction(), strict=True), start=1)
     return model, tuple(Level(f"layer{i}", channels, stride) for i, (channels, stride) in levels)
 
 
 def _torchvision_extractor(name: str, pretrained: bool) -> tuple[nn.Module, tuple[Level, ...]]:
-    from torchvision.models import get_model
+    from torchvision.models import get_model, list_models
     from torchvision.models.feature_extraction import create_feature_extractor
 
+    if name not in list_models():
+        raise UserError(f"torchvision has no model {name!r}; see torchvision.models.list_models()")
+    with _named_downloads(f"{TORCHVISION}{name}"):
+        model = get_model(name, weights="DEFAULT" if pretrained else None).eval()
     try:
-        with torch.device("meta"):
-            nodes = _torchvision_levels(get_model(name, weights=None))
-        model = get_model(name, weights="DEFAULT" if pretrained else None)
-    except ValueError as error:
-        raise UserError(f"torchvision has no model {name!r}; see torchvision.models.list_models()") from error
-    except OSError as error:
+        nodes = _torchvision_levels(model)
+    except (RuntimeError, ValueError, AssertionError, TypeError) as error:
+        raise UserError(f"torchvision/{name} takes no images of 256 pixels ({error}); choose another one") from error
+    if not nodes:
+        raise UserError(f"torchvision/{name} has no feature maps (B, C, H, W) at whole strides; choose another one")
+    levels = tuple(Level(f"layer{i}", *shape) for i, shape in enumerate(nodes.values(), start=1))
+    with warnings.catch_warnings():  # of modules that are there in training only
+        warnings.simplefilter("ignore", UserWarning)
+        return create_feature_extractor(model, return_nodes=list(nodes)).eval(), levels
+
+
+@contextmanager
+def _named_downloads(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
         raise UserError(
-            f"the weights of torchvision/{name} could not be downloaded ({error}); "
+            f"the weights of {name} could not be downloaded ({type(error).__name__}: {str(error).splitlines()[0]}); "
             "put the file into pretrain/ and set backbone.weights to its path"
         ) from error
-    levels = tuple(Level(f"layer{i}", *shape) for i, shape in enumerate(nodes.values(), start=1))
-    return create_feature_extractor(model, return_nodes=list(nodes)), levels
 
 
+@torch.no_grad()
 def _torchvision_levels(model: nn.Module) -> dict[str, tuple[int, int]]:
     """Find the last module at each stride from 4 on, heads apart: module name → (channels, stride)."""
-    container = next((n for n, child in model.named_children() if n in {"features", "trunk_output", "encoder"}), None)
-    stems = dict(model.named_children())
-    inner = {f"{container}.{n}": m for n, m in stems.pop(container).named_children()} if container else {}
-    candidates = {**{n: m for n, m in stems.items() if n not in {"fc", "classifier", "head", "heads"}}, **inner}
+    children = dict(model.named_children())
+    container = next((name for name in children if name in {"features", "layers", "trunk_output"}), None)
+    inner = {f"{container}.{n}": m for n, m in children.pop(container).named_children()} if container else {}
+    candidates = {**{n: m for n, m in children.items() if n not in {"fc", "classifier", "head", "heads"}}, **inner}
     side, found = 256, {}
 
-    def record(name: str, module: nn.Module, output: Tensor) -> None:
+    def record(name: str, module: nn.Module, output: Any) -> None:
         kernels = {m.kernel_size for m in module.modules() if isinstance(m, nn.Conv2d)}
-        is_head = bool(kernels) and kernels <= {(1, 1), 1}
-        if isinstance(output, Tensor) and output.ndim == 4 and output.shape[-1] > 1 and not is_head:
-            found[side // output.shape[-1]] = (name, output.shape[1])
+        is_head = bool(kernels) and kernels <= {(1, 1)}
+        is_map = isinstance(output, Tensor) and output.ndim == 4 and output.shape[2] == output.shape[3] > 1
+        if is_map and not is_head and side % output.shape[3] == 0:
+            found[side // output.shape[3]] = (name, output.shape[1])
 
     handles = [
         module.register_forward_hook(lambda module, _, output, name=name: record(name, module, output))
         for name, module in candidates.items()
     ]
-    model.eval()(torch.empty(1, 3, side, side, device="meta"))
+    model(torch.zeros(1, 3, side, side, device=next(model.parameters()).device))
     for handle in handles:
         handle.remove()
     return {name: (channels, stride) for stride, (name, channels) in sorted(found.items()) if stride >= 4}
@@ -160,18 +176,19 @@ def _load_file(extractor: nn.Module, path: Path, name: str) -> None:
     ]
     if wrong:
         listed = "\n  ".join(wrong[:10] + ([f"… and {len(wrong) - 10} more"] if len(wrong) > 10 else []))
-        raise UserError(f"{path} does not hold the weights of {name}:\n  {listed}")
+        raise UserError(f"{path} does not hold the weights of {name}; give its own state dict:\n  {listed}")
     extractor.load_state_dict({key: value for key, value in chosen.items() if value is not None}, strict=False)
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        return load_file(path)
-    try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a file that is no checkpoint
-        raise UserError(f"{path} is no file of weights ({type(error).__name__}); give a PyTorch state dict") from error
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise UserError(f"{path} is no complete safetensors file ({error}); download it again") from error
+    stored = checkpoint.read(path)
     stored = stored.get("state_dict", stored)
     return {key.removeprefix("module."): value for key, value in stored.items() if isinstance(value, Tensor)}

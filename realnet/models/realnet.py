@@ -1,5 +1,6 @@
 """The detector: frozen backbone → AFS → reconstruction → residuals → RRS → anomaly map."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from realnet.models.rrs import RRS
 
 @dataclass(frozen=True)
 class Detection:
-    """The detector's output for images (B, 3, H, W).
+    """The detector's output for images (B, 3, H, W) (method, section 3).
 
     Attributes:
         logits: (B, 2, H, W).
@@ -38,7 +39,15 @@ class Detection:
 
 
 class RealNet(nn.Module):
-    """RealNet's detector (CVPR 2024). Only ``recon`` and ``rrs`` learn.
+    """RealNet's detector (CVPR 2024; method, section 3). Only ``recon`` and ``rrs`` learn.
+
+    Args:
+        backbone: the frozen feature extractor.
+        blocks: which of its levels meet at which stride.
+        reconstruction: sizes of each block's reconstruction network.
+        rrs_modes: how many channels each of RRS's rankings keeps.
+        num_residual_layers: depth of RRS's residual stack.
+        stop_grad: keep the segmentation loss from reaching the reconstruction.
 
     Raises:
         UserError: where the blocks and the backbone do not fit.
@@ -69,13 +78,13 @@ class RealNet(nn.Module):
         )
 
     def check_image_size(self, image_size: tuple[int, int]) -> None:
-        """Raise UserError where the image's sides are not multiples of the coarsest map's stride."""
-        factor = max(block.stride for block in self.afs.blocks) * self.reconstruction.downsampling
+        """Raise UserError where the image's (height, width) are not multiples of each coarsest map's stride."""
+        factor = math.lcm(*(block.stride for block in self.afs.blocks)) * self.reconstruction.downsampling
         if any(side % factor for side in image_size):
             height, width = image_size
             raise UserError(
                 f"image_size {height}x{width}: both sides must be multiples of {factor} "
-                f"(the coarsest block's stride times the reconstruction's downsampling)"
+                "(the coarsest block's stride times the reconstruction's downsampling)"
             )
 
     def trainable_state(self) -> dict[str, Tensor]:
@@ -88,11 +97,17 @@ class RealNet(nn.Module):
             return self.afs(self.backbone(image), image.shape[-2:])
 
     def forward(self, image: Tensor) -> Detection:
-        """Detect anomalies in ImageNet-normalised images (B, 3, H, W)."""
-        return self.detect(self.select(image), image.shape[-2:])
+        """Detect anomalies in ImageNet-normalised images (B, 3, H, W).
+
+        Raises:
+            UserError: for H or W that the strides do not divide.
+        """
+        size = (image.shape[-2], image.shape[-1])
+        self.check_image_size(size)
+        return self.detect(self.select(image), size)
 
     def detect(self, selected: Mapping[str, Tensor], image_size: Sequence[int]) -> Detection:
-        """Run the learned part on selected features; ``image_size`` is (H, W) of the logits."""
+        """Run the learned part on selected features, with R = (F - recon(F))²; ``image_size`` is that of the logits."""
         reconstructed = {name: self.recon[f"{name}_recon"](features) for name, features in selected.items()}
         residuals = {name: (features - reconstructed[name]).square() for name, features in selected.items()}
         output = self.rrs(list(residuals.values()), tuple(image_size))

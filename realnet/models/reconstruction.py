@@ -13,7 +13,7 @@ NORM_GROUPS = 32
 
 @dataclass(frozen=True)
 class ReconstructionSize:
-    """The sizes that all blocks' networks share."""
+    """The sizes that all blocks' networks share (method, section 3, Reconstruction)."""
 
     hidden_ratio: float = 0.5
     channel_mult: tuple[int, ...] = (1, 2, 4)
@@ -32,7 +32,7 @@ class ReconstructionSize:
 
 
 class TransposedUpsample(nn.Module):
-    """Double the sides by a learned transposed convolution."""
+    """Double the sides by a transposed convolution, 4×4 with stride 2 (method, section 3, Reconstruction)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -43,7 +43,14 @@ class TransposedUpsample(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """GroupNorm, SiLU, convolution, plus skip; optionally halves (average) or doubles (transposed) the sides."""
+    """GroupNorm, SiLU, 3×3 convolution, plus skip (method, section 3, Reconstruction).
+
+    Args:
+        channels: of the input, a multiple of 32.
+        out_channels: of the output.
+        down: halve the sides by averaging.
+        up: double them, by one transposed convolution for the branch and another for the skip.
+    """
 
     def __init__(self, channels: int, out_channels: int, *, down: bool = False, up: bool = False) -> None:
         super().__init__()
@@ -67,7 +74,15 @@ def _resample(channels: int, *, down: bool, up: bool) -> nn.Module:
 
 
 class ReconstructionUNet(nn.Module):
-    """Reconstruct a block's selected features (B, C, h, w) as they would be without anomaly."""
+    """Reconstruct a block's selected features (B, C, h, w) without the anomaly (method, section 3, Reconstruction).
+
+    Args:
+        channels: C, of the input and of the output.
+        size: what the networks of all blocks share.
+
+    Raises:
+        ValueError: where the heads do not divide the channels.
+    """
 
     def __init__(self, channels: int, size: ReconstructionSize) -> None:
         super().__init__()

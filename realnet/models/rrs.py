@@ -13,7 +13,7 @@ from realnet.models.afs import resize
 
 @dataclass(frozen=True)
 class RRSOutput:
-    """What RRS makes of the residuals.
+    """What RRS makes of the residuals (method, section 3, RRS).
 
     Attributes:
         logits: (B, 2, H, W); channel 1 is the anomaly's.
@@ -25,7 +25,7 @@ class RRSOutput:
 
 
 class ResidualLayer(nn.Module):
-    """ReLU, 3×3 convolution, ReLU, 1×1 convolution, added to the input."""
+    """ReLU, 3×3 convolution, ReLU, 1×1 convolution, added to the input (method, section 3, RRS, Decoder)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class ResidualLayer(nn.Module):
 
 
 class ResidualStack(nn.Module):
-    """Residual layers with a ReLU at the end."""
+    """Residual layers with a ReLU at the end (method, section 3, RRS, Decoder)."""
 
     def __init__(self, channels: int, num_layers: int) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class ResidualStack(nn.Module):
 
 
 class RRS(nn.Module):
-    """Keep, per image, the residual channels that speak loudest, and decode them to logits.
+    """Keep, per image, the residual channels that speak loudest, and decode them to logits (method, section 3, RRS).
 
     Args:
         channels: of all blocks' residuals together.

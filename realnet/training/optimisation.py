@@ -80,3 +80,5 @@ class EMA:
         averaged, current = self.model.state_dict(), model.state_dict()
         floating = [key for key, value in averaged.items() if value.is_floating_point()]
         torch._foreach_lerp_([averaged[k] for k in floating], [current[k] for k in floating], 1 - self.decay)
+        for key in averaged.keys() - floating:  # counters have no average
+            averaged[key].copy_(current[key])

@@ -70,6 +70,37 @@ def test_folders_of_normal_images_are_enough(tmp_path, folder):
     assert found.test == ()
 
 
+def test_sorted_folders_hold_out_a_fifth_of_the_normal_images(tmp_path):
+    good = [f"nut/good/{number}.png" for number in range(10)]
+    touch(tmp_path, *good, "nut/bent/a.png", "nut/cut/b.png", "nut/ground_truth/bent/a.png")
+    found = index.build_index(tmp_path, "nut")
+    test = {entry.filename for entry in found.test if not entry.label}
+    assert len(found.train) == 8
+    assert test | {entry.filename for entry in found.train} == set(good)
+    assert [(entry.kind, entry.maskname) for entry in found.test if entry.label] == [
+        ("bent", "nut/ground_truth/bent/a.png"),
+        ("cut", None),
+    ]
+    assert index.discover_classes(tmp_path) == ["nut"]
+    assert index.build_index(tmp_path, "nut") == found
+
+
+def test_sorted_folders_without_defects_are_for_training_alone(tmp_path):
+    touch(tmp_path, *(f"nut/ok/{number}.png" for number in range(10)))
+    found = index.build_index(tmp_path, "nut")
+    assert (len(found.train), found.test) == (10, ())
+
+
+def test_normal_images_are_split_by_their_names_alone():
+    names = [f"{number}.jpg" for number in range(952)]
+    train, test = index.split_normal(names)
+    assert (len(train), len(test)) == (761, 191)
+    assert train[:5] == ["0.jpg", "1.jpg", "2.jpg", "4.jpg", "5.jpg"]
+    backwards = index.split_normal(reversed(names))
+    assert (set(backwards[0]), set(backwards[1])) == (set(train), set(test))
+    assert index.split_normal(["only.jpg"]) == (["only.jpg"], [])
+
+
 def test_classes_are_folders_with_images_in_natural_order(tmp_path):
     touch(tmp_path, "part10/a.png", "part9/train/good/a.png", "docs/readme.txt", ".cache/a.png")
     assert index.discover_classes(tmp_path) == ["part9", "part10"]

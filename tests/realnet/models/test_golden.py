@@ -1,16 +1,30 @@
 """Whole detectors against the published implementation's numbers."""
 
+import json
+import re
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from tests import golden
+from realnet.config import RealNetConfig
 from realnet.losses import cross_entropy_loss, focal_loss, reconstruction_loss
 from realnet.models.afs import AFS, Block, Selection, afs_criteria, select_channels
 from realnet.models.backbone import Backbone, Level
 from realnet.models.realnet import RealNet
 from realnet.models.reconstruction import ReconstructionSize
+from realnet.networks import build_detector
+from tests import golden
+
+
+@pytest.fixture(autouse=True)
+def published_rounding() -> Iterator[None]:
+    """Round attention as the cases did, which did not fuse it: RRS's ranks are compared exactly."""
+    with sdpa_kernel(SDPBackend.MATH):
+        yield
 
 
 def build(run: dict) -> RealNet:
@@ -72,24 +86,33 @@ def test_detector(path):
         golden.assert_close(model.rrs.bn_idx.running_mean, expected["bn_idx_running_mean_after"])
 
 
+def afs_expressions(run: dict, level_key: str, side: int, batch: int) -> tuple[str, str, str]:
+    """The case's expressions of (clean features, anomalous features, mask), for one level and batch."""
+
+    def filled(text: str) -> str:
+        text = text.replace("{layer key}", level_key).replace("{key}", level_key).replace("{batch}", str(batch))
+        return re.sub(r"(?<=[ ,(])h(?=[,)])", str(side), text)
+
+    mask, clean = filled(run["mask"]), filled(run["gt_feat"].split(", layer keys")[0])
+    nearest = f"torch.nn.functional.interpolate({mask}, size=({side}, {side}))"
+    anomalous = filled(run["anomaly_feat"]).replace(f"nearest(mask,{side})", nearest)
+    return clean, anomalous.replace("gt_feat", f"({clean})"), mask
+
+
 @pytest.mark.parametrize("path", golden.paths("realnet", "afs"))
 def test_afs_choice(path):
     case = golden.load(path)
-    run, tensor = case.run, golden.formula().tensor
-    prefix, channels = run["prefix"], run["channels"]
+    run, channels = case.run, case.run["channels"]
     levels = {name: Level(name, channels, stride) for name, stride in run["strides"].items()}
+    sides = dict(zip(levels, re.findall(r"(\w+) \(h=(\d+)\)", run["gt_feat"]), strict=True))
     block = Block("block", run["block_stride"], tuple(Selection(levels[n], k) for n, k in run["planes"].items()))
     afs = AFS([block])
     totals = {key: torch.zeros(channels) for key in block.keys()}
     for batch in range(run["batches"]):
-        mask = (tensor(f"{prefix}amask{batch}", 3, 1, 128, 128) > 0.7).float()
         clean, anomalous = {}, {}
-        for name, level in levels.items():
-            key, side = name.replace("layer", "l"), 128 // level.stride
-            small = torch.nn.functional.interpolate(mask, size=(side, side), mode="nearest")
-            clean[name] = tensor(f"{prefix}{key}{batch}", 3, channels, side, side).abs()
-            noise = tensor(f"{prefix}n{key}{batch}", 3, channels, side, side)
-            anomalous[name] = clean[name] + 2 * tensor(f"{prefix}d{key}", 1, channels, 1, 1) * small + 0.1 * noise
+        for name, (level_key, side) in sides.items():
+            texts = afs_expressions(run, level_key, int(side), batch)
+            clean[name], anomalous[name], mask = (golden.evaluate(text) for text in texts)
         for key, value in afs_criteria(afs, anomalous, clean, mask).items():
             totals[key] += value
     afs.choose(totals)
@@ -98,3 +121,24 @@ def test_afs_choice(path):
         chosen = case.outputs[f"index_{selection.level.name}"]
         np.testing.assert_array_equal(select_channels(totals[key], selection.num_channels), chosen)
         np.testing.assert_array_equal(afs.indexes.get_buffer(key), chosen)
+
+
+FULL_SIZE = {
+    "realnet_wrn50": {},
+    "realnet_wrn50_architecture_c": {
+        "blocks": {
+            "block1": {"levels": {"layer1": 256, "layer2": 512}, "stride": 4},
+            "block2": {"levels": {"layer3": 512, "layer4": 256}, "stride": 16},
+        }
+    },
+}
+
+
+@pytest.mark.parametrize("name", FULL_SIZE)
+def test_the_full_size_detector_has_the_published_keys_and_shapes(name):
+    path = golden.folder() / "state_dicts" / f"{name}.json"
+    if not path.is_file():
+        pytest.skip(f"{path} does not exist")
+    with torch.device("meta"):
+        model = build_detector(RealNetConfig(**FULL_SIZE[name]), backbone_weights="none")
+    assert {key: list(value.shape) for key, value in model.state_dict().items()} == json.loads(path.read_text())

@@ -1,0 +1,80 @@
+"""Predict: verdicts and heatmaps for an image or a folder of images, without ground truth."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from realnet import cli, paths
+from realnet.config import RealNetConfig
+
+EPILOG = """\
+reads    experiments/<dataset>/realnet_checkpoints/<class>/ckpt_last.pth, else ckpt_best.pth (or --checkpoint)
+writes   experiments/<dataset>/realnet_vis/<class>/predictions/ (or --output): predictions.csv, and a heatmap with the
+         outline of what is found for each image, under the image's own path
+exit     1 where a file could not be read (the others are predicted), 2 for input that cannot be used
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Predict the images that the flags name; return the exit code."""
+    parser = cli.parser(__doc__, class_name=True, epilog=EPILOG)
+    parser.add_argument("--input", type=Path, required=True, metavar="PATH", help="an image, or a folder of images")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="where the verdicts and heatmaps go")
+    parser.add_argument(
+        "--threshold", type=float, metavar="T", help="on the image score, instead of the calibrated one"
+    )
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="a detector, instead of the class's last")
+    parser.add_argument(
+        "--batch_size",
+        type=int,
+        default=8,
+        metavar="N",
+        help="images read and drawn at a time (8); changes speed and memory, never a result",
+    )
+    flags = parser.parse_args(arguments)
+    config = cli.load_config(RealNetConfig, "realnet", flags)
+
+    from realnet import plan
+    from realnet.detector import Detector
+    from realnet.distributed import process
+    from realnet.errors import UserError
+    from realnet.prediction import PREDICTIONS, choose_detector, find_images, predict_files, write_predictions
+    from realnet.progress import bar, console
+
+    if flags.threshold is not None and not 0 <= flags.threshold <= 1:
+        raise UserError(f"--threshold {flags.threshold} must be an image score, from 0 to 1")
+    if flags.batch_size < 1:
+        raise UserError(f"--batch_size {flags.batch_size} must be at least 1")
+    class_name, path = choose_detector(flags.dataset, flags.class_name, flags.checkpoint)
+    output = flags.output or paths.output(flags.dataset, "realnet", "vis", class_name) / "predictions"
+    root, files = find_images(flags.input, output=output)
+    with process("cpu" if flags.dry_run else flags.device) as this, console(this.is_main):
+        detector = Detector.load(path, device=this.device, config=config, dataset=flags.dataset, class_name=class_name)
+        if flags.dry_run:
+            plan.show(config, plan.prediction(detector, str(path), len(files), output))
+            return 0
+        found = predict_files(
+            detector, files, root, output, threshold=flags.threshold, batch_size=flags.batch_size, process=this
+        )
+        shown = bar(found, total=len(files), description=class_name, is_main=this.is_main)
+        summary = write_predictions(shown, output, this)
+
+    names = {
+        "defect": "defect",
+        "normal": "normal",
+        None: "without a verdict: no threshold is stored, give --threshold",
+    }
+    counts = [f"{number:>6} {names[verdict]}" for verdict, number in sorted(summary.verdicts.items(), key=str)]
+    unreadable = [f"{len(summary.unreadable):>6} unreadable", *(one.reason for one in summary.unreadable)]
+    cli.close(
+        this.is_main,
+        *counts,
+        *(unreadable if summary.unreadable else []),
+        f"detector   {path}",
+        f"verdicts   {output / PREDICTIONS}",
+        f"heatmaps   {output}",
+    )
+    return 1 if summary.unreadable else 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,56 @@
+"""Typed configs: one model a stage, whose defaults are the published values; YAML files list what differs."""
+
+from realnet.config.base import (
+    OptimiserConfig,
+    Range,
+    RuntimeConfig,
+    Section,
+    TrainConfig,
+    TrainingConfig,
+)
+from realnet.config.dataset import DatasetConfig, Foreground, ForegroundRule
+from realnet.config.detector import (
+    AFSConfig,
+    AnomalyConfig,
+    AnomalyType,
+    BackboneConfig,
+    BlockConfig,
+    CalibrationConfig,
+    EvaluationConfig,
+    RealNetConfig,
+    ReconstructionConfig,
+    RRSConfig,
+)
+from realnet.config.files import dump, experiments, load, load_dataset, parse_yaml
+from realnet.config.generation import ClassifierConfig, DiffusionConfig, ProcessConfig, SampleConfig
+
+__all__ = [
+    "AFSConfig",
+    "AnomalyConfig",
+    "AnomalyType",
+    "BackboneConfig",
+    "BlockConfig",
+    "CalibrationConfig",
+    "ClassifierConfig",
+    "DatasetConfig",
+    "DiffusionConfig",
+    "EvaluationConfig",
+    "Foreground",
+    "ForegroundRule",
+    "OptimiserConfig",
+    "ProcessConfig",
+    "RRSConfig",
+    "Range",
+    "RealNetConfig",
+    "ReconstructionConfig",
+    "RuntimeConfig",
+    "SampleConfig",
+    "Section",
+    "TrainConfig",
+    "TrainingConfig",
+    "dump",
+    "experiments",
+    "load",
+    "load_dataset",
+    "parse_yaml",
+]

@@ -1,0 +1,104 @@
+"""What the configs of all stages share: kinds of values, and the sections on runtime, optimiser and training."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _pair(value: object) -> object:
+    return (value, value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _name(value: object) -> object:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+ImageSize = Annotated[tuple[Positive, Positive], BeforeValidator(_pair)]
+"""(height, width) in pixels; one number means a square."""
+
+
+ClassName = Annotated[str, BeforeValidator(_name)]
+
+
+class Section(BaseModel):
+    """A frozen part of a config that refuses unknown keys, infinities, and true or false where a number belongs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_bool(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise ValueError("takes no true or false")
+        return value
+
+
+class Range(Section):
+    """A closed interval, written in YAML as two numbers."""
+
+    low: float
+    high: float
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_two_numbers(cls, value: object) -> object:
+        return {"low": value[0], "high": value[1]} if isinstance(value, (list, tuple)) and len(value) == 2 else value
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(f"the first number of a range is its smallest, got {self.low} to {self.high}")
+        return self
+
+
+class RuntimeConfig(Section):
+    """How the work is run; changes nothing but speed, memory and rounding."""
+
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="auto: bf16 on a GPU that has it, else fp32"
+    )
+    num_workers: int = Field(4, ge=0, description="processes that load data, per training process")
+    channels_last: bool = Field(True, description="memory layout of images and weights on a GPU")
+    activation_checkpointing: bool = Field(False, description="U-Net training: less memory for about a third more time")
+
+
+class OptimiserConfig(Section):
+    """Adam and its learning rate over time."""
+
+    learning_rate: float = Field(1e-4, gt=0)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
+    weight_decay: float = Field(0.0, ge=0)
+    schedule: Literal["constant", "cosine"] = Field("constant", description="cosine: falls to 1 % at the last step")
+    warmup_steps: int = Field(0, ge=0)
+    max_grad_norm: float | None = Field(None, gt=0, description="None: gradients are not clipped")
+
+
+class ClippedOptimiserConfig(OptimiserConfig):
+    """Adam with clipped gradients."""
+
+    max_grad_norm: float | None = Field(1.0, gt=0)
+
+
+class TrainConfig(Section):
+    """Length and batches of a training stage."""
+
+    batch_size: Positive = Field(16, description="per process and micro-step")
+    accumulation: Positive = Field(1, description="micro-steps averaged into one optimiser step")
+    num_epochs: Positive = 1000
+    num_steps: Positive | None = Field(None, description="optimiser steps; where given, instead of num_epochs")
+    checkpoint_interval_steps: Positive = 1000
+    log_interval_steps: Positive = 10
+    augment: bool = Field(False, description="random flips and 90° rotations")
+
+
+class TrainingConfig(Section):
+    """What the training stages have in common."""
+
+    seed: int = 0
+    optimiser: OptimiserConfig = OptimiserConfig()
+    train: TrainConfig = TrainConfig()
+    runtime: RuntimeConfig = RuntimeConfig()

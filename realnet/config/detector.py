@@ -1,0 +1,136 @@
+"""The config of the detector (method, sections 3 and 4)."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from realnet.config.base import ImageSize, Positive, Range, Section, TrainConfig, TrainingConfig
+
+AnomalyType = Literal["normal", "sdas", "dtd", "self"]
+BlockName = Annotated[str, Field(pattern=r"^\w+$")]
+"""Part of the names of stored tensors, hence letters, digits and underscores."""
+
+
+class BackboneConfig(Section):
+    """The frozen feature extractor: a timm model, or ``torchvision/<name>``."""
+
+    name: str = "wide_resnet50_2.racm_in1k"
+    weights: str = Field("hub", description="hub (the model's own), none (random), or a file")
+
+
+class BlockConfig(Section):
+    """Feature levels at one stride, and how many channels AFS keeps of each (``all`` or a number)."""
+
+    levels: dict[str, Positive | Literal["all"]] = Field(min_length=1)
+    stride: Positive | None = Field(None, description="None: the smallest stride of its levels")
+
+
+class AFSConfig(Section):
+    """Anomaly-aware feature selection."""
+
+    init_batches: Positive = 64
+
+
+class ReconstructionConfig(Section):
+    """The reconstruction U-Net of a block."""
+
+    hidden_ratio: float = Field(0.5, gt=0)
+    channel_mult: tuple[Positive, ...] = Field((1, 2, 4), min_length=1)
+    num_res_blocks: Positive = 2
+    attention_downsampling: tuple[Positive, ...] = (2, 4)
+    num_head_channels: Positive = 64
+
+
+class RRSConfig(Section):
+    """Residual selection: how many channels each ranking keeps, and the decoder's depth."""
+
+    modes: dict[Literal["max", "mean"], Positive] = Field({"max": 256, "mean": 256}, min_length=1)
+    num_residual_layers: Positive = 2
+    stop_grad: bool = Field(False, description="keep the segmentation loss from training the reconstruction")
+
+
+class AnomalyConfig(Section):
+    """Local anomaly synthesis: the mix of sources and the Perlin masks."""
+
+    types: dict[AnomalyType, Annotated[float, Field(ge=0)]] = Field({"normal": 0.5, "sdas": 0.5}, min_length=1)
+    opacity: dict[Literal["sdas", "dtd", "self"], Range] = Field(
+        {"sdas": Range(low=0.5, high=1.0), "dtd": Range(low=0.2, high=1.0), "self": Range(low=0.2, high=1.0)},
+        description="weight of the pasted anomaly, by source",
+    )
+    min_perlin_scale: int = Field(0, ge=0)
+    perlin_scale: Positive = Field(6, description="exponents of the Perlin periods are below this")
+    perlin_threshold: float = 0.5
+    dtd_root: str = "data/DTD/images"
+
+    @model_validator(mode="after")
+    def _check_types(self) -> Self:
+        sources = [name for name, weight in self.types.items() if weight > 0 and name != "normal"]
+        if not sources:
+            raise ValueError(f"types {self.types} hold no anomaly source; give sdas, dtd or self a weight")
+        missing = [name for name in sources if name not in self.opacity]
+        if missing:
+            raise ValueError(f"opacity lacks a range for {', '.join(missing)}")
+        beyond = [name for name, opacity in self.opacity.items() if opacity.low < 0 or opacity.high > 1]
+        if beyond:
+            raise ValueError(f"opacity lies within 0 and 1; that of {', '.join(beyond)} does not")
+        if self.min_perlin_scale >= self.perlin_scale:
+            raise ValueError(f"perlin_scale {self.perlin_scale} must exceed min_perlin_scale {self.min_perlin_scale}")
+        return self
+
+
+class LossConfig(Section):
+    """The detector's loss: segmentation + reconstruction."""
+
+    segmentation: Literal["cross_entropy", "focal"] = "cross_entropy"
+    segmentation_weight: float = Field(1.0, ge=0)
+    reconstruction_weight: float = Field(1.0, ge=0)
+    focal_gamma: float = Field(2.0, ge=0)
+
+
+class DetectorTrainConfig(TrainConfig):
+    """Length and batches of detector training."""
+
+    evaluation_interval_epochs: Positive = 5
+    evaluation: bool = Field(True, description="score the test split while training, to keep ckpt_best as published")
+
+
+class CalibrationConfig(Section):
+    """Thresholds and display scale, fixed without test labels at the end of training."""
+
+    holdout_fraction: float = Field(
+        0.0, ge=0, lt=1, description="training images kept from the weights; 0: calibrated on the training images"
+    )
+    num_anomalies: Positive = Field(64, description="local anomalies to calibrate on")
+
+
+class EvaluationConfig(Section):
+    """Scores and their metrics."""
+
+    batch_size: Positive = 16
+    score_pool: Positive = Field(16, description="side of the average pool (px) before an image's maximum")
+    aupro_fpr_limit: float = Field(0.3, gt=0, le=1)
+
+
+PUBLISHED_BLOCKS = {
+    "block1": BlockConfig(levels={"layer1": 256}, stride=4),
+    "block2": BlockConfig(levels={"layer2": 512}, stride=8),
+    "block3": BlockConfig(levels={"layer3": 512}, stride=16),
+    "block4": BlockConfig(levels={"layer4": 256}, stride=32),
+}
+
+
+class RealNetConfig(TrainingConfig):
+    """``realnet.yaml``: the detector of a class."""
+
+    seed: int = 100
+    image_size: ImageSize = (256, 256)
+    backbone: BackboneConfig = BackboneConfig()
+    blocks: dict[BlockName, BlockConfig] = Field(PUBLISHED_BLOCKS, min_length=1)
+    afs: AFSConfig = AFSConfig()
+    reconstruction: ReconstructionConfig = ReconstructionConfig()
+    rrs: RRSConfig = RRSConfig()
+    anomalies: AnomalyConfig = AnomalyConfig()
+    loss: LossConfig = LossConfig()
+    train: DetectorTrainConfig = DetectorTrainConfig()
+    calibration: CalibrationConfig = CalibrationConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()

@@ -1,0 +1,166 @@
+"""Config files: YAML read and checked, with errors that say what to repair."""
+
+import difflib
+import re
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from realnet import paths
+from realnet.config.base import Section
+from realnet.config.dataset import DatasetConfig
+from realnet.errors import UserError
+
+ConfigT = TypeVar("ConfigT", bound=Section)
+
+
+class _YamlLoader(yaml.SafeLoader):
+    """YAML 1.2's plain scalars: ``1e-4`` is a number, ``01`` and ``on`` are strings. A key stands once."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [key.value for key, _ in node.value]
+        repeated = [key for i, key in enumerate(keys) if key in keys[:i]]
+        if repeated:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key {repeated[0]!r} stands twice", node.start_mark
+            )
+        return super().construct_mapping(node, deep)
+
+
+_YamlLoader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in (
+    ("bool", r"true|True|false|False", "tTfF"),
+    ("null", r"~|null|Null|", ["~", "n", "N", ""]),
+    ("int", r"[-+]?(0|[1-9][0-9]*)", "-+0123456789"),
+    ("float", r"[-+]?(([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.inf)|\.nan", "-+.0123456789"),
+):
+    _YamlLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """Parse YAML 1.2 scalars safely.
+
+    Raises:
+        UserError: where the text is no YAML; names ``source`` and the line.
+    """
+    try:
+        return yaml.load(text, Loader=_YamlLoader)
+    except yaml.YAMLError as error:
+        raise UserError(f"{source} is not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def load(model: type[ConfigT], path: Path, overrides: Sequence[str] = ()) -> ConfigT:
+    """Read a config file and apply ``a.b=value`` overrides, checked alike.
+
+    Raises:
+        UserError: names the file, the full key, the value, and the nearest valid key.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the config {path}: {getattr(error, 'strerror', None) or error}") from error
+    values = parse_yaml(text, str(path)) or {}
+    if not isinstance(values, Mapping):
+        raise UserError(f"{path} must hold keys and values, got {type(values).__name__}")
+    config = _validate(model, values, str(path))
+    if not overrides:
+        return config
+    changed = config.model_dump()
+    for override in overrides:
+        _apply_override(changed, override)
+    return _validate(model, changed, "--set")
+
+
+def experiments() -> list[str]:
+    """Return the names of the datasets that have a folder of configs."""
+    return sorted(path.parent.name for path in paths.EXPERIMENTS.glob("*/dataset.yaml"))
+
+
+def load_dataset(dataset: str) -> DatasetConfig:
+    """Read ``experiments/<dataset>/dataset.yaml``.
+
+    Raises:
+        UserError: where there is no such dataset; names those that there are, and how to add one.
+    """
+    path = paths.experiment(dataset) / "dataset.yaml"
+    if not path.is_file():
+        known = ", ".join(experiments()) or "none in this folder: start the scripts from the project's folder"
+        raise UserError(
+            f"there is no dataset {dataset!r}: {path} does not exist (datasets: {known}); "
+            f"add your own with: python prepare_data.py add --name {dataset} --source <folder of images>"
+        )
+    return load(DatasetConfig, path)
+
+
+def dump(config: Section) -> str:
+    """Return a config as YAML, complete and in the order of its fields."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"--set takes key=value, such as train.batch_size=8, got {override!r}")
+    *parents, last = key.split(".")
+    for parent in parents:
+        if values.get(parent) is None:
+            values[parent] = {}
+        values = values[parent]
+        if not isinstance(values, dict):
+            raise UserError(f"--set {override}: {parent} holds a value, not keys")
+    values[last] = parse_yaml(text, f"--set {override}")
+
+
+def _validate(model: type[ConfigT], values: Mapping, source: str) -> ConfigT:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        lines = [f"  {_explain(model, problem)}" for problem in error.errors() if not _is_other_branch(problem)]
+        raise UserError("\n".join([f"{source}:", *dict.fromkeys(lines)])) from error
+
+
+def _explain(model: type[BaseModel], problem: Any) -> str:
+    location = [str(part) for part in problem["loc"] if not _is_pydantics_own(str(part))]
+    key = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(location[-1], _keys_at(model, location[:-1]), n=1, cutoff=0.4)
+        valid = ".".join([*location[:-1], *near]) if near else ", ".join(_keys_at(model, location[:-1]))
+        return f"{key}: unknown key (value {problem['input']!r}); did you mean {valid}?"
+    message = PLAIN_WORDS.get(problem["type"], str(problem["msg"]).removeprefix("Value error, "))
+    got = "" if isinstance(problem["input"], dict) else f" (got {problem['input']!r})"
+    return f"{key}: {message}{got}" if key else message
+
+
+PLAIN_WORDS = {
+    "dict_type": "takes keys and values",
+    "model_type": "takes keys and values",
+    "tuple_type": "takes a list",
+    "missing": "is missing",
+}
+
+
+def _is_pydantics_own(part: str) -> bool:
+    """Tell pydantic's words for a union's branches and a dict's keys from the user's keys."""
+    return part.startswith(("constrained-", "literal[", "function-")) or part in {"ForegroundRule", "int", "[key]"}
+
+
+def _is_other_branch(problem: Any) -> bool:
+    """Tell a union's complaint that keys and values are none of its words; the values have complaints of their own."""
+    in_union = any(str(part).startswith("literal[") for part in problem["loc"])
+    return in_union and isinstance(problem["input"], dict)
+
+
+def _keys_at(model: type[BaseModel], location: Sequence[str]) -> list[str]:
+    """Return the fields of the section that a location leads to; a dict's own key is passed over."""
+    current: Any = model
+    for part in location:
+        is_mapping = typing.get_origin(current) is dict
+        current = typing.get_args(current)[1] if is_mapping else current.model_fields[part].annotation
+        if typing.get_origin(current) in (typing.Union, types.UnionType):
+            current = next((a for a in typing.get_args(current) if hasattr(a, "model_fields")), current)
+    return list(getattr(current, "model_fields", {}))

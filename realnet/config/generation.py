@@ -1,0 +1,144 @@
+"""The configs of the generating stages: diffusion, classifier, SDAS sampling (method, sections 1 and 2)."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from realnet.config.base import (
+    ClippedOptimiserConfig,
+    Fraction,
+    ImageSize,
+    Positive,
+    Range,
+    RuntimeConfig,
+    Section,
+    TrainConfig,
+    TrainingConfig,
+)
+
+
+class ProcessConfig(Section):
+    """The diffusion process (ADM)."""
+
+    noise_schedule: Literal["linear", "cosine"] = "linear"
+    num_steps: Positive = 1000
+
+
+class NetworkConfig(Section):
+    """Sizes of an ADM U-Net or of its encoder half."""
+
+    channels: Positive
+    channel_mult: tuple[Positive, ...] = Field((1, 1, 2, 2, 4, 4), min_length=1)
+    num_res_blocks: Positive = 2
+    attention_resolutions: tuple[Positive, ...] = Field(
+        (32, 16, 8), description="feature sides (of the shorter image side) at which attention is applied"
+    )
+    num_head_channels: Positive = 64
+    dropout: Fraction = 0.0
+
+    def attention_downsampling(self, image_size: tuple[int, int]) -> tuple[int, ...]:
+        """Return the downsampling factors at which the feature map's shorter side is an attention resolution."""
+        factors = [2**level for level in range(len(self.channel_mult))]
+        return tuple(factor for factor in factors if min(image_size) / factor in self.attention_resolutions)
+
+    def check_image_size(self, image_size: tuple[int, int]) -> None:
+        """Raise ValueError where the image's sides are no multiples of the total downsampling."""
+        factor = 2 ** (len(self.channel_mult) - 1)
+        if any(side % factor for side in image_size):
+            height, width = image_size
+            raise ValueError(
+                f"image_size {height}x{width} must be a multiple of {factor} for {len(self.channel_mult)} levels"
+            )
+
+
+class UNetConfig(NetworkConfig):
+    """The diffusion U-Net."""
+
+    channels: Positive = 256
+
+
+class EncoderConfig(NetworkConfig):
+    """The noise-aware classifier."""
+
+    channels: Positive = 128
+
+
+class DiffusionTrainConfig(TrainConfig):
+    """Length and batches of diffusion training."""
+
+    batch_size: Positive = 5
+    accumulation: Positive = 3
+    ema_decay: Fraction = 0.9999
+
+
+class DiffusionValidationConfig(Section):
+    """The health check during training: DDIM round trip and samples of several strengths."""
+
+    interval_epochs: Positive = 10
+    num_batches: Positive = 7
+    respacing: str = "ddim20"
+    strengths: tuple[Annotated[float, Field(ge=0)], ...] = (0.0, 0.1, 0.2)
+
+
+class DiffusionConfig(TrainingConfig):
+    """``diffusion.yaml``: the class-conditional diffusion model of a dataset."""
+
+    image_size: ImageSize = (256, 256)
+    pretrained: str | None = Field("pretrain/256x256_diffusion.pt", description="None: from random weights")
+    process: ProcessConfig = ProcessConfig()
+    model: UNetConfig = UNetConfig()
+    optimiser: ClippedOptimiserConfig = ClippedOptimiserConfig()
+    train: DiffusionTrainConfig = DiffusionTrainConfig()
+    validation: DiffusionValidationConfig = DiffusionValidationConfig()
+
+    @model_validator(mode="after")
+    def _check_image_size(self) -> Self:
+        self.model.check_image_size(self.image_size)
+        return self
+
+
+class ClassifierTrainConfig(TrainConfig):
+    """Length and batches of classifier training."""
+
+    batch_size: Positive = 20
+    validation_interval_epochs: Positive = 1
+
+
+class ClassifierConfig(TrainingConfig):
+    """``classifier.yaml``: the noise-aware classifier that guides sampling."""
+
+    image_size: ImageSize = (256, 256)
+    pretrained: str | None = Field("pretrain/256x256_classifier.pt", description="None: from random weights")
+    process: ProcessConfig = ProcessConfig()
+    model: EncoderConfig = EncoderConfig()
+    optimiser: ClippedOptimiserConfig = ClippedOptimiserConfig()
+    train: ClassifierTrainConfig = ClassifierTrainConfig()
+
+    @model_validator(mode="after")
+    def _check_image_size(self) -> Self:
+        self.model.check_image_size(self.image_size)
+        return self
+
+
+class SampleConfig(Section):
+    """``sample.yaml``: strength-controllable diffusion anomaly synthesis (SDAS)."""
+
+    seed: int = 0
+    diffusion: str | None = Field(None, description="a checkpoint; None: the dataset's own ckpt_last.pth")
+    classifier: str | None = Field(None, description="a checkpoint; None: the dataset's own, where there is one")
+    num_samples: Positive = Field(10_000, description="images per class")
+    strength: Range = Field(Range(low=0.1, high=0.2), description="anomaly strength s, drawn per image")
+    sampler: Literal["ancestral", "ddim"] = "ancestral"
+    respacing: str = "ddim20"
+    eta: Fraction = Field(0.0, description="DDIM's noise; the ancestral sampler has none to set")
+    guidance: bool = Field(True, description="use the classifier where one is trained")
+    guidance_scale: float = Field(1.0, ge=0)
+    batch_size: Positive = 16
+    format: Literal["jpg", "png"] = "jpg"
+    runtime: RuntimeConfig = RuntimeConfig()
+
+    @model_validator(mode="after")
+    def _check_strength(self) -> Self:
+        if self.strength.low < 0:
+            raise ValueError(f"strength starts at 0 (normal images), got {self.strength.low}")
+        return self

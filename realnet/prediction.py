@@ -1,0 +1,231 @@
+"""Verdicts on a folder of images: a heatmap for each, and ``predictions.csv``."""
+
+import csv
+import os
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from realnet import config, distributed, paths
+from realnet.assessment import find_checkpoints, missing_checkpoint
+from realnet.data.images import Image, read_image, write_image
+from realnet.data.index import IMAGE_SUFFIXES, natural_key
+from realnet.detector import Detector, Prediction
+from realnet.distributed import Process
+from realnet.errors import UserError
+from realnet.gallery import Display
+from realnet.pages import SMALLEST_SIDE, display_size, heatmap_name, heatmap_panel, verdict_title
+
+PREDICTIONS = "predictions.csv"
+LARGEST_SIDE = 1024
+"""Heatmaps of larger images are shrunk to this, in pixels of the longer side."""
+
+
+@dataclass(frozen=True)
+class FileVerdict:
+    """A line of ``predictions.csv``; ``seconds`` are those of reading, scoring and drawing this image."""
+
+    file: str
+    image_score: float
+    threshold: float | None
+    verdict: str | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A file that is no image, and why."""
+
+    file: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How many images got which verdict (None: there is no threshold), and the files that are no images."""
+
+    verdicts: Mapping[str | None, int]
+    unreadable: Sequence[Unreadable]
+
+
+@dataclass(frozen=True)
+class _Read:
+    file: str
+    image: Image
+    seconds: float
+
+
+def find_images(source: Path, *, output: Path) -> tuple[Path, list[str]]:
+    """Return the folder and, relative to it, the images in it and below it, in natural order; or a file alone.
+
+    Hidden files, files of other kinds, and what lies under ``output`` are left out.
+
+    Raises:
+        UserError: where there is no such file or folder, or no image in it.
+    """
+    if source.is_file():
+        return source.parent, [source.name]
+    if not source.is_dir():
+        raise UserError(f"--input {source} does not exist; give an image or a folder of images")
+    files = sorted(_walk(source, output.resolve()), key=natural_key)
+    if not files:
+        raise UserError(f"--input {source} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    return source, files
+
+
+def choose_detector(dataset: str, wanted: Sequence[str], given: Path | None = None) -> tuple[str, Path]:
+    """Return the class and its checkpoint: the file given, else its last, else its best on the test split.
+
+    Args:
+        dataset: whose class it is.
+        wanted: one class; or ``all``, where only one is trained.
+        given: a checkpoint.
+
+    Raises:
+        UserError: where the flags name no single class, or it has no checkpoint.
+    """
+    classes = config.load_dataset(dataset).classes
+    folders = paths.output(dataset, "realnet", "checkpoints").glob("*")
+    trained = sorted((folder.name for folder in folders if find_checkpoints(dataset, folder.name)), key=natural_key)
+    names = trained if list(wanted) == ["all"] else list(wanted)
+    if len(names) != 1:
+        known = ", ".join(trained) or "none yet"
+        raise UserError(f"a prediction is by one class's detector; name it by --class_name (trained: {known})")
+    if classes and names[0] not in classes:
+        raise UserError(f"{dataset} has no class {names[0]!r}; its classes: {', '.join(classes)}")
+    found = find_checkpoints(dataset, names[0], given)
+    if not found:
+        raise UserError(missing_checkpoint(dataset, names[0]))
+    return names[0], next(iter(found.values()))
+
+
+def predict_files(
+    detector: Detector,
+    files: Sequence[str],
+    root: Path,
+    output: Path,
+    *,
+    threshold: float | None = None,
+    batch_size: int = 8,
+    process: Process,
+) -> Iterator[FileVerdict | Unreadable]:
+    """Predict file after file, write each heatmap, and yield what is found, in the order of the files.
+
+    Images are read and drawn ``batch_size`` at a time, on as many threads, and that many are in memory. Each runs
+    through the network by itself: neither the others nor ``batch_size`` change a bit of its result. Several processes
+    share the files, and each yields all.
+
+    Args:
+        detector: of one class.
+        files: relative to ``root``.
+        root: folder of the images.
+        output: takes a heatmap for each file, under the file's own path.
+        threshold: on the image score; None takes the calibrated one.
+        batch_size: changes speed and memory alone.
+        process: this process.
+
+    Raises:
+        UserError: where a heatmap cannot be written.
+    """
+    step = batch_size * process.world_size
+    with ThreadPoolExecutor(batch_size) as pool:
+        for start in range(0, len(files), step):
+            part = files[start : start + step]
+            mine = part[process.rank :: process.world_size]
+            found = list(_predict_batch(detector, mine, root, output, threshold=threshold, pool=pool))
+            shares = distributed.gather(found)
+            yield from (shares[i % len(shares)][i // len(shares)] for i in range(len(part)))
+
+
+def write_predictions(found: Iterable[FileVerdict | Unreadable], output: Path, process: Process) -> Summary:
+    """Write ``predictions.csv`` line by line as the verdicts come, on the main process, and count them.
+
+    Raises:
+        UserError: where it cannot be written.
+    """
+    verdicts: Counter[str | None] = Counter()
+    unreadable: list[Unreadable] = []
+    with _table(output) if process.is_main else nullcontext() as table:
+        for one in found:
+            if isinstance(one, Unreadable):
+                unreadable.append(one)
+                continue
+            verdicts[one.verdict] += 1
+            if table is not None:
+                table.writerow(asdict(one))
+    return Summary(verdicts, unreadable)
+
+
+@contextmanager
+def _table(folder: Path) -> Iterator["csv.DictWriter[str]"]:
+    path = folder / PREDICTIONS
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = path.open("w", encoding="utf-8", newline="", buffering=1)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; give another --output") from error
+    with file:
+        table = csv.DictWriter(file, [field.name for field in fields(FileVerdict)], lineterminator="\n")
+        table.writeheader()
+        yield table
+
+
+def _walk(source: Path, output: Path) -> Iterator[str]:
+    for folder, folders, names in os.walk(source):
+        here = Path(folder)
+        folders[:] = [name for name in folders if not name.startswith(".") and (here / name).resolve() != output]
+        for name in names:
+            if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
+                yield (here / name).relative_to(source).as_posix()
+
+
+def _predict_batch(
+    detector: Detector,
+    files: Sequence[str],
+    root: Path,
+    output: Path,
+    *,
+    threshold: float | None,
+    pool: ThreadPoolExecutor,
+) -> Iterator[FileVerdict | Unreadable]:
+    def read(file: str) -> _Read | Unreadable:
+        start = time.perf_counter()
+        try:
+            return _Read(file, read_image(root / file), time.perf_counter() - start)
+        except UserError as error:
+            return Unreadable(file, str(error))
+
+    def score(found: _Read | Unreadable) -> tuple[_Read, Prediction, float] | Unreadable:
+        if isinstance(found, Unreadable):
+            return found
+        start = time.perf_counter()
+        prediction = detector.predict(found.image, threshold=threshold)
+        return found, prediction, found.seconds + time.perf_counter() - start
+
+    def draw(found: tuple[_Read, Prediction, float] | Unreadable) -> FileVerdict | Unreadable:
+        if isinstance(found, Unreadable):
+            return found
+        start = time.perf_counter()
+        image, prediction, seconds = found
+        write_image(output / heatmap_name(image.file), _picture(detector, image.image, prediction))
+        seconds += time.perf_counter() - start
+        return FileVerdict(image.file, prediction.image_score, prediction.threshold, prediction.verdict, seconds)
+
+    scored = [score(found) for found in pool.map(read, files)]
+    yield from pool.map(draw, scored)
+
+
+def _picture(detector: Detector, image: Image, prediction: Prediction) -> Image:
+    calibration = detector.calibration
+    pixel_threshold, scale = (calibration.pixel_threshold, calibration.display_scale) if calibration else (None, 1.0)
+    return heatmap_panel(
+        image,
+        prediction.anomaly_map,
+        display=Display(prediction.threshold, pixel_threshold, scale),
+        size=display_size(image.shape[:2], smallest=SMALLEST_SIDE, largest=LARGEST_SIDE),
+        title=verdict_title(prediction.image_score, prediction.threshold),
+    )

@@ -1,0 +1,137 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_detector
+import torch
+from conftest import ROOT
+from PIL import Image
+
+from realnet import Detector, checkpoint
+from realnet.data.images import read_image
+from realnet.errors import UserError
+
+
+@pytest.fixture
+def detector(tiny):
+    return Detector.load(tiny_detector.save("weave"), device="cpu", dataset="tiny", class_name="weave")
+
+
+@pytest.fixture
+def pictures(tiny):
+    return sorted(Path("data/tiny/images/weave/test").rglob("*.png"))
+
+
+def test_the_loaded_network_is_the_saved_one(detector):
+    expected = tiny_detector.build().state_dict()
+    for key, value in detector.model.state_dict().items():
+        assert torch.equal(value, expected[key]), key
+    assert not detector.model.training
+    assert detector.calibration == tiny_detector.CALIBRATION and detector.facts["step"] == 4
+
+
+def test_a_picture_may_come_in_any_form(detector, pictures):
+    path = pictures[0]
+    array = read_image(path)
+    first = detector.predict(path)
+    assert first.anomaly_map.shape == (32, 32) and first.anomaly_map.dtype == np.float32
+    assert 0 <= first.anomaly_map.min() <= first.image_score <= first.anomaly_map.max() <= 1
+    for form in (str(path), array, Image.open(path), Image.open(path).convert("RGBA")):
+        same = detector.predict(form)
+        assert same.image_score == first.image_score
+        np.testing.assert_array_equal(same.anomaly_map, first.anomaly_map)
+    assert [one.image_score for one in detector.predict(np.stack([array, array]))] == [first.image_score] * 2
+    assert detector.predict([]) == []
+
+
+def test_alone_and_among_others_an_image_is_predicted_to_the_same_bit(detector, pictures):
+    together = detector.predict(pictures)
+    backwards = detector.predict(pictures[::-1])[::-1]
+    assert len({one.image_score for one in together}) == len(pictures)
+    for path, one, other in zip(pictures, together, backwards, strict=True):
+        alone = detector.predict(path)
+        assert alone.image_score == one.image_score == other.image_score
+        assert alone.anomaly_map.tobytes() == one.anomaly_map.tobytes() == other.anomaly_map.tobytes()
+
+
+def test_the_map_has_the_size_of_the_picture(detector):
+    picture = np.random.default_rng(0).integers(0, 256, (40, 70, 3)).astype(np.uint8)
+    assert detector.predict(picture).anomaly_map.shape == (40, 70)
+
+
+def test_the_verdict_follows_the_threshold(tiny, detector, pictures):
+    one = detector.predict(pictures[0])
+    assert one.threshold == tiny_detector.CALIBRATION.image_threshold
+    assert one.verdict == ("defect" if one.image_score >= one.threshold else "normal")
+    assert detector.predict(pictures[0], threshold=one.image_score).verdict == "defect"
+    assert detector.predict(pictures[0], threshold=np.nextafter(one.image_score, 1)).verdict == "normal"
+    bare = Detector.load(tiny_detector.save("widget", calibration=None), device="cpu")
+    assert bare.calibration is None and bare.predict(pictures[0]).verdict is None
+    assert bare.predict(pictures[0], threshold=0.0).verdict == "defect"
+
+
+@pytest.mark.parametrize("picture", [np.zeros((8, 8, 3)), np.zeros((8, 8), np.uint8), np.zeros((8, 8, 4), np.uint8)])
+def test_another_array_is_refused(detector, picture):
+    with pytest.raises(UserError, match=r"a uint8 RGB array \(H, W, 3\), got"):
+        detector.predict(picture)
+
+
+def test_a_foreign_checkpoint_is_refused_by_name(tiny, detector):
+    path = tiny / "experiments/tiny/realnet_checkpoints/weave/ckpt_last.pth"
+    with pytest.raises(UserError, match="class 'weave', but 'widget' is needed"):
+        Detector.load(path, class_name="widget")
+    with pytest.raises(UserError, match="dataset 'tiny', but 'other' is needed"):
+        Detector.load(path, dataset="other")
+    with pytest.raises(UserError, match=r"make it with: python train_realnet\.py --dataset tiny --class_name widget"):
+        Detector.load("absent.pth", dataset="tiny", class_name="widget")
+
+
+def test_other_weights_of_the_backbone_are_refused(tiny):
+    path = tiny_detector.save("weave")
+    values = torch.load(path, weights_only=True)
+    values["facts"]["backbone"]["checksum"] = "0" * 64
+    checkpoint.write(path, values)
+    with pytest.raises(UserError, match=r"other weights of resnet18 \(checksum 000000000000…"):
+        Detector.load(path, device="cpu")
+
+
+def test_a_config_of_another_version_is_refused(tiny):
+    path = tiny_detector.save("weave")
+    values = torch.load(path, weights_only=True)
+    values["config"]["rrs"]["of_tomorrow"] = 1
+    checkpoint.write(path, values)
+    with pytest.raises(UserError, match=r"does not know \(rrs\.of_tomorrow"):
+        Detector.load(path, device="cpu")
+
+
+def test_a_published_checkpoint_gives_the_same_maps(tiny, detector, pictures):
+    path = tiny_detector.save_published(tiny / "published.pth.tar")
+    with pytest.raises(UserError, match="give the one that describes it"):
+        Detector.load(path, device="cpu")
+    published = Detector.load(path, device="cpu", config=tiny_detector.config())
+    assert published.calibration is None and published.facts["epoch"] == 3
+    for path in pictures:
+        np.testing.assert_array_equal(published.predict(path).anomaly_map, detector.predict(path).anomaly_map)
+
+
+def test_this_machines_settings_replace_the_stored_ones(tiny, detector, caplog):
+    config = tiny_detector.config()
+    evaluation = config.evaluation.model_copy(update={"score_pool": 8})
+    runtime = config.runtime.model_copy(update={"precision": "bf16"})
+    config = config.model_copy(update={"image_size": (64, 64), "evaluation": evaluation, "runtime": runtime})
+    with caplog.at_level("WARNING", "realnet"):
+        loaded = Detector.load("experiments/tiny/realnet_checkpoints/weave/ckpt_last.pth", device="cpu", config=config)
+    assert loaded.precision.dtype == torch.bfloat16 and loaded.config.evaluation.score_pool == 8
+    assert loaded.config.image_size == (32, 32)  # the network's own
+    assert loaded.calibration is None and "calibrated with evaluation.score_pool 16" in caplog.text
+
+
+def test_the_package_imports_the_detector_only_when_asked():
+    code = (
+        "import sys, realnet; assert 'torch' not in sys.modules; from realnet import Detector;"
+        "assert 'torch' in sys.modules and Detector.__name__ == 'Detector'; realnet.nothing"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.stderr.strip().endswith("AttributeError: module 'realnet' has no attribute 'nothing'")

@@ -1,0 +1,89 @@
+"""A run that is cut off and goes on ends with the weights of one that was not, bit for bit."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import ROOT
+
+from realnet import checkpoint
+from realnet.errors import UserError
+from realnet.training import state
+
+STATES = {
+    "train_diffusion": "experiments/tiny/diffusion_checkpoints/ckpt_last.state.pth",
+    "train_classifier": "experiments/tiny/classifier_checkpoints/ckpt_last.state.pth",
+    "train_realnet": "experiments/tiny/realnet_checkpoints/weave/ckpt_last.state.pth",
+}
+
+
+def flags(script: str) -> list[str]:
+    return ["--dataset", "tiny", *(["--class_name", "weave"] if script == "train_realnet" else [])]
+
+
+def tensors(value, prefix=""):
+    if isinstance(value, torch.Tensor):
+        return {prefix: value}
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else ()
+    return {k: v for key, inner in items for k, v in tensors(inner, f"{prefix}.{key}").items()}
+
+
+@pytest.mark.parametrize("script", STATES)
+def test_a_run_in_two_parts_equals_a_run_in_one(tiny, run_script, script):
+    run_script(script, *flags(script), "--set", "train.num_steps=4", "--set", "optimiser.weight_decay=0.01")
+    whole = tensors(checkpoint.read(tiny / STATES[script]))
+    whole = {key: value.clone() for key, value in whole.items()}
+    settings = ["--set", "optimiser.weight_decay=0.01"]
+    run_script(script, *flags(script), *settings, "--set", "train.num_steps=2", "--no-resume")
+    run_script(script, *flags(script), *settings, "--set", "train.num_steps=4")
+    parts = tensors(checkpoint.read(tiny / STATES[script]))
+    assert whole.keys() == parts.keys()
+    assert len(whole) > 20
+    for key, value in whole.items():
+        assert torch.equal(value, parts[key]), key
+
+
+def test_other_settings_are_refused_and_listed(tiny, run_script):
+    run_script("train_classifier", "--dataset", "tiny", "--set", "train.num_steps=1")
+    with pytest.raises(UserError, match=r"optimiser.learning_rate: 0.0001 then, 0.5 now"):
+        run_script("train_classifier", "--dataset", "tiny", "--set", "optimiser.learning_rate=0.5")
+
+
+def test_a_truncated_state_falls_back_to_the_one_before(tiny, run_script, caplog):
+    from realnet.config import ClassifierConfig, load
+
+    arguments = ["train_classifier", "--dataset", "tiny", "--set", "train.checkpoint_interval_steps=1"]
+    run_script(*arguments)
+    path = tiny / STATES["train_classifier"]
+    path.write_bytes(path.read_bytes()[:1000])
+    config = load(ClassifierConfig, tiny / "experiments/tiny/classifier.yaml")
+    stored = state.load(path, config)
+    assert stored is not None and stored["step"] == 2
+    assert "falling back" in caplog.text
+
+
+def test_sigterm_finishes_the_step_saves_and_ends_well(tiny):
+    arguments = [str(ROOT / "train_classifier.py"), "--dataset", "tiny", "--set", "train.num_steps=100000"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    run = subprocess.Popen(
+        [sys.executable, *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    metrics = tiny / "experiments/tiny/classifier_log/metrics.jsonl"
+    for _ in range(600):
+        if metrics.exists() and len(metrics.read_text().splitlines()) > 2:
+            break
+        time.sleep(0.1)
+    run.send_signal(signal.SIGTERM)
+    output, errors = run.communicate(timeout=60)
+    assert run.returncode == 0, errors
+    assert b"the same command goes on" in output
+    step = checkpoint.read(tiny / STATES["train_classifier"])["step"]
+    assert step >= 2
+    assert (
+        checkpoint.load(tiny / "experiments/tiny/classifier_checkpoints/ckpt_last.pth", kind="classifier").facts["step"]
+        == step
+    )

@@ -1,0 +1,171 @@
+"""evaluation_realnet.py, as users call it."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_detector
+from conftest import ROOT, load_script
+
+from realnet import paths
+from realnet.data.images import read_image
+from realnet.errors import UserError
+from realnet.results import read_class
+
+VIS = Path("experiments/tiny/realnet_vis")
+TEST = Path("data/tiny/images/weave/test")
+
+
+def evaluate(*arguments: str) -> int:
+    return load_script("evaluation_realnet").main(["--dataset", "tiny", "--device", "cpu", *arguments])
+
+
+def metrics_of(class_name: str, protocol: str = "last") -> dict:
+    result = read_class(VIS / class_name)
+    assert result is not None
+    return {name: metric.value for name, metric in result.of(protocol).metrics.items()}
+
+
+def images(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*.png")}
+
+
+@pytest.fixture
+def both_classes(tiny):
+    """Both classes are trained; only one has a best checkpoint, of other weights."""
+    tiny_detector.save("weave")
+    tiny_detector.save("weave", paths.BEST, seed=1)
+    tiny_detector.save("widget", seed=2)
+
+
+def test_all_classes_give_table_heatmaps_and_report(both_classes, capsys):
+    assert evaluate() == 0
+    printed = capsys.readouterr().out
+    assert printed.index("tiny, last step: no test data used") < printed.index("best on the test split, as published")
+    assert printed.count("\nmean ") == 1  # of the last checkpoints: only one class has a best one
+    assert printed.count("\nweave ") == 2 and printed.count("\nwidget ") == 1
+    assert "experiments/tiny/realnet_vis/report.html (2 of 2 classes)" in printed
+    for protocol in ("last", "best"):
+        heatmaps = VIS / "weave" / protocol
+        assert images(heatmaps) == {f"test/{name}" for name in images(TEST)}
+    assert read_image(VIS / "weave/last/test/good/000.png").shape[1] > 3 * 256  # image, mask, anomaly map
+    rows = list(csv.DictReader((VIS / "metrics.csv").open()))
+    assert [(row["class"], row["protocol"]) for row in rows[:3]] == [
+        ("weave", "last"),
+        ("weave", "best"),
+        ("widget", "last"),
+    ]
+    assert rows[0]["image_auroc"] != rows[1]["image_auroc"] or rows[0]["pixel_auroc"] != rows[1]["pixel_auroc"]
+    assert float(rows[0]["image_auroc"]) == pytest.approx(metrics_of("weave")["image_auroc"], abs=1e-6)
+    assert json.loads((VIS / "metrics.json").read_text())["classes"].keys() == {"weave", "widget"}
+    page = (VIS / "weave/report.html").read_text()
+    assert page.count("<article") == 5 and "calibrated on 3 held-out images" in page
+    assert 'href="weave/report.html"' in (VIS / "report.html").read_text()
+
+
+def test_classes_evaluated_one_by_one_come_together(both_classes, capsys):
+    assert evaluate("--class_name", "weave") == 0
+    assert "(1 of 2 classes)" in capsys.readouterr().out
+    assert evaluate("--class_name", "widget") == 0
+    printed = capsys.readouterr().out
+    assert "(2 of 2 classes)" in printed and "\nweave " not in printed
+    tiny_detector.save("weave", seed=3)  # trained anew: its old results are no longer its own
+    assert evaluate("--class_name", "widget") == 0
+    assert "(1 of 2 classes)" in capsys.readouterr().out
+
+
+def test_a_missing_checkpoint_names_the_command(tiny, capsys):
+    with pytest.raises(UserError, match=r"python train_realnet\.py --dataset tiny --class_name weave$"):
+        evaluate("--class_name", "weave")
+    tiny_detector.save("widget")
+    assert evaluate("--class_name", "all") == 1
+    printed = capsys.readouterr().out
+    assert "left out: weave\n" in printed and "--class_name weave" in printed
+    assert "\nwidget " in printed and (VIS / "widget/report.html").is_file()
+
+
+def test_a_class_that_fails_does_not_stop_the_others(both_classes, capsys):
+    (TEST / "hole/000.png").write_bytes(b"no image")
+    assert evaluate() == 1
+    printed = capsys.readouterr().out
+    assert "left out: weave\n" in printed and "hole/000.png" in printed and "Traceback" not in printed
+    assert metrics_of("widget")["image_auroc"] is not None
+    with pytest.raises(UserError, match=r"hole/000\.png"):
+        evaluate("--class_name", "weave")
+
+
+def test_without_masks_there_are_image_metrics(both_classes, capsys):
+    shutil.rmtree("data/tiny/images/weave/ground_truth")
+    assert evaluate("--class_name", "weave") == 0
+    printed = capsys.readouterr().out
+    assert "weave: pixel AUROC, AUPRO, pixel AP, pixel F1-max not computed: no defect image has a mask" in printed
+    assert metrics_of("weave")["image_auroc"] is not None and metrics_of("weave")["aupro"] is None
+    assert images(VIS / "weave/last") == {f"test/{name}" for name in images(TEST)}
+
+
+@pytest.mark.parametrize(("removed", "reason"), [("fibre hole stain", "no defect image"), (".", "no images")])
+def test_without_defects_or_test_images_it_says_so(both_classes, capsys, removed, reason):
+    for name in removed.split():
+        shutil.rmtree(TEST / name)
+    assert evaluate("--class_name", "weave") == 0
+    assert (
+        f"weave: image AUROC, pixel AUROC, AUPRO, image AP, pixel AP, image F1-max, pixel F1-max not computed: {reason}"
+    )
+    assert set(metrics_of("weave").values()) == {None}
+    assert images(VIS / "weave/last") == ({"test/good/000.png", "test/good/001.png"} if removed != "." else set())
+    assert (VIS / "weave/report.html").is_file()
+
+
+def test_a_published_checkpoint_scores_as_our_own(both_classes):
+    assert evaluate("--class_name", "weave") == 0
+    before = (VIS / "report.html").read_bytes()
+    published = tiny_detector.save_published(Path("published.pth.tar"))
+    assert evaluate("--class_name", "weave", "--checkpoint", str(published)) == 0
+    ours, theirs = read_class(VIS / "weave").of("last"), read_class(VIS / "weave/given").of("given")
+    assert [image.score for image in ours.images] == [image.score for image in theirs.images]
+    assert ours.metrics == theirs.metrics and ours.curves == theirs.curves
+    assert theirs.calibration is None and "best F1 on the test split" in theirs.threshold_note
+    assert images(VIS / "weave/given") == {f"test/{name}" for name in images(TEST)}
+    assert (VIS / "report.html").read_bytes() == before
+    with pytest.raises(UserError, match="name it by --class_name"):
+        evaluate("--checkpoint", str(published))
+
+
+def test_dry_run_checks_the_weights_and_touches_nothing(both_classes, tiny, capsys):
+    before = sorted(tiny.rglob("*"))
+    assert evaluate("--dry-run") == 0
+    printed = capsys.readouterr().out
+    assert "5 test images by experiments/tiny/realnet_checkpoints/weave/ckpt_last.pth" in printed
+    assert sorted(tiny.rglob("*")) == before
+    shutil.copy(
+        "experiments/tiny/realnet_checkpoints/weave/ckpt_last.pth", "experiments/tiny/realnet_checkpoints/widget"
+    )
+    with pytest.raises(UserError, match="class 'weave', but 'widget' is needed"):
+        evaluate("--dry-run")
+
+
+def test_two_processes_give_the_numbers_of_one(both_classes):
+    assert evaluate("--class_name", "weave") == 0
+    alone = read_class(VIS / "weave").of("last")
+    shutil.rmtree(VIS)
+    script = str(ROOT / "evaluation_realnet.py")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29641", script]
+    ended = subprocess.run(
+        [*launcher, "--dataset", "tiny", "--class_name", "weave", "--device", "cpu"],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    together = read_class(VIS / "weave").of("last")
+    scores = [[image.score for image in result.images] for result in (alone, together)]
+    np.testing.assert_allclose(scores[0], scores[1], rtol=1e-5)
+    assert alone.metrics == together.metrics
+    assert ended.stdout.count("tiny, last step") == 1

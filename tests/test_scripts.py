@@ -1,0 +1,119 @@
+"""The commands as users give them: plainly, under torchrun, and under torch.distributed.launch."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, load_script
+
+from realnet import checkpoint
+from realnet.data.images import read_image
+from realnet.errors import UserError
+
+STAGES = ("train_diffusion", "train_classifier", "sample", "train_realnet")
+LAUNCHERS = {
+    "torchrun": ["torch.distributed.run", "--nproc_per_node=2", "--master_port=29611"],
+    "launch": ["torch.distributed.launch", "--nproc_per_node=2", "--master_port=29612"],
+}
+
+
+def command(*arguments: str, timeout: int = 120) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, env=environment, timeout=timeout, check=False
+    )
+
+
+def test_all_stages_run_and_leave_what_they_promise(tiny, run_script):
+    assert "sample.py --dataset tiny" in run_script("train_diffusion", "--dataset", "tiny")
+    assert "sample.py" in run_script("train_classifier", "--dataset", "tiny")
+    run_script("sample", "--dataset", "tiny", "--strength", "0.1", "0.2")
+    run_script("train_realnet", "--dataset", "tiny", "--class_name", "weave", "--set", "anomalies.types.sdas=0.5")
+    weights = checkpoint.load(tiny / "experiments/tiny/diffusion_checkpoints/ckpt_last.pth", kind="diffusion")
+    assert weights.classes == ("weave", "widget") and weights.facts["step"] == 4
+    for class_name in ("weave", "widget"):
+        folder = tiny / "data/tiny/sdas" / class_name
+        rows = list(csv.DictReader((folder / "manifest.csv").open()))
+        assert [row["file"] for row in rows] == ["00000.jpg", "00001.jpg", "00002.jpg"]
+        assert all(0.1 <= float(row["strength"]) <= 0.2 for row in rows)
+        assert read_image(folder / "00001.jpg").shape == (32, 32, 3)
+    detector = checkpoint.load(tiny / "experiments/tiny/realnet_checkpoints/weave/ckpt_last.pth", kind="realnet")
+    assert not any(key.startswith("backbone.") for key in detector.state_dict)
+    assert (tiny / "experiments/tiny/realnet_checkpoints/weave/ckpt_best.pth").is_file()
+    lines = [json.loads(line) for line in (tiny / "experiments/tiny/realnet_log/weave/metrics.jsonl").open()]
+    assert {line["step"] for line in lines} == {1, 2, 3, 4}
+    assert any("test/image_auroc" in line for line in lines)
+
+
+def test_sampled_images_do_not_depend_on_the_batch_or_on_what_was_there(tiny, run_script):
+    run_script("train_diffusion", "--dataset", "tiny", "--set", "train.num_steps=1")
+    arguments = ("sample", "--dataset", "tiny", "--classes", "weave", "--format", "png", "--num_samples", "5")
+    run_script(*arguments, "--output", "a")
+    run_script(*arguments, "--output", "b", "--set", "batch_size=1")
+    for index in range(5):
+        a, b = (read_image(tiny / folder / f"weave/{index:05d}.png") for folder in ("a", "b"))
+        np.testing.assert_array_equal(a, b)
+    (tiny / "a/weave/00003.png").unlink()
+    before = (tiny / "a/weave/00002.png").stat().st_mtime_ns
+    assert "1 new images of 5" in run_script(*arguments, "--output", "a")
+    assert (tiny / "a/weave/00002.png").stat().st_mtime_ns == before
+    with pytest.raises(UserError, match="--no-resume"):
+        run_script(*arguments, "--output", "a", "--strength", "0", "0")
+
+
+@pytest.mark.parametrize("script", [*STAGES, "evaluation_realnet", "predict_realnet", "synthesize", "prepare_data"])
+def test_help_names_the_flags(script, capsys):
+    with pytest.raises(SystemExit) as end:
+        load_script(script).main(["--help"])
+    assert end.value.code == 0
+    assert "usage" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("script", ["train_diffusion", "train_classifier", "train_realnet"])
+def test_dry_run_prints_the_plan_and_touches_nothing(tiny, run_script, script):
+    before = sorted(tiny.rglob("*"))
+    printed = run_script(script, "--dataset", "tiny", "--dry-run")
+    assert "memory" in printed and "image_size" in printed
+    assert sorted(tiny.rglob("*")) == before
+
+
+def test_two_processes_make_the_weights_of_one(tiny):
+    script = str(ROOT / "train_diffusion.py")
+    one = command(script, "--dataset", "tiny", "--set", "train.batch_size=4")
+    assert one.returncode == 0, one.stderr
+    path = tiny / "experiments/tiny/diffusion_checkpoints/ckpt_last.pth"
+    alone = {key: value.clone() for key, value in checkpoint.load(path, kind="diffusion").state_dict.items()}
+    two = command("-m", *LAUNCHERS["torchrun"], script, "--dataset", "tiny", "--no-resume")
+    assert two.returncode == 0, two.stderr
+    together = checkpoint.load(path, kind="diffusion").state_dict
+    assert max(float((alone[key] - together[key]).abs().max()) for key in alone) < 1e-3
+    assert two.stdout.count("2 processes") <= 1
+
+
+@pytest.mark.parametrize("flag", [[], ["--local_rank=0"], ["--local-rank=0"]])
+def test_distributed_launch_is_accepted(tiny, flag):
+    script = str(ROOT / "sample.py" if not flag else ROOT / "train_realnet.py")
+    arguments = ["--dataset", "tiny", "--dry-run"] if flag else ["--dataset", "tiny", "--help"]
+    ended = command("-m", *LAUNCHERS["launch"], script, *flag, *arguments)
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_bad_input_ends_with_one_message_and_code_2(tiny):
+    ended = command(str(ROOT / "train_realnet.py"), "--dataset", "tiny", "--class_name", "weav")
+    assert ended.returncode == 2
+    assert ended.stderr.strip() == "error: tiny has no class 'weav'; its classes: weave, widget"
+
+
+def test_the_loaded_detector_scores_as_the_trained_one(tiny, run_script):
+    from realnet.detector import Detector
+
+    run_script("train_realnet", "--dataset", "tiny", "--class_name", "weave")
+    detector = Detector.load(tiny / "experiments/tiny/realnet_checkpoints/weave/ckpt_last.pth", device="cpu")
+    prediction = detector.predict(tiny / "data/tiny/images/weave/test/good/000.png")
+    assert prediction.anomaly_map.shape == (32, 32) and 0 <= prediction.image_score <= 1
+    assert torch.is_inference_mode_enabled() is False

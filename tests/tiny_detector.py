@@ -1,0 +1,70 @@
+"""A small detector with random weights, as a checkpoint of the dataset ``tiny``."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from realnet import checkpoint, paths
+from realnet.calibration import Calibration
+from realnet.checkpoint import Checkpoint
+from realnet.config import RealNetConfig, load
+from realnet.models.realnet import RealNet
+from realnet.networks import build_detector
+
+CALIBRATION = Calibration(0.65, 0.5, 0.9, held_out=True, num_images=3, num_anomalies=8)
+
+
+def config() -> RealNetConfig:
+    return load(RealNetConfig, Path("experiments/tiny/realnet.yaml"))
+
+
+def build(seed: int = 0) -> RealNet:
+    """A detector whose anomaly maps differ from image to image and pixel to pixel."""
+    torch.manual_seed(seed)
+    model = build_detector(config()).eval()
+    with torch.no_grad():
+        for module in (*model.recon.modules(), *model.rrs.modules()):
+            if isinstance(module, torch.nn.Conv2d):
+                torch.nn.init.normal_(module.weight, std=1.6 / (module.weight[0].numel()) ** 0.5)
+        last, logits = model.rrs.decoder3[2], model(torch.randn(4, 3, 32, 32)).logits
+        last.weight /= logits.std()
+        last.bias.copy_((last.bias - logits.mean(dim=(0, 2, 3))) / logits.std())
+    return model
+
+
+def save(
+    class_name: str,
+    name: str = paths.LAST,
+    *,
+    seed: int = 0,
+    calibration: Calibration | None = CALIBRATION,
+    dataset: str = "tiny",
+) -> Path:
+    """Write the checkpoint of a class under the current folder."""
+    model = build(seed)
+    path = paths.output(dataset, "realnet", "checkpoints", class_name) / name
+    weights = Checkpoint(
+        kind="realnet",
+        state_dict=model.trainable_state(),
+        dataset=dataset,
+        classes=(class_name,),
+        class_name=class_name,
+        config=config().model_dump(mode="json"),
+        facts={
+            "step": 4,
+            "backbone": {"name": "resnet18", "checksum": model.backbone.checksum()},
+            "calibration": calibration and asdict(calibration),
+        },
+    )
+    checkpoint.save(path, weights)
+    return path
+
+
+def save_published(path: Path, *, seed: int = 0) -> Path:
+    """Write the same detector in the published format: backbone inside, keys prefixed, ``arch`` an EasyDict."""
+    from easydict import EasyDict
+
+    state = {f"module.{key}": value for key, value in build(seed).state_dict().items()}
+    torch.save({"epoch": 3, "arch": EasyDict(name="realnet"), "state_dict": state, "best_metric": 0.9}, path)
+    return path
