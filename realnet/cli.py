@@ -12,7 +12,6 @@ from realnet import config as configs
 from realnet import paths
 from realnet.errors import UserError, message_of
 
-
 # Threads that spin long while they wait starve the other processes of the run, and each other, where cores are few
 # (benchmarks/README.md); read by the OpenMP library when torch starts.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from realnet import paths
 from realnet.calibration import Calibration
-from realnet.config import Section
 from realnet.evaluation import METRICS, Metric
 from realnet.gallery import Display
 
@@ -26,10 +25,14 @@ Drawn = tuple[tuple[float, ...], tuple[float, ...]]
 """x and y of a curve that is thinned for drawing."""
 
 
-class ImageResult(Section):
-    """A test image: its file (relative to the image root), its kind, the truth, and its score."""
+class Record(BaseModel):
+    """A part of ``metrics.json``; the scores of a network that diverged are written as "NaN"."""
 
-    model_config = ConfigDict(ser_json_inf_nan="strings")
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
+
+
+class ImageResult(Record):
+    """A test image: its file (relative to the image root), its kind, the truth, and its score."""
 
     filename: str
     kind: str
@@ -37,7 +40,7 @@ class ImageResult(Section):
     score: float
 
 
-class Verdicts(Section):
+class Verdicts(Record):
     """What an image threshold makes of the test split, beside the best that any threshold could.
 
     Attributes:
@@ -57,7 +60,7 @@ class Verdicts(Section):
     best_threshold: float | None
 
 
-class CheckpointResult(Section):
+class CheckpointResult(Record):
     """One checkpoint's results on a class's test split.
 
     Attributes:
@@ -89,7 +92,7 @@ class CheckpointResult(Section):
     fpr_limit: float
 
 
-class ClassResult(Section):
+class ClassResult(Record):
     """A class's results; the first checkpoint's are pictured in the report.
 
     Attributes:
@@ -111,7 +114,7 @@ class ClassResult(Section):
         return next((one for one in self.checkpoints if one.protocol == protocol), None)
 
 
-class DatasetResult(Section):
+class DatasetResult(Record):
     """``metrics.json`` of a dataset: the means, and every class's results without its images and curves."""
 
     dataset: str

@@ -67,9 +67,8 @@ def test_alone_in_a_batch_and_among_others_all_bits_are_equal():
     assert len({score for score, *_ in whole.values()}) == 5
     assert results(Path("one_by_one")) == results(Path("odd")) == whole
     assert results(Path("part")) == {name: whole[f"good/{name}"] for name in ("000.png", "001.png")}
-    for name, expected in whole.items():
-        predict("--input", TEST / name, "--output", "alone")
-        assert results(Path("alone")) == {Path(name).name: expected}
+    predict("--input", TEST / "hole/000.png", "--output", "alone")
+    assert results(Path("alone")) == {"000.png": whole["hole/000.png"]}
 
 
 def test_unreadable_files_are_listed_and_do_not_stop_the_rest(capsys):
@@ -160,7 +159,7 @@ def test_memory_does_not_grow_with_the_images(tiny):
         files = [f"{index}.png" for index in range(count)]
         with process("cpu") as this:
             tracemalloc.start()
-            for _ in predict_files(detector, files, Path("many"), Path("out"), batch_size=2, process=this):
+            for _ in predict_files(detector, files, Path("many"), Path("out"), batch_size=1, process=this):
                 pass
         peak_bytes = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()

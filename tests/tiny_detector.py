@@ -1,6 +1,7 @@
 """A small detector with random weights, as a checkpoint of the dataset ``tiny``."""
 
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -33,6 +34,16 @@ def build(seed: int = 0) -> RealNet:
     return model
 
 
+@cache
+def _state(seed: int) -> dict[str, torch.Tensor]:
+    return build(seed).state_dict()
+
+
+@cache
+def _checksum() -> str:
+    return build().backbone.checksum()  # the backbone is the same for all seeds
+
+
 def save(
     class_name: str,
     name: str = paths.LAST,
@@ -42,18 +53,17 @@ def save(
     dataset: str = "tiny",
 ) -> Path:
     """Write the checkpoint of a class under the current folder."""
-    model = build(seed)
     path = paths.output(dataset, "realnet", "checkpoints", class_name) / name
     weights = Checkpoint(
         kind="realnet",
-        state_dict=model.trainable_state(),
+        state_dict={key: value for key, value in _state(seed).items() if not key.startswith("backbone.")},
         dataset=dataset,
         classes=(class_name,),
         class_name=class_name,
         config=config().model_dump(mode="json"),
         facts={
             "step": 4,
-            "backbone": {"name": "resnet18", "checksum": model.backbone.checksum()},
+            "backbone": {"name": "resnet18", "checksum": _checksum()},
             "calibration": calibration and asdict(calibration),
         },
     )
@@ -65,6 +75,6 @@ def save_published(path: Path, *, seed: int = 0) -> Path:
     """Write the same detector in the published format: backbone inside, keys prefixed, ``arch`` an EasyDict."""
     from easydict import EasyDict
 
-    state = {f"module.{key}": value for key, value in build(seed).state_dict().items()}
+    state = {f"module.{key}": value for key, value in _state(seed).items()}
     torch.save({"epoch": 3, "arch": EasyDict(name="realnet"), "state_dict": state, "best_metric": 0.9}, path)
     return path

@@ -44,7 +44,7 @@ def plan_visa(source: Path, target: Path) -> list[Placement]:
         rows = list(csv.DictReader(file))
     try:
         placements = [each for row in rows for each in _place_visa(row, source, target)]
-    except (KeyError, AttributeError) as error:
+    except (KeyError, AttributeError, TypeError) as error:
         raise UserError(f"{table} lacks {error}; expected columns object,split,label,image,mask") from error
     return _checked(placements, target)
 

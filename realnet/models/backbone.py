@@ -165,7 +165,7 @@ def _load_file(extractor: nn.Module, path: Path, name: str) -> None:
     """Load a state dict of the whole model or of its feature levels; what it holds beyond them is not needed."""
     if not path.is_file():
         raise UserError(f"backbone.weights: {path} does not exist; give {name}'s state dict, 'hub' or 'none'")
-    stored = _read_tensors(path)
+    stored = {key.removeprefix("module."): value for key, value in _read_tensors(path).items()}
     wanted = extractor.state_dict()
     # timm flattens `stages.0` to `stages_0` in its feature extractors
     chosen = {key: stored.get(key, stored.get(re.sub(r"^(\w+?)_(\d+)\.", r"\1.\2.", key))) for key in wanted}
@@ -191,4 +191,4 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
             raise UserError(f"{path} is no complete safetensors file ({error}); download it again") from error
     stored = checkpoint.read(path)
     stored = stored.get("state_dict", stored)
-    return {key.removeprefix("module."): value for key, value in stored.items() if isinstance(value, Tensor)}
+    return {str(key): value for key, value in stored.items() if isinstance(value, Tensor)}

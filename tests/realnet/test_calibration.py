@@ -13,6 +13,7 @@ from realnet.data.images import denormalise, write_image
 from realnet.data.index import Entry
 from realnet.data.registry import open_dataset
 from realnet.data.synthesis import LocalAnomaly
+from realnet.detector import Detector
 from realnet.precision import Precision
 from realnet.training.detector import detector_data
 
@@ -74,8 +75,8 @@ def test_the_thresholds_lie_between_normal_and_anomalous(tmp_path):
 
 
 def test_few_normal_images_weigh_as_much_as_many_anomalies(tmp_path):
-    # the best F1 would call all nine a defect for the sake of the one anomaly that is darker than the normal image
-    found = calibrated(tmp_path, [100], WhiteSquare(50, *[200] * 7), num_anomalies=8)
+    # the best F1 would call all nine a defect for the sake of two anomalies that are darker than the normal image
+    found = calibrated(tmp_path, [100], WhiteSquare(50, 50, *[200] * 6), num_anomalies=8)
     assert found.image_threshold == pytest.approx((100 + 200) / 2 / 255)
 
 
@@ -142,6 +143,21 @@ def test_held_out_images_are_spread():
     assert len(numbers) == 6 and min(np.diff(numbers)) >= 8 and numbers[0] > 4 and numbers[-1] < 56
 
 
+def recalibrated(name):
+    detector = Detector.load(f"experiments/tiny/realnet_checkpoints/weave/{name}", device="cpu")
+    data = detector_data(open_dataset("tiny"), "weave", detector.config, write_index=False)
+    made = calibrate(
+        detector.model,
+        data.held_out,
+        data.image_root,
+        synthesizer=data.synthesizer,
+        config=detector.config,
+        precision=PRECISION,
+        held_out=True,
+    )
+    return asdict(made)
+
+
 def test_training_stores_the_calibration_and_is_not_changed_by_it(tiny, run_script):
     def trained(*overrides):
         arguments = [argument for override in overrides for argument in ("--set", override)]
@@ -154,6 +170,7 @@ def test_training_stores_the_calibration_and_is_not_changed_by_it(tiny, run_scri
         calibration = found.facts["calibration"]
         assert calibration["held_out"] is True and calibration["num_images"] == 2
         assert all(isinstance(value, (float, int)) for value in calibration.values())
+    assert last.facts["calibration"] == recalibrated("ckpt_last.pth")
     other, _ = trained("calibration.holdout_fraction=0.3", "calibration.num_anomalies=3")
     assert other.facts["calibration"]["num_anomalies"] == 3
     assert all(torch.equal(value, other.state_dict[key]) for key, value in last.state_dict.items())
