@@ -75,7 +75,7 @@ demo() {
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2}
     local stages=(train_diffusion train_classifier sample train_realnet evaluation_realnet) flags=(--dataset toy --device cpu)
     if [[ -n ${1:-} ]]; then flags+=(--seed "$1" --no-resume); fi
-    "$python" -m realnet.data.toy
+    "$python" prepare_data.py toy
     for script in "${stages[@]}"; do
         echo "── python $script.py --dataset toy"
         if [[ $script == evaluation_realnet ]]; then flags=(--dataset toy --device cpu); fi

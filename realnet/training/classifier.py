@@ -12,11 +12,10 @@ from torch import Tensor
 from realnet import checkpoint, distributed, paths
 from realnet.checkpoint import Checkpoint
 from realnet.config import ClassifierConfig
-from realnet.data.datasets import DiffusionDataset
 from realnet.distributed import Process
 from realnet.errors import UserError
 from realnet.networks import build_classifier, build_diffusion
-from realnet.training.diffusion import NormalImages, load_pretrained, to_device
+from realnet.training.diffusion import NormalImages, load_pretrained, noisy_images, to_device
 from realnet.training.loop import fit
 from realnet.training.run import Run
 
@@ -60,15 +59,7 @@ class ClassifierTask:
         self.validation_interval_epochs = config.train.validation_interval_epochs
         self.diffusion = build_diffusion(config.process)
         self.hits = torch.zeros(2, device=process.device)  # right ones, all
-        self.train_set = DiffusionDataset(
-            data.entries,
-            data.image_root,
-            classes=data.classes,
-            image_size=config.image_size,
-            num_steps=config.process.num_steps,
-            seed=config.seed,
-            augment=config.train.augment,
-        )
+        self.train_set = noisy_images(config, data)
         torch.manual_seed(config.seed)
         self.model = build_classifier(config, len(data.classes)).to(process.device).train()
         if process.device.type == "cuda" and config.runtime.channels_last:

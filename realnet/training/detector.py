@@ -14,6 +14,7 @@ from realnet import checkpoint, distributed, paths, precision
 from realnet.calibration import Calibration, calibrate, split_holdout
 from realnet.checkpoint import Checkpoint
 from realnet.config import RealNetConfig
+from realnet.data.check import require_sound
 from realnet.data.datasets import DetectorTrainDataset, TestDataset
 from realnet.data.index import Entry
 from realnet.data.registry import OpenDataset
@@ -48,10 +49,10 @@ class DetectorData:
 def detector_data(
     dataset: OpenDataset, class_name: str, config: RealNetConfig, *, write_index: bool = True
 ) -> DetectorData:
-    """Find a class's images, and the sources of its anomalies.
+    """Find and check a class's images, and the sources of its anomalies.
 
     Raises:
-        UserError: where images or sources are absent.
+        UserError: where images or sources are absent, or not fit for use.
     """
     index = dataset.index(class_name, write=write_index)
     synthesizer = build_synthesizer(
@@ -61,6 +62,8 @@ def detector_data(
         image_size=config.image_size,
         foreground=dataset.config.foreground_of(class_name),
     )
+    sources = [file for files in synthesizer.sources.values() for file in files]
+    require_sound(dataset, [class_name], sources=sources)
     train, held_out = split_holdout(index.train, config.calibration.holdout_fraction)
     return DetectorData(dataset.name, class_name, dataset.image_root, train, index.test, synthesizer, held_out)
 

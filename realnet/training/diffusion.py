@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from realnet import checkpoint, distributed, paths, precision
 from realnet.checkpoint import Checkpoint
-from realnet.config import DiffusionConfig
+from realnet.config import ClassifierConfig, DiffusionConfig
+from realnet.data.check import require_sound
 from realnet.data.datasets import DiffusionDataset
 from realnet.data.images import write_image
 from realnet.data.index import Entry
@@ -41,12 +42,13 @@ class NormalImages:
 
 
 def normal_images(dataset_name: str, *, write_index: bool = True) -> NormalImages:
-    """Find the normal training images of all classes of a dataset.
+    """Find and check the normal training images of all classes of a dataset.
 
     Raises:
-        UserError: as the index does.
+        UserError: as the index and the check do.
     """
     dataset = open_dataset(dataset_name)
+    require_sound(dataset, dataset.classes, with_test=False)
     entries = [entry for name in dataset.classes for entry in dataset.index(name, write=write_index).train]
     return NormalImages(dataset.name, dataset.classes, dataset.image_root, entries)
 
@@ -76,15 +78,7 @@ class DiffusionTask:
         self.health: list[dict[str, float]] = []
         self.precision = precision.resolve(config.runtime.precision, process.device)
         self.diffusion = build_diffusion(config.process)
-        self.train_set = DiffusionDataset(
-            data.entries,
-            data.image_root,
-            classes=data.classes,
-            image_size=config.image_size,
-            num_steps=config.process.num_steps,
-            seed=config.seed,
-            augment=config.train.augment,
-        )
+        self.train_set = noisy_images(config, data)
         torch.manual_seed(config.seed)
         self.model = build_unet(config, len(data.classes)).to(process.device).train()
         if process.device.type == "cuda" and config.runtime.channels_last:
@@ -146,6 +140,19 @@ class DiffusionTask:
             facts={"step": step, "epoch": epoch, "health": self.health},
         )
         checkpoint.save(path, weights)
+
+
+def noisy_images(config: DiffusionConfig | ClassifierConfig, data: NormalImages) -> DiffusionDataset:
+    """Return the training items of the diffusion model and of the classifier."""
+    return DiffusionDataset(
+        data.entries,
+        data.image_root,
+        classes=data.classes,
+        image_size=config.image_size,
+        num_steps=config.process.num_steps,
+        seed=config.seed,
+        augment=config.train.augment,
+    )
 
 
 def to_device(batch: Mapping[str, Tensor], device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:

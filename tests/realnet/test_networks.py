@@ -55,7 +55,7 @@ def test_what_does_not_fit_is_refused(changes, message):
 def test_a_model_that_does_not_divide_into_groups_or_heads_is_refused():
     with torch.device("meta"), pytest.raises(UserError, match="model: 48 channels cannot"):
         build_unet(DiffusionConfig(model={"channels": 48}), 3)
-    with torch.device("meta"), pytest.raises(UserError, match="model: .*heads of 60"):
+    with torch.device("meta"), pytest.raises(UserError, match=r"model: .*heads of 60"):
         build_classifier(ClassifierConfig(model={"num_head_channels": 60}), 3)
 
 
