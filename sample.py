@@ -42,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from realnet.distributed import process
     from realnet.progress import console
     from realnet.sampling import load_sampler, sample_class
+    from realnet.training.health import is_ready, verdict
 
     dataset = open_dataset(flags.dataset)
     classes = cli.choose_classes(flags.classes, dataset.classes, flags.dataset)
@@ -51,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if flags.dry_run:
             plan.show(config, plan.sampling(config, sampler, classes, root))
             return
+        if this.is_main and not is_ready(sampler.health):
+            print(f"WARNING: the diffusion model is {verdict(sampler.health)}")
         for class_name in classes:
             number = sample_class(sampler, class_name, config, root / class_name, this, resume=flags.resume)
             cli.close(this.is_main, f"{class_name}: {number} new images of {config.num_samples} in {root / class_name}")

@@ -40,10 +40,10 @@ class Health:
     relative_error: float
     panels: Mapping[str, Image]
 
-    @property
-    def is_ready(self) -> bool:
-        """Tell whether the model meets the criterion of this module."""
-        return self.relative_error <= READY_ERROR
+
+def is_ready(record: Sequence[Mapping[str, float]]) -> bool:
+    """Tell whether the last validation of a health record meets the criterion; an empty record does not."""
+    return bool(record) and record[-1]["relative_error"] <= READY_ERROR
 
 
 def verdict(record: Sequence[Mapping[str, float]]) -> str:
@@ -55,7 +55,7 @@ def verdict(record: Sequence[Mapping[str, float]]) -> str:
     if not record:
         return "not known to be ready: the checkpoint holds no validation"
     error = record[-1]["relative_error"]
-    words = "ready" if error <= READY_ERROR else "not ready: train longer"
+    words = "ready" if is_ready(record) else "not ready: train longer"
     figure = f"round-trip error {error:.3f} of the images' variance (ready at {READY_ERROR} or less)"
     if len(record) < 2:
         return f"{words}; {figure}"
