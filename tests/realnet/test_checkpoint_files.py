@@ -82,14 +82,14 @@ def test_a_folder_that_cannot_be_made_is_reported(tmp_path):
 
 
 MEASURE = """
-import resource, sys
+import re, sys
 from pathlib import Path
 import torch
 from torch import nn
 from realnet import checkpoint
 
-def peak():  # MB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def peak():  # MB; ru_maxrss would begin at the size of the process that started this one
+    return int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
 
 def network():
     return nn.Sequential(*(nn.Linear(1024, 1024, bias=False) for _ in range(48)))
@@ -102,7 +102,7 @@ state = {key.removeprefix("rrs."): value for key, value in stored.state_dict.ite
 with torch.device("meta" if way == "empty" else "cpu"):
     model = network()
 checkpoint.load_into(model, state, str(path))
-assert model(torch.ones(1, 1024)).isfinite().all()
+assert 0 < model(torch.ones(1, 1024)).sum().item() < 1e4
 print(peak() - start)
 """
 
