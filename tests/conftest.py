@@ -18,7 +18,7 @@ TINY = {
     "diffusion": """
         image_size: 32
         pretrained: null
-        model: {channels: 32, channel_mult: [1, 1], num_res_blocks: 1, attention_resolutions: [16], num_head_channels: 32}
+        model: {channels: 32, channel_mult: [1, 1], num_res_blocks: 1, attention_resolutions: [], num_head_channels: 32}
         train: {batch_size: 2, accumulation: 2, num_steps: 4, log_interval_steps: 1, ema_decay: 0.5}
         validation: {interval_epochs: 1, num_batches: 1, respacing: ddim4}
         runtime: {num_workers: 0}
@@ -26,7 +26,7 @@ TINY = {
     "classifier": """
         image_size: 32
         pretrained: null
-        model: {channels: 32, channel_mult: [1, 1], num_res_blocks: 1, attention_resolutions: [16], num_head_channels: 32}
+        model: {channels: 32, channel_mult: [1, 1], num_res_blocks: 1, attention_resolutions: [], num_head_channels: 32}
         train: {batch_size: 4, num_steps: 3, log_interval_steps: 1}
         runtime: {num_workers: 0}
         """,
