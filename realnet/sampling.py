@@ -84,7 +84,8 @@ def load_sampler(dataset: str, settings: SampleConfig, classes: Sequence[str], d
     weights = checkpoint.load(path, kind="diffusion", dataset=dataset)
     described = _config_of(weights, DiffusionConfig, dataset)
     _check_classes(weights, classes, "label_emb.weight", path)
-    unet = build_unet(described, len(classes))
+    with torch.device("meta"):  # the weights are the file's own pages, not a copy of them
+        unet = build_unet(described, len(classes))
     checkpoint.load_into(unet, weights.state_dict, str(path))
     guidance = _load_guidance(dataset, settings, classes, described, device) if settings.guidance else None
     return Sampler(
@@ -202,7 +203,8 @@ def _load_guidance(
             f"{path} is for images of {classifier_config.image_size}, the diffusion model for {described.image_size}; "
             "train both at one image_size, or sample with --no-guidance"
         )
-    classifier = build_classifier(classifier_config, len(classes))
+    with torch.device("meta"):
+        classifier = build_classifier(classifier_config, len(classes))
     checkpoint.load_into(classifier, weights.state_dict, str(path))
     return ClassifierGuidance(classifier.to(device).eval().requires_grad_(False), settings.guidance_scale)
 
