@@ -2,7 +2,7 @@
 
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -80,3 +80,16 @@ def run_script(capsys: pytest.CaptureFixture) -> Callable[..., str]:
         return capsys.readouterr().out
 
     return run
+
+
+@pytest.fixture
+def published_rounding() -> Iterator[None]:
+    """Round as the golden cases did: their weights amplify the rounding of one thread, or of fused attention."""
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(threads, 2))
+    with sdpa_kernel(SDPBackend.MATH):
+        yield
+    torch.set_num_threads(threads)

@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from guided_diffusion import (
     ClassifierGuidance,
@@ -29,14 +27,7 @@ from tests import golden
 STEP = re.compile(r"(?P<sampler>p_sample|ddim)(_eta(?P<eta>[\d.]+))?(?P<guided>_guided)?_s(?P<strength>[\d.]+)")
 
 
-@pytest.fixture(autouse=True)
-def published_rounding() -> Iterator[None]:
-    """Round as the cases did: these weights amplify the rounding of one thread, or of fused attention, past 2e-4."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(max(threads, 2))
-    with sdpa_kernel(SDPBackend.MATH):
-        yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("published_rounding")
 
 
 def companion(path: Path, kind: str) -> Path:

@@ -2,13 +2,11 @@
 
 import json
 import re
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from realnet.config import RealNetConfig
 from realnet.losses import cross_entropy_loss, focal_loss, reconstruction_loss
@@ -19,15 +17,7 @@ from realnet.models.reconstruction import ReconstructionSize
 from realnet.networks import build_detector
 from tests import golden
 
-
-@pytest.fixture(autouse=True)
-def published_rounding() -> Iterator[None]:
-    """Round as the cases did, on several threads and without fused attention: RRS's ranks are compared exactly."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(max(threads, 2))
-    with sdpa_kernel(SDPBackend.MATH):
-        yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("published_rounding")
 
 
 def build(run: dict) -> RealNet:
