@@ -8,7 +8,7 @@ from realnet import cli, paths
 from realnet.config import RealNetConfig
 
 if TYPE_CHECKING:
-    from realnet.results import ClassResult
+    from realnet.reporting.results import ClassResult
 
 EPILOG = """\
 reads    experiments/<dataset>/realnet_checkpoints/<class>/: ckpt_last.pth (no test data was used to choose it) and
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _show(results: "Sequence[ClassResult]", classes: Sequence[str]) -> None:
     """Print the tables, and what the thresholds make of the images."""
-    from realnet import tables
+    from realnet.reporting import tables
 
     for table in tables.tables(results, classes):
         print("", *tables.console_lines(results[0].dataset, table), sep="\n")
@@ -81,9 +81,9 @@ def _show(results: "Sequence[ClassResult]", classes: Sequence[str]) -> None:
 def _write_pages(results: "Sequence[ClassResult]", classes: Sequence[str], given: Path | None) -> None:
     """Write the dataset's results (a file given by hand is no part of them), and say where everything is."""
     from realnet.assessment import heatmaps_folder, results_folder
-    from realnet.pages import write_dataset_page
-    from realnet.results import METRICS_CSV, METRICS_JSON, REPORT, collect, write_dataset
-    from realnet.tables import means
+    from realnet.reporting.pages import write_dataset_page
+    from realnet.reporting.results import METRICS_CSV, METRICS_JSON, REPORT, collect, write_dataset
+    from realnet.reporting.tables import means
 
     dataset, name = results[0].dataset, results[0].class_name if len(results) == 1 else "<class>"
     folder, root = results_folder(dataset, name, given), paths.output(dataset, "realnet", "vis")

@@ -15,10 +15,10 @@ from realnet.data.registry import OpenDataset
 from realnet.detector import Detector
 from realnet.distributed import Process
 from realnet.evaluation import ClassScores, Curves, curves_of, score_class, summarise
-from realnet.gallery import Display
 from realnet.metrics import CurvePoints, ScoreCurve
-from realnet.pages import write_class_page, write_heatmaps
-from realnet.results import (
+from realnet.reporting.gallery import Display
+from realnet.reporting.pages import write_class_page, write_heatmaps
+from realnet.reporting.results import (
     PROTOCOLS,
     CheckpointResult,
     ClassResult,

@@ -13,7 +13,7 @@ from realnet.data.registry import OpenDataset
 from realnet.detector import Detector
 from realnet.errors import UserError
 from realnet.networks import build_classifier, build_detector, build_unet
-from realnet.results import Protocol
+from realnet.reporting.results import Protocol
 from realnet.sampling import Sampler
 from realnet.training.detector import DetectorData
 from realnet.training.diffusion import NormalImages

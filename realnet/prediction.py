@@ -17,8 +17,8 @@ from realnet.data.index import IMAGE_SUFFIXES, natural_key
 from realnet.detector import Detector, Prediction
 from realnet.distributed import Process
 from realnet.errors import UserError
-from realnet.gallery import Display
-from realnet.pages import SMALLEST_SIDE, display_size, heatmap_name, heatmap_panel, verdict_title
+from realnet.reporting.gallery import Display
+from realnet.reporting.pages import SMALLEST_SIDE, display_size, heatmap_name, heatmap_panel, verdict_title
 
 PREDICTIONS = "predictions.csv"
 LARGEST_SIDE = 1024

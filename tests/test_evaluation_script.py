@@ -16,7 +16,7 @@ from conftest import ROOT, load_script
 from realnet import paths
 from realnet.data.images import read_image
 from realnet.errors import UserError
-from realnet.results import read_class
+from realnet.reporting.results import read_class
 
 VIS = Path("experiments/tiny/realnet_vis")
 TEST = Path("data/tiny/images/weave/test")

@@ -3,8 +3,8 @@ from pathlib import PurePosixPath
 import numpy as np
 import pytest
 
-from realnet.gallery import Display
-from realnet.pages import display_size, heatmap_name, heatmap_panel, verdict_title
+from realnet.reporting.gallery import Display
+from realnet.reporting.pages import display_size, heatmap_name, heatmap_panel, verdict_title
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from realnet.gallery import Display, Item, Pictures
 from realnet.metrics import CurvePoints
-from realnet.report import ClassReport, ReportData, Result, ResultTable, write_report
+from realnet.reporting.gallery import Display, Item, Pictures
+from realnet.reporting.report import ClassReport, ReportData, Result, ResultTable, write_report
 
 DIAGONAL = CurvePoints(np.array([0.0, 1.0]), np.array([0.0, 1.0]))
 ROW = {"image_auroc": Result(0.98765, published=0.996), "aupro": Result(None, "no masks")}

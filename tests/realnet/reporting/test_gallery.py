@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 
-from realnet.gallery import Display, Item, Pictures, error_of, gallery_parts
+from realnet.reporting.gallery import Display, Item, Pictures, error_of, gallery_parts
 
 DISPLAY = Display(threshold=0.5, pixel_threshold=0.5, scale=1.0)
 

@@ -9,10 +9,10 @@ from typing import TextIO
 
 import numpy as np
 
-from realnet import charts
-from realnet.charts import OF_IMAGES, OF_PIXELS, Line
-from realnet.gallery import Display, Item, error_of, gallery_parts
 from realnet.metrics import CurvePoints
+from realnet.reporting import charts
+from realnet.reporting.charts import OF_IMAGES, OF_PIXELS, Line
+from realnet.reporting.gallery import Display, Item, error_of, gallery_parts
 
 TITLES = {
     "image_auroc": "image AUROC",

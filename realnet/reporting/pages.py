@@ -11,12 +11,12 @@ import numpy as np
 from realnet import visuals
 from realnet.data.images import read_image, resize_image, resize_mask, write_image
 from realnet.evaluation import ClassScores
-from realnet.gallery import Display, Item, Pictures
 from realnet.metrics import CurvePoints, FloatArray
 from realnet.progress import bar
-from realnet.report import ClassReport, ReportData, write_report
-from realnet.results import PROTOCOLS, REPORT, ClassResult, Drawn, ImageResult
-from realnet.tables import f1_text, tables
+from realnet.reporting.gallery import Display, Item, Pictures
+from realnet.reporting.report import ClassReport, ReportData, write_report
+from realnet.reporting.results import PROTOCOLS, REPORT, ClassResult, Drawn, ImageResult
+from realnet.reporting.tables import f1_text, tables
 
 SMALLEST_SIDE = 256
 """Smaller heatmaps are enlarged, so that captions fit and details show."""

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from realnet import paths
 from realnet.calibration import Calibration
 from realnet.evaluation import METRICS, Metric
-from realnet.gallery import Display
+from realnet.reporting.gallery import Display
 
 Protocol = Literal["last", "best", "given"]
 PROTOCOLS: Mapping[Protocol, str] = {

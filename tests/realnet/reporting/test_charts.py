@@ -4,8 +4,8 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from realnet import charts
 from realnet.metrics import CurvePoints
+from realnet.reporting import charts
 
 
 def texts(svg):

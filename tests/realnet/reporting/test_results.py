@@ -8,8 +8,8 @@ import pytest
 from realnet import paths
 from realnet.calibration import Calibration
 from realnet.evaluation import METRICS, Metric
-from realnet.gallery import Display
-from realnet.results import (
+from realnet.reporting.gallery import Display
+from realnet.reporting.results import (
     CheckpointResult,
     ClassResult,
     ImageResult,
@@ -19,7 +19,7 @@ from realnet.results import (
     write_class,
     write_dataset,
 )
-from realnet.tables import PUBLISHED, console_lines, f1_text, means, tables, verdict_lines
+from realnet.reporting.tables import PUBLISHED, console_lines, f1_text, means, tables, verdict_lines
 
 VALUES = {name: Metric(0.9 + index / 100) for index, name in enumerate(METRICS)}
 VERDICTS = Verdicts(threshold=0.5, missed=1, false_alarms=0, f1=0.8, best_f1=0.9, best_threshold=0.4)

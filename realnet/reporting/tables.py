@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from realnet.evaluation import METRICS, Metric, mean_over_classes
-from realnet.report import TITLES, Result, ResultTable, missing_metrics
-from realnet.results import PROTOCOLS, CheckpointResult, ClassResult, Protocol, Verdicts
+from realnet.reporting.report import TITLES, Result, ResultTable, missing_metrics
+from realnet.reporting.results import PROTOCOLS, CheckpointResult, ClassResult, Protocol, Verdicts
 
 PUBLISHED: Mapping[str, Mapping[str, float]] = {
     "MVTec-AD": {"image_auroc": 0.996, "pixel_auroc": 0.990, "aupro": 0.931},
