@@ -16,12 +16,14 @@ reads    experiments/<dataset>/realnet_checkpoints/<class>/: ckpt_last.pth (no t
 writes   experiments/<dataset>/realnet_vis/<class>/: last/ and best/ with a heatmap of each test image, report.html,
          metrics.json; beside the classes: report.html, metrics.json, metrics.csv of all that have been evaluated
 exit     1 where a class was left out, 2 for input that cannot be used
+
+Results are kept where weights, settings, test images and masks are still the same; --no-resume evaluates anew.
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Evaluate the classes that the flags name; return the exit code."""
-    parser = cli.parser(__doc__, class_name=True, epilog=EPILOG)
+    parser = cli.parser(__doc__, class_name=True, resume=True, epilog=EPILOG)
     parser.add_argument(
         "--checkpoint",
         type=Path,
@@ -48,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise UserError("\n".join(failed.values()))
     chosen = {name: found for name, found in chosen.items() if found}
     if flags.dry_run:
-        plan.show(config, plan.evaluation(config, dataset, chosen))
+        plan.show(config, plan.evaluation(config, dataset, chosen, device=flags.device))
         return _left_out(failed, is_main=True)
 
     results: list[ClassResult] = []
@@ -56,7 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name, checkpoints in chosen.items():
             folder = results_folder(dataset.name, name, flags.checkpoint)
             try:
-                result = assess_class(dataset, name, checkpoints, config=config, process=this, folder=folder)
+                result = assess_class(
+                    dataset, name, checkpoints, config=config, process=this, folder=folder, resume=flags.resume
+                )
             except UserError as error:
                 if len(classes) == 1:
                     raise

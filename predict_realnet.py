@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with process("cpu" if flags.dry_run else flags.device) as this, console(this.is_main):
         detector = Detector.load(path, device=this.device, config=config, dataset=flags.dataset, class_name=class_name)
         if flags.dry_run:
-            plan.show(config, plan.prediction(detector, str(path), len(files), output))
+            plan.show(config, plan.prediction(detector, str(path), len(files), output, device=flags.device))
             return 0
         found = predict_files(
             detector, files, root, output, threshold=flags.threshold, batch_size=flags.batch_size, process=this

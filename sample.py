@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with process("cpu" if flags.dry_run else flags.device) as this, console(this.is_main):
         sampler = load_sampler(flags.dataset, config, dataset.classes, this.device)
         if flags.dry_run:
-            plan.show(config, plan.sampling(config, sampler, classes, root))
+            plan.show(config, plan.sampling(config, sampler, classes, root, device=flags.device))
             return
         if this.is_main and not is_ready(sampler.health):
             print(f"WARNING: the diffusion model is {verdict(sampler.health)}")

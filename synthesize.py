@@ -25,24 +25,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     flags = parser.parse_args(arguments)
     config = cli.load_config(RealNetConfig, "realnet", flags)
 
+    from realnet.data.check import require_sound
     from realnet.data.export import anomalous_only, check_request, export_anomalies
     from realnet.data.registry import open_dataset
-    from realnet.data.synthesis import build_synthesizer
+    from realnet.data.synthesis import AnomalySynthesizer, build_synthesizer
+    from realnet.errors import for_each
 
     dataset = open_dataset(flags.dataset)
     classes = cli.choose_classes(flags.class_name, dataset.classes, flags.dataset)
     folders = {name: flags.output / name if len(classes) > 1 else flags.output for name in classes}
     check_request(folders.values(), flags.num_samples)
-    synthesizers = {
-        name: build_synthesizer(
+
+    def synthesizer_of(class_name: str) -> AnomalySynthesizer:
+        return build_synthesizer(
             anomalous_only(config.anomalies),
             dataset.name,
-            name,
+            class_name,
             image_size=config.image_size,
-            foreground=dataset.config.foreground_of(name),
+            foreground=dataset.config.foreground_of(class_name),
         )
-        for name in classes
-    }
+
+    synthesizers = dict(zip(classes, for_each(synthesizer_of, classes), strict=True))
+    sources = (file for made in synthesizers.values() for files in made.sources.values() for file in files)
+    require_sound(dataset, classes, with_test=False, sources=sources)
     entries = {name: dataset.index(name, write=not flags.dry_run).train for name in classes}
     if flags.dry_run:
         print(dump(config.anomalies))

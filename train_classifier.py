@@ -22,10 +22,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from realnet.training.classifier import check_classes, train_classifier
     from realnet.training.diffusion import normal_images
 
-    data = normal_images(flags.dataset, write_index=not flags.dry_run)
+    data = normal_images(flags.dataset)
     check_classes(data)
     if flags.dry_run:
-        plan.show(config, plan.classifier(config, data))
+        plan.show(config, plan.classifier(config, data, device=flags.device))
         return
     with process(flags.device) as this:
         last = train_classifier(config, data, this, resume=flags.resume)

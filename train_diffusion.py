@@ -21,9 +21,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from realnet.distributed import process
     from realnet.training.diffusion import normal_images, train_diffusion
 
-    data = normal_images(flags.dataset, write_index=not flags.dry_run)
+    data = normal_images(flags.dataset)
     if flags.dry_run:
-        plan.show(config, plan.diffusion(config, data))
+        plan.show(config, plan.diffusion(config, data, device=flags.device))
         return
     with process(flags.device) as this:
         last = train_diffusion(config, data, this, resume=flags.resume)

@@ -20,15 +20,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from realnet import plan
     from realnet.data.registry import open_dataset
     from realnet.distributed import process
+    from realnet.errors import for_each
+    from realnet.training.batches import require_batches
     from realnet.training.detector import detector_data, train_detector
 
     dataset = open_dataset(flags.dataset)
     classes = cli.choose_classes(flags.class_name, dataset.classes, flags.dataset)
-    jobs = [detector_data(dataset, name, config, write_index=not flags.dry_run) for name in classes]
+    jobs = for_each(lambda name: detector_data(dataset, name, config), classes)
     if flags.dry_run:
-        plan.show(config, plan.detectors(config, jobs))
+        plan.show(config, plan.detectors(config, jobs, device=flags.device))
         return
     with process(flags.device) as this:
+        require_batches({data.class_name: len(data.train) for data in jobs}, config.train, this.world_size)
         for data in jobs:
             last = train_detector(config, data, this, resume=flags.resume)
             cli.close(this.is_main, f"weights    {last}")

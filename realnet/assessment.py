@@ -1,5 +1,8 @@
 """Evaluate the checkpoints of a class: scores, metrics, verdicts, heatmaps and the class's report."""
 
+import hashlib
+import json
+import logging
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -20,14 +23,18 @@ from realnet.reporting.gallery import Display
 from realnet.reporting.pages import write_class_page, write_heatmaps
 from realnet.reporting.results import (
     PROTOCOLS,
+    REPORT,
     CheckpointResult,
     ClassResult,
     Drawn,
     ImageResult,
     Protocol,
     Verdicts,
+    read_class,
     write_class,
 )
+
+logger = logging.getLogger("realnet")
 
 
 def find_checkpoints(dataset: str, class_name: str, given: Path | None = None) -> dict[Protocol, Path]:
@@ -65,6 +72,7 @@ def assess_class(
     config: RealNetConfig,
     process: Process,
     folder: Path,
+    resume: bool = False,
 ) -> ClassResult:
     """Evaluate a class by each checkpoint; write heatmaps, ``report.html`` and ``metrics.json`` under ``folder``.
 
@@ -75,11 +83,16 @@ def assess_class(
         config: of this machine and of the metrics; the networks are as the checkpoints say.
         process: this process; the first of several writes.
         folder: of the class's results.
+        resume: keep the results that are there, if weights, settings, test images and masks are still the same.
 
     Raises:
         UserError: where a checkpoint, an image or a mask cannot be used.
     """
     require_sound(dataset, [class_name])
+    inputs = _inputs(dataset, class_name, checkpoints, config)
+    if resume and (kept := _kept(folder, inputs)):
+        logger.info("%s: results of %s kept: nothing has changed; --no-resume evaluates anew", class_name, kept.made)
+        return kept
     results: list[CheckpointResult] = []
     for protocol in reversed([protocol for protocol in PROTOCOLS if protocol in checkpoints]):
         path = checkpoints[protocol]
@@ -95,11 +108,27 @@ def assess_class(
         made=datetime.now().astimezone().isoformat(" ", "minutes"),
         notes=tuple(_notes(scores)),
         checkpoints=tuple(results),
+        inputs=inputs,
     )
     if process.is_main:
         write_class_page(folder, whole, scores, dataset.image_root)
         write_class(folder, whole)
     return whole
+
+
+def _inputs(dataset: OpenDataset, class_name: str, checkpoints: Mapping[Protocol, Path], config: RealNetConfig) -> str:
+    """Return a digest of all that a class's results come from; files count by name, size and time."""
+    test = dataset.index(class_name, write=False).test
+    names = [name for entry in test for name in (entry.filename, entry.maskname) if name]
+    files = [*checkpoints.values(), *(dataset.image_root / name for name in names)]
+    facts = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return hashlib.sha256(json.dumps([config.model_dump(mode="json"), facts]).encode()).hexdigest()
+
+
+def _kept(folder: Path, inputs: str) -> ClassResult | None:
+    stored = read_class(folder)
+    is_whole = stored is not None and stored.inputs == inputs and (folder / REPORT).is_file()
+    return stored if is_whole else None
 
 
 def _assess_checkpoint(

@@ -72,7 +72,7 @@ def write(path: Path, values: Mapping[str, Any], *, keep_previous: bool = False)
     Args:
         path: where to.
         values: what.
-        keep_previous: keep the file that was there as ``<path>.previous``.
+        keep_previous: keep the file that was there as ``<path>.previous``, unless it is truncated.
 
     Raises:
         UserError: where the disk is full or not writable; the file that was there is intact.
@@ -84,7 +84,7 @@ def write(path: Path, values: Mapping[str, Any], *, keep_previous: bool = False)
             torch.save(dict(values), file)
             file.flush()
             os.fsync(file.fileno())
-        if keep_previous and path.exists():
+        if keep_previous and zipfile.is_zipfile(path):
             path.replace(previous(path))
         temporary.replace(path)
     except (OSError, RuntimeError) as error:

@@ -4,9 +4,10 @@ import argparse
 import json
 import os
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from realnet import config as configs
 from realnet import paths
@@ -67,6 +68,8 @@ def load_config(model: type[ConfigT], stage: paths.Stage, arguments: argparse.Na
         UserError: where the file or an override is wrong.
     """
     path = arguments.config or paths.experiment(arguments.dataset) / f"{stage}.yaml"
+    if not (arguments.config or path.is_file()):
+        configs.load_dataset(arguments.dataset)  # of an unknown dataset it says which ones there are
     seed = [] if arguments.seed is None else [f"seed={arguments.seed}"]
     return configs.load(model, path, [*arguments.overrides, *seed])
 
@@ -97,13 +100,24 @@ def close(is_main: bool, *lines: str) -> None:
 
 
 def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
-    """Run a script's main, which may return an exit code: bad input ends with one message and exit code 2."""
+    """Run a script's main, which may return an exit code: bad input ends with one message and exit code 2.
+
+    Where one of several processes fails, the others end with its message and exit code.
+    """
     try:
         sys.exit(main(None))
     except UserError as error:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"error: {message_of(error)}", file=sys.stderr)
-        sys.exit(2)
+        _fail(f"error: {message_of(error)}", 2)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        _fail("interrupted", 130)
+    except Exception:
+        _fail(traceback.format_exc().rstrip(), 1)
+
+
+def _fail(text: str, code: int) -> NoReturn:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from realnet import distributed
+
+        distributed.fail(text, code)
+    print(text, file=sys.stderr)
+    sys.exit(code)

@@ -22,7 +22,7 @@ from realnet.data.images import Image, normalise, read_image, resize_image
 from realnet.errors import UserError
 from realnet.inference import anomaly_maps
 from realnet.models.realnet import RealNet
-from realnet.networks import build_detector, has_backbone
+from realnet.networks import build_detector, compile_networks, has_backbone
 from realnet.precision import Precision
 
 logger = logging.getLogger("realnet")
@@ -86,7 +86,8 @@ class Detector:
             path: ``ckpt_last.pth`` or ``ckpt_best.pth``.
             device: where to run; None takes a GPU where there is one.
             config: describes the network of a published checkpoint, which holds no config of ours. Of a checkpoint of
-                ours it replaces what is no part of the network: ``backbone.weights``, ``runtime`` and ``evaluation``.
+                ours it replaces what is no part of the network: ``runtime``, ``evaluation``, and ``backbone.weights``
+                where it names a file, or the file that the detector was trained on is not there.
             dataset: refuse a checkpoint of another one.
             class_name: likewise.
 
@@ -100,6 +101,7 @@ class Detector:
         own = {} if brings_backbone else {f"backbone.{k}": v for k, v in model.backbone.state_dict().items()}
         checkpoint.load_into(model, {**own, **stored.state_dict}, str(path))
         _check_backbone(model, stored, Path(path))
+        compile_networks(used.runtime, model)
         where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         return cls(
             model=model.to(where).eval(),
@@ -164,8 +166,15 @@ def _config_of(stored: Checkpoint, config: RealNetConfig | None, path: Path) -> 
         raise UserError(f"{path} holds a config that this version does not know ({what}); train it again") from error
     if config is None:
         return used
-    backbone = used.backbone.model_copy(update={"weights": config.backbone.weights})
+    weights = _backbone_weights(used.backbone.weights, config.backbone.weights)
+    backbone = used.backbone.model_copy(update={"weights": weights})
     return used.model_copy(update={"backbone": backbone, "runtime": config.runtime, "evaluation": config.evaluation})
+
+
+def _backbone_weights(trained: str, here: str) -> str:
+    """Return the file that this machine names, else what the detector was trained on where that is to be had."""
+    is_to_be_had = trained in {"hub", "none"} or Path(trained).is_file()
+    return trained if here in {"hub", "none"} and is_to_be_had else here
 
 
 def _calibration_of(stored: Checkpoint, config: RealNetConfig, path: Path) -> Calibration | None:

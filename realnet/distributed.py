@@ -1,19 +1,26 @@
 """The only module that knows of several processes; without a launcher each function is the identity."""
 
+import json
 import os
+import sys
+import threading
+import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from functools import cache
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
-from realnet.errors import UserError
+from realnet.errors import Stopped, UserError
 
 BUCKET_ELEMENTS = 64 * 2**20  # gradients are averaged in pieces of this size, to bound the copy
+TIMEOUT = timedelta(minutes=30)
+WATCH_SECONDS = 0.5  # how often a process asks whether another has failed
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,7 @@ class Process:
 
 @contextmanager
 def process(device: str | None = None) -> Iterator[Process]:
-    """Join the run that torchrun (or torch.distributed.launch) started, or stand alone.
+    """Join the run that torchrun (or torch.distributed.launch) started, or stand alone; ``Stopped`` ends the block.
 
     Args:
         device: ``cpu``, ``cuda``, ``cuda:1`` or ``mps``; None takes the best that is there.
@@ -44,15 +51,19 @@ def process(device: str | None = None) -> Iterator[Process]:
     chosen = _device(device, local_rank)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    if world_size > 1:
-        # gloo carries the small control messages of every device, so that they cost no synchronisation with the GPU
-        backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(minutes=30))
-    try:
+    if world_size == 1:
+        with suppress(Stopped):
+            yield Process(rank, world_size, chosen)
+        return
+    store, left = _store(), threading.Event()
+    threading.Thread(target=_watch, args=(left,), daemon=True).start()
+    # gloo carries the small control messages of every device, so that they cost no synchronisation with the GPU
+    backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=TIMEOUT)
+    with suppress(Stopped):  # all processes stop together
         yield Process(rank, world_size, chosen)
-    finally:
-        if world_size > 1:
-            dist.destroy_process_group()
+    left.set()  # a process that fails does not come here: it does not leave in order (see fail)
+    dist.destroy_process_group()
 
 
 _LAUNCHER = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
@@ -72,6 +83,56 @@ def _device(name: str | None, local_rank: int) -> torch.device:
     if device.type == "cuda" and device.index is None:
         return torch.device("cuda", local_rank % torch.cuda.device_count())
     return device
+
+
+def fail(text: str, code: int) -> NoReturn:
+    """End the run of several processes: each exits with ``code``, even one that waits for another or for a GPU.
+
+    The first process that fails prints the text, and so does the first process of every other machine; what fails
+    later fails because of it, and is silent.
+    """
+    first = mine = json.dumps([os.environ["RANK"], _node(), code, text])
+    with suppress(RuntimeError):  # the store went with the process that held it
+        first = _store().compare_set(_failure_key(), "", mine).decode()
+    _end(first, is_mine=first == mine)
+
+
+@cache
+def _store() -> dist.Store:
+    """Connect to the run's key-value store, which torchrun holds, or else rank 0."""
+    return next(dist.rendezvous("env://", timeout=TIMEOUT))[0]
+
+
+def _watch(left: threading.Event) -> None:
+    """End this process once another has failed; a thread, with a connection that no other call can hold up."""
+    with suppress(RuntimeError):  # the store may go before this process does
+        store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+        while not left.wait(WATCH_SECONDS):
+            if store.check([_failure_key()]):
+                _end(store.get(_failure_key()).decode(), is_mine=False)
+
+
+_ending = threading.Lock()
+
+
+def _end(failure: str, *, is_mine: bool) -> NoReturn:
+    _ending.acquire()  # for good: either the main thread or the watch ends the process
+    _, node, code, text = json.loads(failure)
+    if is_mine or (node != _node() and os.environ.get("LOCAL_RANK") == "0"):
+        print(text, file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    time.sleep(2 * WATCH_SECONDS)  # all shall have read it before the store goes
+    os._exit(code)  # an orderly end would wait for messages that never come
+
+
+def _node() -> str:
+    return os.environ.get("GROUP_RANK", "0")
+
+
+def _failure_key() -> str:
+    """Name a failure by the start that it ends: torchrun --max-restarts keeps the store."""
+    return f"failure of start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
 
 
 def average_gradients(parameters: Iterable[Tensor]) -> None:
@@ -98,21 +159,36 @@ def _average_bucket(bucket: list[Tensor]) -> None:
 
 
 def mean(value: Tensor) -> Tensor:
-    """Return the mean of a tensor over the processes."""
-    if not dist.is_initialized():
-        return value
-    total = value.clone()
-    dist.all_reduce(total)
-    return total / dist.get_world_size()
+    """Return the mean of a tensor over the processes; the gradient of their mean loss flows back through it."""
+    return _Mean.apply(value) if dist.is_initialized() else value
+
+
+class _Mean(torch.autograd.Function):
+    """m = Σ_r v_r / N, hence ∂(Σ_r L_r)/∂v = Σ_r (∂L_r/∂m) / N: a mean both ways."""
+
+    @staticmethod
+    def forward(_context: Any, value: Tensor) -> Tensor:
+        return _reduce(value, dist.ReduceOp.SUM) / dist.get_world_size()
+
+    @staticmethod
+    def backward(_context: Any, gradient: Tensor) -> Tensor:
+        return _reduce(gradient, dist.ReduceOp.SUM) / dist.get_world_size()
+
+
+def maximum(value: Tensor) -> Tensor:
+    """Return the elementwise maximum of a tensor over the processes."""
+    return _reduce(value, dist.ReduceOp.MAX) if dist.is_initialized() else value
+
+
+def _reduce(value: Tensor, operation: Any) -> Tensor:
+    reduced = value.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(reduced, op=operation)
+    return reduced
 
 
 def any_process(flag: bool) -> bool:
     """Tell whether the flag is set in any process (a control message on the CPU)."""
-    if not dist.is_initialized():
-        return flag
-    votes = torch.tensor(int(flag))
-    dist.all_reduce(votes, op=dist.ReduceOp.MAX)
-    return bool(votes)
+    return bool(maximum(torch.tensor(int(flag))))
 
 
 def gather(value: Any) -> list[Any]:
@@ -127,3 +203,41 @@ def gather(value: Any) -> list[Any]:
 def barrier() -> None:
     """Wait until every process has come here."""
     any_process(False)
+
+
+class JointBatchNorm2d(nn.BatchNorm2d):
+    """A batch norm whose statistics in training are those of the processes' (equally large) batches joined.
+
+    They are float32 or better whatever the input's format, and take one message forward and one backward.
+    """
+
+    @torch.compiler.disable  # messages between processes stay out of compiled networks
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        values = x.float()
+        own_variance, own_centre = (v.double() for v in torch.var_mean(values, dim=(0, 2, 3), correction=0))
+        centre, square = mean(torch.stack([own_centre, own_variance + own_centre.square()]))
+        variance = square - centre.square()  # E[x²] - E[x]², harmless in float64
+        self._follow(centre, variance, x.numel() // self.num_features * dist.get_world_size())
+        scale = (variance + self.eps).rsqrt() * (1 if self.weight is None else self.weight)
+        shift = (0 if self.bias is None else self.bias) - centre * scale
+        return torch.addcmul(shift.float()[:, None, None], values, scale.float()[:, None, None]).to(x.dtype)
+
+    @torch.no_grad()
+    def _follow(self, centre: Tensor, variance: Tensor, count: int) -> None:
+        """Move the running statistics, whose variance is the unbiased one of ``count`` values a channel."""
+        assert self.num_batches_tracked is not None and self.momentum is not None  # as BatchNorm2d's defaults have it
+        assert self.running_mean is not None and self.running_var is not None
+        self.num_batches_tracked += 1
+        self.running_mean.lerp_(centre.float(), self.momentum)
+        self.running_var.lerp_((variance * count / (count - 1)).float(), self.momentum)
+
+
+def join_batch_norms(model: nn.Module) -> None:
+    """Make a model's batch norms take the statistics of all processes' batches joined."""
+    if not dist.is_initialized():
+        return
+    for module in model.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = JointBatchNorm2d  # tensors, names and place stay as they are

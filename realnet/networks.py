@@ -1,14 +1,24 @@
 """From configs to networks: the only place where the two meet."""
 
+import os
+import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from guided_diffusion.classifier import NoisyClassifier
 from guided_diffusion.gaussian import GaussianDiffusion
 from guided_diffusion.unet import UNet
-from realnet.config import BlockConfig, ClassifierConfig, DiffusionConfig, ProcessConfig, RealNetConfig
+from realnet.config import (
+    BlockConfig,
+    ClassifierConfig,
+    DiffusionConfig,
+    ProcessConfig,
+    RealNetConfig,
+    RuntimeConfig,
+)
 from realnet.errors import UserError
 from realnet.models.afs import Block, Selection
 from realnet.models.backbone import Backbone
@@ -89,9 +99,39 @@ def build_detector(config: RealNetConfig, *, backbone_weights: str | None = None
             rrs_modes={str(mode): number for mode, number in config.rrs.modes.items()},
             num_residual_layers=config.rrs.num_residual_layers,
             stop_grad=config.rrs.stop_grad,
+            use_checkpoint=config.runtime.activation_checkpointing,
         )
     model.check_image_size(config.image_size)
     return model
+
+
+def compile_networks(runtime: RuntimeConfig, *networks: nn.Module) -> None:
+    """Have networks compiled at their first call, where the config asks for it; their state dicts keep their keys.
+
+    Raises:
+        UserError: where there is no C++ compiler.
+    """
+    if not runtime.compile:
+        return
+    compiler = os.environ.get("CXX") or _DEFAULT_COMPILER.get(sys.platform, "g++")
+    if shutil.which(compiler) is None:
+        raise UserError(
+            f"runtime.compile needs a C++ compiler, and there is no {compiler}; install it, name another one in the "
+            "environment variable CXX, or set runtime.compile to false"
+        )
+    for network in networks:
+        for part in _compiled_parts(network):
+            part.compile()
+
+
+_DEFAULT_COMPILER = {"darwin": "clang++", "win32": "cl"}
+
+
+def _compiled_parts(network: nn.Module) -> list[nn.Module]:
+    """Return the parts that are called in training and in use alike: a detector is never called whole in training."""
+    if isinstance(network, RealNet):
+        return [network.backbone, *network.recon.values(), network.rrs]
+    return [network]
 
 
 def _block(name: str, config: BlockConfig, backbone: Backbone) -> Block:

@@ -1,25 +1,27 @@
 """``--dry-run``: what a command would do, and the memory it would need, without doing it."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from realnet import checkpoint
+from realnet import checkpoint, precision, rehearsal
 from realnet.config import ClassifierConfig, DiffusionConfig, RealNetConfig, SampleConfig, Section, TrainingConfig, dump
 from realnet.data.check import require_sound
 from realnet.data.registry import OpenDataset
 from realnet.detector import Detector
 from realnet.errors import UserError
 from realnet.networks import build_classifier, build_detector, build_unet
+from realnet.precision import Precision
 from realnet.reporting.results import Protocol
 from realnet.sampling import Sampler
+from realnet.training.batches import require_batches
 from realnet.training.detector import DetectorData
 from realnet.training.diffusion import NormalImages
+from realnet.training.health import verdict
 
-BYTES = 4  # of a float32
-ADAM_STATES = 4  # weights, gradients, and Adam's two moments
+MAP_BYTES = 4 + 1  # a pixel of an anomaly map, and of its mask
 
 
 def show(config: Section, facts: Mapping[str, object]) -> None:
@@ -30,50 +32,49 @@ def show(config: Section, facts: Mapping[str, object]) -> None:
         print(f"{name:<{width}}  {value}")
 
 
-def diffusion(config: DiffusionConfig, data: NormalImages) -> dict[str, object]:
-    """Return the plan of diffusion training."""
+def diffusion(config: DiffusionConfig, data: NormalImages, *, device: str | None = None) -> dict[str, object]:
+    """Return the plan of diffusion training on a device, which need not be here; None: the best that is."""
     check_exists(config.pretrained, "pretrained")
+    number_format = precision.planned(config.runtime.precision, device)
     with torch.device("meta"):
-        model = build_unet(config, len(data.classes))
-    batch = config.train.batch_size
-    inputs = (_images(batch, config.image_size), _longs(batch), _longs(batch))
-    activations = saved_bytes(lambda: model(*inputs).square().mean())
-    copies = ADAM_STATES + 1  # the average of the weights
-    return _training_facts(config, data, model, copies, activations)
+        parameters = _count(build_unet(config, len(data.classes)).parameters())
+    need = rehearsal.diffusion_training(config, len(data.classes), number_format)
+    return {**_training_facts(config, data, parameters), "memory": _memory(need, number_format)}
 
 
-def classifier(config: ClassifierConfig, data: NormalImages) -> dict[str, object]:
-    """Return the plan of classifier training."""
+def classifier(config: ClassifierConfig, data: NormalImages, *, device: str | None = None) -> dict[str, object]:
+    """Return the plan of classifier training; ``device`` as of :func:`diffusion`."""
     check_exists(config.pretrained, "pretrained")
+    number_format = precision.planned(config.runtime.precision, device)
     with torch.device("meta"):
-        model = build_classifier(config, len(data.classes))
-    batch = config.train.batch_size
-    inputs = (_images(batch, config.image_size), _longs(batch))
-    activations = saved_bytes(lambda: model(*inputs).square().mean())
-    return _training_facts(config, data, model, ADAM_STATES, activations)
+        parameters = _count(build_classifier(config, len(data.classes)).parameters())
+    need = rehearsal.classifier_training(config, len(data.classes), number_format)
+    return {**_training_facts(config, data, parameters), "memory": _memory(need, number_format)}
 
 
-def sampling(config: SampleConfig, sampler: Sampler, classes: Sequence[str], root: Path) -> dict[str, object]:
-    """Return the plan of sampling."""
-    networks = [sampler.unet, *([sampler.guidance.classifier] if sampler.guidance else [])]
-    weights = sum(_count(n.parameters()) for n in networks if isinstance(n, nn.Module))
+def sampling(
+    config: SampleConfig, sampler: Sampler, classes: Sequence[str], root: Path, *, device: str | None = None
+) -> dict[str, object]:
+    """Return the plan of sampling; the sampler is of no use afterwards. ``device`` as of :func:`diffusion`."""
+    number_format = precision.planned(config.runtime.precision, device)
     return {
         "checkpoint": sampler.source,
+        "its model is": verdict(sampler.health),
         "guidance": f"scale {sampler.guidance.scale}" if sampler.guidance else "none",
         "images": f"{config.num_samples} for each of {', '.join(classes)}, {sampler.diffusion.num_steps} steps each",
         "size": "x".join(map(str, sampler.image_size)),
         "writes": str(root),
-        "weights in memory": _gigabytes(weights * BYTES),
+        "memory": _memory(rehearsal.sampling(sampler, config, number_format), number_format),
     }
 
 
-def detectors(config: RealNetConfig, jobs: Sequence[DetectorData]) -> dict[str, object]:
-    """Return the plan of detector training; loads the backbone, which checks its weights."""
-    model = build_detector(config).to("meta").train()
-    batch = config.train.batch_size
-    size = config.image_size
-    selected = {b.name: torch.empty(batch, b.num_channels, *b.size(size), device="meta") for b in model.afs.blocks}
-    activations = saved_bytes(lambda: model.detect(selected, size).logits.square().mean())
+def detectors(config: RealNetConfig, jobs: Sequence[DetectorData], *, device: str | None = None) -> dict[str, object]:
+    """Return the plan of detector training; loads the backbone, which checks its weights.
+
+    ``device`` as of :func:`diffusion`.
+    """
+    number_format = precision.planned(config.runtime.precision, device)
+    model = build_detector(config)
     trainable = _count([*model.recon.parameters(), *model.rrs.parameters()])
     frozen = _count(model.backbone.parameters())
     levels = ", ".join(f"{level.name} {level.channels}@{level.stride}" for level in model.backbone.levels)
@@ -81,15 +82,21 @@ def detectors(config: RealNetConfig, jobs: Sequence[DetectorData]) -> dict[str, 
         "classes": ", ".join(f"{j.class_name} ({_numbers(j)})" for j in jobs),
         "backbone": f"{config.backbone.name}: {levels} (channels@stride)",
         "parameters": f"{trainable / 1e6:.1f} M trained, {frozen / 1e6:.1f} M frozen",
-        **_steps(config, [len(job.train) for job in jobs]),
-        "memory": _gigabytes(BYTES * (ADAM_STATES * trainable + frozen) + activations) + ", about, in fp32",
+        **_steps(config, {job.class_name: len(job.train) for job in jobs}),
+        "memory": _memory(rehearsal.detector_training(model, config, number_format), number_format),
     }
 
 
 def evaluation(
-    config: RealNetConfig, dataset: OpenDataset, chosen: Mapping[str, Mapping[Protocol, Path]]
+    config: RealNetConfig,
+    dataset: OpenDataset,
+    chosen: Mapping[str, Mapping[Protocol, Path]],
+    *,
+    device: str | None = None,
 ) -> dict[str, object]:
     """Return the plan of an evaluation; reads the checkpoints, which checks what they are of.
+
+    The memory is that of the config's detector. ``device`` as of :func:`diffusion`.
 
     Raises:
         UserError: where a checkpoint or the images of a class cannot be used.
@@ -102,19 +109,27 @@ def evaluation(
             checkpoint.load(path, kind="realnet", dataset=dataset.name, class_name=name)
         facts[f"class {name}"] = f"{numbers[name]} test images by {', '.join(map(str, checkpoints.values()))}"
     height, width = config.image_size
-    facts["memory of anomaly maps and masks"] = _gigabytes(max(numbers.values()) * height * width * (BYTES + 1))
+    number_format = precision.planned(config.runtime.precision, device)
+    with torch.device("meta"):
+        model = build_detector(config, backbone_weights="none")
+    need = rehearsal.detection(model, config.image_size, config.evaluation.batch_size, number_format)
+    facts["memory"] = _memory(need, number_format)
+    facts["memory of maps and masks"] = f"{_gigabytes(max(numbers.values()) * height * width * MAP_BYTES)} beside it"
     return facts
 
 
-def prediction(detector: Detector, source: str, num_files: int, output: Path) -> dict[str, object]:
-    """Return the plan of a prediction."""
-    weights = _count(detector.model.parameters())
+def prediction(
+    detector: Detector, source: str, num_files: int, output: Path, *, device: str | None = None
+) -> dict[str, object]:
+    """Return the plan of a prediction; the detector is of no use afterwards. ``device`` as of :func:`diffusion`."""
+    number_format = precision.planned(detector.config.runtime.precision, device)
+    need = rehearsal.detection(detector.model, detector.config.image_size, 1, number_format)
     return {
         "checkpoint": source,
         "thresholds": detector.calibration or "none stored: no verdicts without --threshold",
         "images": num_files,
         "writes": str(output),
-        "weights in memory": _gigabytes(weights * BYTES),
+        "memory": _memory(need, number_format),
     }
 
 
@@ -124,31 +139,12 @@ def check_exists(path: str | None, key: str) -> None:
         raise UserError(f"{key}: {path} does not exist; README.md says where to get it, or set it to null")
 
 
-def saved_bytes(loss: Callable[[], Tensor]) -> int:
-    """Return the bytes that autograd keeps between forward and backward, found on the meta device."""
-    storages: dict[int, int] = {}
-    kept: list[Tensor] = []  # keeps storages alive, so that no two share an identity
-
-    def note(tensor: Tensor) -> Tensor:
-        kept.append(tensor)
-        storages[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        loss()
-    return sum(storages.values())
-
-
-def _training_facts(
-    config: TrainingConfig, data: NormalImages, model: nn.Module, copies: int, activations: int
-) -> dict[str, object]:
-    parameters = _count(model.parameters())
+def _training_facts(config: TrainingConfig, data: NormalImages, parameters: int) -> dict[str, object]:
     return {
         "classes": ", ".join(data.classes),
         "images": len(data.entries),
         "parameters": f"{parameters / 1e6:.1f} M",
-        **_steps(config, [len(data.entries)]),
-        "memory": _gigabytes(copies * parameters * BYTES + activations) + ", about, in fp32",
+        **_steps(config, {data.dataset: len(data.entries)}),
     }
 
 
@@ -157,9 +153,10 @@ def _numbers(job: DetectorData) -> str:
     return f"{len(job.train)} train{held_out}, {len(job.test)} test"
 
 
-def _steps(config: TrainingConfig, numbers: Sequence[int]) -> dict[str, object]:
+def _steps(config: TrainingConfig, numbers: Mapping[str, int]) -> dict[str, object]:
+    require_batches(numbers, config.train)
     batch = config.train.batch_size * config.train.accumulation
-    steps = [config.train.num_steps or config.train.num_epochs * max(1, number // batch) for number in numbers]
+    steps = [config.train.num_steps or config.train.num_epochs * (number // batch) for number in numbers.values()]
     return {"batch": f"{batch} a step and process", "steps": ", ".join(map(str, steps))}
 
 
@@ -167,13 +164,9 @@ def _count(parameters: Iterable[Tensor]) -> int:
     return sum(parameter.numel() for parameter in parameters)
 
 
+def _memory(number: int, number_format: Precision) -> str:
+    return f"{_gigabytes(number)} at the peak of a step, on {number_format.device.type} in {number_format.name}"
+
+
 def _gigabytes(number: float) -> str:
     return f"{number / 1e9:.2f} GB"
-
-
-def _images(batch: int, size: tuple[int, int]) -> Tensor:
-    return torch.empty(batch, 3, *size, device="meta")
-
-
-def _longs(batch: int) -> Tensor:
-    return torch.empty(batch, dtype=torch.long, device="meta")

@@ -1,12 +1,16 @@
 """Which number format the networks compute in."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from realnet.errors import UserError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,20 @@ class Precision:
     def autocast(self) -> AbstractContextManager:
         """Return the context under which a network's forward pass runs."""
         return nullcontext() if self.dtype == torch.float32 else torch.autocast(self.device.type, dtype=self.dtype)
+
+    def running(self, network: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """Return a network as a function that computes in this number format."""
+
+        def run(*inputs: Tensor | None) -> Tensor:
+            with self.autocast():
+                return network(*inputs)
+
+        return run
+
+    @property
+    def name(self) -> str:
+        """Return the number format as configs name it."""
+        return next(name for name, dtype in DTYPES.items() if dtype == self.dtype)
 
     @property
     def needs_scaler(self) -> bool:
@@ -36,5 +54,18 @@ def resolve(name: Literal["auto", "fp32", "bf16", "fp16"], device: torch.device)
         name = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     if name == "fp16" and device.type == "cpu":
         raise UserError("runtime.precision fp16 needs a GPU; set it to auto, fp32 or bf16 for the CPU")
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
-    return Precision(dtype, device)
+    return Precision(DTYPES[name], device)
+
+
+def planned(name: Literal["auto", "fp32", "bf16", "fp16"], device: str | None = None) -> Precision:
+    """Return the number format of a run to come; a GPU that is named need not be here, and is taken to have bf16.
+
+    Raises:
+        UserError: as :func:`resolve`, and for a device that does not exist.
+    """
+    has_gpu = torch.cuda.is_available()
+    try:
+        chosen = torch.device(device or ("cuda" if has_gpu else "cpu"))
+    except RuntimeError as error:
+        raise UserError(f"--device {device} is no device; give cpu, cuda or mps") from error
+    return resolve("bf16" if name == "auto" and chosen.type == "cuda" and not has_gpu else name, chosen)

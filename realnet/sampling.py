@@ -2,11 +2,10 @@
 
 import csv
 import logging
-import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,9 +19,10 @@ from realnet import checkpoint, config, distributed, paths, precision
 from realnet.config import ClassifierConfig, DiffusionConfig, SampleConfig
 from realnet.data.images import Image, write_image
 from realnet.distributed import Process
-from realnet.errors import UserError
-from realnet.networks import build_classifier, build_diffusion, build_unet
+from realnet.errors import Stopped, UserError
+from realnet.networks import build_classifier, build_diffusion, build_unet, compile_networks
 from realnet.progress import bar
+from realnet.stopping import StopSignals
 
 logger = logging.getLogger("realnet")
 ConfigT = TypeVar("ConfigT", DiffusionConfig, ClassifierConfig)
@@ -88,6 +88,7 @@ def load_sampler(dataset: str, settings: SampleConfig, classes: Sequence[str], d
         unet = build_unet(described, len(classes))
     checkpoint.load_into(unet, weights.state_dict, str(path))
     guidance = _load_guidance(dataset, settings, classes, described, device) if settings.guidance else None
+    compile_networks(settings.runtime, unet)
     return Sampler(
         diffusion=build_diffusion(described.process, settings.respacing),
         unet=unet.to(device).eval(),
@@ -120,6 +121,7 @@ def sample_class(
 
     Raises:
         UserError: where the folder holds images that were made with other settings.
+        Stopped: after a signal; the batch at hand is written.
     """
     wanted = draws(class_name, settings)
     if process.is_main:
@@ -128,27 +130,41 @@ def sample_class(
     missing = [draw for draw in wanted if not (folder / draw.file).exists()]
     mine = missing[process.rank :: process.world_size]
     distributed.barrier()  # all have looked before any writes
-    number_format = precision.resolve(settings.runtime.precision, process.device)
-    progress = bar(total=len(mine), description=f"{class_name}: SDAS", is_main=process.is_main)
-    with ThreadPoolExecutor(max_workers=2) as writers, progress:
-        written: list[Future] = []
-        for start in range(0, len(mine), settings.batch_size):
-            batch = mine[start : start + settings.batch_size]
-            for draw, image in zip(batch, sample_batch(sampler, batch, settings, number_format), strict=True):
-                written.append(writers.submit(_write_whole, folder / draw.file, image))
-            progress.update(len(batch))
-        for future in written:
-            future.result()
-    distributed.barrier()
+    with StopSignals() as stop:
+        _write_images(sampler, mine, settings, folder, process, stop)
+    if distributed.any_process(stop.asked):
+        left = sum(not (folder / draw.file).exists() for draw in wanted)
+        logger.info("%s: stopped with %d of %d images to go; the same command goes on", class_name, left, len(wanted))
+        raise Stopped
     if process.is_main:
         _write_manifest(folder, wanted, sampler.source)
     return len(missing)
 
 
+def _write_images(
+    sampler: Sampler, mine: Sequence[Draw], settings: SampleConfig, folder: Path, process: Process, stop: StopSignals
+) -> None:
+    """Sample batch by batch until all is done or a signal comes; a batch is written while the next is sampled."""
+    number_format = precision.resolve(settings.runtime.precision, process.device)
+    progress = bar(total=len(mine), description=f"{folder.name}: SDAS", is_main=process.is_main)
+    with ThreadPoolExecutor(max_workers=2) as writers, progress:
+        written: list[Future] = []
+        for start in range(0, len(mine), settings.batch_size):
+            if stop.asked:
+                break
+            batch = mine[start : start + settings.batch_size]
+            images = sample_batch(sampler, batch, settings, number_format)
+            _finish(written)
+            files = (folder / draw.file for draw in batch)
+            written = [writers.submit(_write_whole, *each) for each in zip(files, images, strict=True)]
+            progress.update(len(batch))
+        _finish(written)
+
+
 def sample_batch(
     sampler: Sampler, batch: Sequence[Draw], settings: SampleConfig, number_format: precision.Precision
-) -> Iterator[Image]:
-    """Yield the images of several draws, uint8 RGB (H, W, 3); none depends on the others."""
+) -> list[Image]:
+    """Return the images of several draws, uint8 RGB (H, W, 3); none depends on the others."""
     device = number_format.device
     generators = [torch.Generator().manual_seed(draw.seed) for draw in batch]
 
@@ -156,10 +172,9 @@ def sample_batch(
         drawn = [torch.randn(3, *sampler.image_size, generator=generator) for generator in generators]
         return torch.stack(drawn).to(device, non_blocking=True)
 
-    def predict(x: Tensor, timesteps: Tensor, y: Tensor | None = None) -> Tensor:
-        with number_format.autocast():
-            return sampler.unet(x, timesteps, y)
-
+    predict, guidance = number_format.running(sampler.unet), sampler.guidance
+    if guidance:
+        guidance = replace(guidance, classifier=number_format.running(guidance.classifier))
     y = torch.tensor([sampler.classes.index(draw.class_name) for draw in batch], device=device)
     strength = torch.tensor([draw.strength for draw in batch], device=device)
     start = noise(-1)
@@ -172,13 +187,11 @@ def sample_batch(
             y=y,
             eta=settings.eta,
             anomaly_strength=strength,
-            guidance=sampler.guidance,
+            guidance=guidance,
         )
     else:
-        x = p_sample_loop(
-            sampler.diffusion, predict, start, noise, y=y, anomaly_strength=strength, guidance=sampler.guidance
-        )
-    yield from to_pixels(x)
+        x = p_sample_loop(sampler.diffusion, predict, start, noise, y=y, anomaly_strength=strength, guidance=guidance)
+    return to_pixels(x)
 
 
 def to_pixels(x: Tensor) -> list[Image]:
@@ -206,6 +219,7 @@ def _load_guidance(
     with torch.device("meta"):
         classifier = build_classifier(classifier_config, len(classes))
     checkpoint.load_into(classifier, weights.state_dict, str(path))
+    compile_networks(settings.runtime, classifier)
     return ClassifierGuidance(classifier.to(device).eval().requires_grad_(False), settings.guidance_scale)
 
 
@@ -239,20 +253,29 @@ def _prepare(folder: Path, description: str, resume: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     settings = folder / SETTINGS
     if not resume:
-        for file in [settings, folder / MANIFEST, *folder.glob("[0-9]*.jpg"), *folder.glob("[0-9]*.png")]:
+        # the settings last: whoever is killed before leaves no images without the settings they were made with
+        for file in [*folder.glob("[0-9]*.jpg"), *folder.glob("[0-9]*.png"), folder / MANIFEST, settings]:
             file.unlink(missing_ok=True)
     if settings.exists() and settings.read_text(encoding="utf-8") != description:
         raise UserError(
             f"{folder} holds images of other settings (see {settings}); --no-resume makes all anew in their place, "
             "--output writes elsewhere"
         )
-    settings.write_text(description, encoding="utf-8")
+    partial = folder / f".{SETTINGS}"
+    partial.write_text(description, encoding="utf-8")
+    partial.replace(settings)
 
 
 def _write_whole(path: Path, image: Image) -> None:
-    partial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    partial = path.with_name(f".{path.name}")
     write_image(partial, image)
     partial.replace(path)
+
+
+def _finish(written: Sequence[Future]) -> None:
+    """Wait for images that are being written; raise what went wrong, such as a full disk."""
+    for future in written:
+        future.result()
 
 
 def _write_manifest(folder: Path, wanted: Sequence[Draw], source: str) -> None:

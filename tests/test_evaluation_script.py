@@ -80,6 +80,28 @@ def test_classes_evaluated_one_by_one_come_together(both_classes, capsys):
     assert "(1 of 2 classes)" in capsys.readouterr().out
 
 
+def test_results_are_kept_until_something_changes(both_classes, capsys):
+    def is_kept(*arguments: str) -> bool:
+        before = (VIS / "weave/report.html").stat().st_mtime_ns
+        assert evaluate("--class_name", "weave", *arguments) == 0
+        printed = capsys.readouterr().out
+        assert "\nweave " in printed
+        assert ("weave: results of" in printed) == ((VIS / "weave/report.html").stat().st_mtime_ns == before)
+        return "kept" in printed
+
+    evaluate("--class_name", "weave")
+    assert is_kept()
+    assert not is_kept("--no-resume")
+    assert not is_kept("--set", "evaluation.score_pool=2") and not is_kept()
+    mask = next(Path("data/tiny/images/weave/ground_truth/hole").iterdir())
+    mask.write_bytes(mask.read_bytes())
+    assert not is_kept()
+    (TEST / "stain/000.png").unlink()
+    shutil.rmtree("data/tiny/samples", ignore_errors=True)
+    next(Path("data/tiny/images/weave/ground_truth/stain").iterdir()).unlink()
+    assert not is_kept() and is_kept()
+
+
 def test_a_missing_checkpoint_names_the_command(tiny, capsys):
     with pytest.raises(UserError, match=r"python train_realnet\.py --dataset tiny --class_name weave$"):
         evaluate("--class_name", "weave")

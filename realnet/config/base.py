@@ -22,6 +22,8 @@ ImageSize = Annotated[tuple[Positive, Positive], BeforeValidator(_pair)]
 
 
 ClassName = Annotated[str, BeforeValidator(_name)]
+Respacing = Annotated[str, BeforeValidator(_name)]
+"""Which steps of a diffusion process are taken: a number of them, numbers by section (``10,5``), or ``ddim20``."""
 
 
 class Section(BaseModel):
@@ -63,7 +65,10 @@ class RuntimeConfig(Section):
     )
     num_workers: int = Field(4, ge=0, description="processes that load data, per training process")
     channels_last: bool = Field(True, description="memory layout of images and weights on a GPU")
-    activation_checkpointing: bool = Field(False, description="U-Net training: less memory for about a third more time")
+    activation_checkpointing: bool = Field(False, description="training: less memory for about a third more time")
+    compile: bool = Field(
+        False, description="torch.compile the networks; needs a C++ compiler, and minutes before the first step"
+    )
 
 
 class OptimiserConfig(Section):

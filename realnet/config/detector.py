@@ -60,6 +60,12 @@ class AnomalyConfig(Section):
     min_perlin_scale: int = Field(0, ge=0)
     perlin_scale: Positive = Field(6, description="exponents of the Perlin periods are below this")
     perlin_threshold: float = 0.5
+    max_regions: Positive | None = Field(
+        None, description="keep 1 to this many connected regions of a mask, as of few and small defects; None: all"
+    )
+    min_contrast: float = Field(
+        0.0, ge=0, description="grey levels of 255 by which a paste must change the image to count as an anomaly"
+    )
     dtd_root: str = "data/DTD/images"
 
     @model_validator(mode="after")
@@ -90,6 +96,11 @@ class LossConfig(Section):
 class DetectorTrainConfig(TrainConfig):
     """Length and batches of detector training."""
 
+    accumulation: Positive = Field(
+        1,
+        description="micro-steps averaged into one optimiser step; RRS's batch norms take each micro-batch by itself "
+        "(of all processes together), so k micro-batches are not quite a batch k times as large",
+    )
     evaluation_interval_epochs: Positive = 5
     evaluation: bool = Field(True, description="score the test split while training, to keep ckpt_best as published")
 

@@ -63,7 +63,8 @@ def load(model: type[ConfigT], path: Path, overrides: Sequence[str] = ()) -> Con
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the config {path}: {getattr(error, 'strerror', None) or error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot read the config {path} ({reason}); name a YAML file with --config") from error
     values = parse_yaml(text, str(path)) or {}
     if not isinstance(values, Mapping):
         raise UserError(f"{path} must hold keys and values, got {type(values).__name__}")

@@ -10,6 +10,7 @@ from realnet.config.base import (
     ImageSize,
     Positive,
     Range,
+    Respacing,
     RuntimeConfig,
     Section,
     TrainConfig,
@@ -71,12 +72,20 @@ class DiffusionTrainConfig(TrainConfig):
     ema_decay: Fraction = 0.9999
 
 
+class DiffusionRuntimeConfig(RuntimeConfig):
+    """How diffusion training is run."""
+
+    ema_on_cpu: bool = Field(
+        False, description="keep the average of the weights in the computer's own memory, not in the GPU's"
+    )
+
+
 class DiffusionValidationConfig(Section):
     """The health check during training: DDIM round trip and samples of several strengths."""
 
     interval_epochs: Positive = 10
     num_batches: Positive = 7
-    respacing: str = "ddim20"
+    respacing: Respacing = "ddim20"
     strengths: tuple[Annotated[float, Field(ge=0)], ...] = (0.0, 0.1, 0.2)
 
 
@@ -89,6 +98,7 @@ class DiffusionConfig(TrainingConfig):
     model: UNetConfig = UNetConfig()
     optimiser: ClippedOptimiserConfig = ClippedOptimiserConfig()
     train: DiffusionTrainConfig = DiffusionTrainConfig()
+    runtime: DiffusionRuntimeConfig = DiffusionRuntimeConfig()
     validation: DiffusionValidationConfig = DiffusionValidationConfig()
 
     @model_validator(mode="after")
@@ -129,7 +139,7 @@ class SampleConfig(Section):
     num_samples: Positive = Field(10_000, description="images per class")
     strength: Range = Field(Range(low=0.1, high=0.2), description="anomaly strength s, drawn per image")
     sampler: Literal["ancestral", "ddim"] = "ancestral"
-    respacing: str = "ddim20"
+    respacing: Respacing = "ddim20"
     eta: Fraction = Field(0.0, description="DDIM's noise; the ancestral sampler has none to set")
     guidance: bool = Field(True, description="use the classifier where one is trained")
     guidance_scale: float = Field(1.0, ge=0)

@@ -22,6 +22,9 @@ Looks = Mapping[Path, Look]
 NUM_SHOWN = 20
 """Files of a kind in an error message."""
 
+FEW_IMAGES = 100
+"""Normal training images of a class below which there is advice (data/README.md)."""
+
 
 def require_sound(
     dataset: OpenDataset, classes: Sequence[str], *, with_test: bool = True, sources: Iterable[Path] = ()
@@ -47,6 +50,19 @@ def require_sound(
         raise UserError(report(problems, dataset.name, limit=NUM_SHOWN))
     if found:
         logger.warning(report(found, dataset.name, limit=NUM_SHOWN))
+
+
+def advise(entries: Iterable[Entry]) -> None:
+    """Log what helps where classes have fewer than ``FEW_IMAGES`` training images."""
+    numbers = Counter(entry.class_name for entry in entries)
+    few = ", ".join(f"{name} ({number})" for name, number in numbers.items() if number < FEW_IMAGES)
+    if few:
+        logger.warning(
+            "few training images (below %d): %s; train.augment=true multiplies them where turned and mirrored ones "
+            "would be normal too, fewer train.num_steps keep them from being learnt by heart (data/README.md)",
+            FEW_IMAGES,
+            few,
+        )
 
 
 def inspect_class(

@@ -50,6 +50,13 @@ class OpenDataset:
         return indexes
 
 
+def keep_index(dataset: str, classes: Sequence[str]) -> None:
+    """Write the index of classes that have none: a run that goes on shall see the images that it began with."""
+    opened = open_dataset(dataset)
+    for class_name in classes:
+        opened.index(class_name)
+
+
 def open_dataset(name: str) -> OpenDataset:
     """Read a dataset's config; its classes are the config's, else the folders on disk.
 

@@ -1,6 +1,6 @@
 """AFS: anomaly-aware feature selection (method, section 3, AFS)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -107,7 +107,18 @@ def select_channels(criterion: Tensor, num_channels: int) -> Tensor:
     return criterion.argsort(stable=True)[:num_channels].sort().values
 
 
-def afs_criterion(anomalous: Tensor, clean: Tensor, mask: Tensor, size: tuple[int, int]) -> Tensor:
+def _itself(value: Tensor) -> Tensor:
+    return value
+
+
+def afs_criterion(
+    anomalous: Tensor,
+    clean: Tensor,
+    mask: Tensor,
+    size: tuple[int, int],
+    *,
+    joint_maximum: Callable[[Tensor], Tensor] = _itself,
+) -> Tensor:
     """Measure how far each channel's change is from the anomaly mask (method, section 3, AFS, Choice).
 
     d = (F_anomalous - F_clean)²; criterion = mean(((d - min)/(max - min + 1e-4) - mask)²).
@@ -117,18 +128,25 @@ def afs_criterion(anomalous: Tensor, clean: Tensor, mask: Tensor, size: tuple[in
         clean: the same of their originals.
         mask: (B, 1, H, W) in {0, 1}.
         size: (height, width) of the block that takes the level.
+        joint_maximum: elementwise, of a tensor's values in all parts of the batch, where this is one of several.
 
     Returns:
         (C,) mean squared difference between the min-max-normalised change and the mask.
     """
     change = (resize(anomalous, size) - resize(clean, size)).square()
-    low, high = change.amin(dim=(0, 2, 3), keepdim=True), change.amax(dim=(0, 2, 3), keepdim=True)
-    change = (change - low) / (high - low + 1e-4)
+    extremes = torch.stack([change.amax(dim=(0, 2, 3), keepdim=True), -change.amin(dim=(0, 2, 3), keepdim=True)])
+    high, negated_low = joint_maximum(extremes)
+    change = (change + negated_low) / (high + negated_low + 1e-4)
     return (change - F.interpolate(mask, size=size, mode="nearest")).square().mean(dim=(0, 2, 3))
 
 
 def afs_criteria(
-    afs: AFS, anomalous: Mapping[str, Tensor], clean: Mapping[str, Tensor], mask: Tensor
+    afs: AFS,
+    anomalous: Mapping[str, Tensor],
+    clean: Mapping[str, Tensor],
+    mask: Tensor,
+    *,
+    joint_maximum: Callable[[Tensor], Tensor] = _itself,
 ) -> dict[str, Tensor]:
     """Return :func:`afs_criterion` of every selection from one pass of the backbone (method, section 3, AFS, Choice).
 
@@ -137,13 +155,18 @@ def afs_criteria(
         anomalous: feature levels (B, channels, h, w) of images with anomalies, by name.
         clean: the same of their originals.
         mask: (B, 1, H, W) in {0, 1}.
+        joint_maximum: as of :func:`afs_criterion`.
 
     Returns:
         (channels,) each, by ``<block>_<level>``.
     """
     return {
         key: afs_criterion(
-            anomalous[s.level.name].float(), clean[s.level.name].float(), mask, block.size(mask.shape[-2:])
+            anomalous[s.level.name].float(),
+            clean[s.level.name].float(),
+            mask,
+            block.size(mask.shape[-2:]),
+            joint_maximum=joint_maximum,
         )
         for block in afs.blocks
         for key, s in zip(block.keys(), block.selections, strict=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from guided_diffusion.encoder import run_block
 from realnet.errors import UserError
 from realnet.models.afs import AFS, Block
 from realnet.models.backbone import Backbone
@@ -48,6 +49,7 @@ class RealNet(nn.Module):
         rrs_modes: how many channels each of RRS's rankings keeps.
         num_residual_layers: depth of RRS's residual stack.
         stop_grad: keep the segmentation loss from reaching the reconstruction.
+        use_checkpoint: trade compute for memory in training of the reconstruction; the numbers stay the same.
 
     Raises:
         UserError: where the blocks and the backbone do not fit.
@@ -62,9 +64,10 @@ class RealNet(nn.Module):
         rrs_modes: Mapping[str, int],
         num_residual_layers: int = 2,
         stop_grad: bool = False,
+        use_checkpoint: bool = False,
     ) -> None:
         super().__init__()
-        self.reconstruction = reconstruction
+        self.reconstruction, self.use_checkpoint = reconstruction, use_checkpoint
         self.backbone = backbone
         self.afs = AFS(blocks)
         self.recon = nn.ModuleDict(
@@ -108,7 +111,10 @@ class RealNet(nn.Module):
 
     def detect(self, selected: Mapping[str, Tensor], image_size: Sequence[int]) -> Detection:
         """Run the learned part on selected features, with R = (F - recon(F))²; ``image_size`` is that of the logits."""
-        reconstructed = {name: self.recon[f"{name}_recon"](features) for name, features in selected.items()}
+        reconstructed = {
+            name: run_block(self.recon[f"{name}_recon"], features, use_checkpoint=self.use_checkpoint)
+            for name, features in selected.items()
+        }
         residuals = {name: (features - reconstructed[name]).square() for name, features in selected.items()}
         output = self.rrs(list(residuals.values()), tuple(image_size))
         return Detection(output.logits, selected, reconstructed, residuals, output.chosen)

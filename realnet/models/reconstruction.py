@@ -6,9 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from guided_diffusion.blocks import AttentionBlock, zero_module
-
-NORM_GROUPS = 32
+from guided_diffusion.blocks import NUM_GROUPS, AttentionBlock, group_norm, zero_module
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class ReconstructionSize:
 
     def width(self, channels: int) -> int:
         """Return ⌊ratio·C⌋, rounded up to a multiple of the norm's groups."""
-        return math.ceil(math.floor(self.hidden_ratio * channels) / NORM_GROUPS) * NORM_GROUPS or NORM_GROUPS
+        return math.ceil(math.floor(self.hidden_ratio * channels) / NUM_GROUPS) * NUM_GROUPS or NUM_GROUPS
 
 
 class TransposedUpsample(nn.Module):
@@ -54,9 +52,7 @@ class ResBlock(nn.Module):
 
     def __init__(self, channels: int, out_channels: int, *, down: bool = False, up: bool = False) -> None:
         super().__init__()
-        self.in_layers = nn.Sequential(
-            nn.GroupNorm(NORM_GROUPS, channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1)
-        )
+        self.in_layers = nn.Sequential(group_norm(channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1))
         self.h_upd = _resample(channels, down=down, up=up)
         self.x_upd = _resample(channels, down=down, up=up)
         self.skip_connection = nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
@@ -118,7 +114,7 @@ class ReconstructionUNet(nn.Module):
                 self.output_blocks.append(nn.Sequential(*layers))
 
         out_conv = zero_module(nn.Conv2d(ch, channels, 3, padding=1))
-        self.out = nn.Sequential(nn.GroupNorm(NORM_GROUPS, ch), nn.SiLU(), out_conv)
+        self.out = nn.Sequential(group_norm(ch), nn.SiLU(), out_conv)
 
     def forward(self, features: Tensor) -> Tensor:
         h, skips = features, []

@@ -101,6 +101,7 @@ class ClassResult(Record):
         made: date and time.
         notes: what a reader must know to judge the numbers.
         checkpoints: one of each protocol at most.
+        inputs: digest of the files and settings that the results come from; empty where it was not taken.
     """
 
     dataset: str
@@ -108,6 +109,7 @@ class ClassResult(Record):
     made: str
     notes: tuple[str, ...]
     checkpoints: tuple[CheckpointResult, ...]
+    inputs: str = ""
 
     def of(self, protocol: Protocol) -> CheckpointResult | None:
         """Return the results by a protocol, if there are any."""

@@ -1,7 +1,7 @@
 """Feed a training loop: the micro-batches of every step, from the step it starts at."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -10,14 +10,21 @@ from torch.utils.data import DataLoader, Dataset
 from realnet.config import RuntimeConfig, TrainConfig
 from realnet.data.sampling import EpochSampler
 from realnet.distributed import Process
+from realnet.errors import UserError
 
 
 def make_sampler(
     dataset: Dataset, config: TrainConfig, process: Process, *, seed: int, start_step: int = 0
 ) -> EpochSampler:
-    """Return the order in which a process sees the training items from ``start_step`` on."""
+    """Return the order in which a process sees the training items from ``start_step`` on.
+
+    Raises:
+        UserError: where they are too few for a batch.
+    """
+    number = len(dataset)  # type: ignore[arg-type]  # torch's Dataset declares no length
+    require_batches({"the dataset": number}, config, process.world_size)
     return EpochSampler(
-        len(dataset),  # type: ignore[arg-type]  # torch's Dataset declares no length
+        number,
         seed=seed,
         batch_size=config.batch_size,
         accumulation=config.accumulation,
@@ -25,6 +32,25 @@ def make_sampler(
         world_size=process.world_size,
         start_step=start_step,
     )
+
+
+def require_batches(numbers: Mapping[str, int], config: TrainConfig, num_processes: int = 1) -> None:
+    """Check that a step's batch, over all processes, takes no image twice.
+
+    Args:
+        numbers: training images, by the name of what is trained on them.
+        config: of the stage.
+        num_processes: of the run.
+
+    Raises:
+        UserError: names all that have too few.
+    """
+    needed = config.batch_size * config.accumulation * num_processes
+    few = [f"{name}: {number} training images" for name, number in numbers.items() if number < needed]
+    if few:
+        factors = f"train.batch_size {config.batch_size} x train.accumulation {config.accumulation}"
+        head = f"too few images for a batch of {needed} ({factors} x {num_processes} processes)"
+        raise UserError("\n  ".join([f"{head}; add images, or give --set train.batch_size=N a smaller N:", *few]))
 
 
 def total_steps(config: TrainConfig, sampler: EpochSampler) -> int:

@@ -12,9 +12,10 @@ from torch import Tensor
 from realnet import checkpoint, distributed, paths
 from realnet.checkpoint import Checkpoint
 from realnet.config import ClassifierConfig
+from realnet.data.registry import keep_index
 from realnet.distributed import Process
 from realnet.errors import UserError
-from realnet.networks import build_classifier, build_diffusion
+from realnet.networks import build_classifier, build_diffusion, compile_networks
 from realnet.training.diffusion import NormalImages, load_pretrained, noisy_images, to_device
 from realnet.training.loop import fit
 from realnet.training.run import Run
@@ -64,6 +65,7 @@ class ClassifierTask:
         self.model = build_classifier(config, len(data.classes)).to(process.device).train()
         if process.device.type == "cuda" and config.runtime.channels_last:
             self.model.to(memory_format=torch.channels_last)
+        compile_networks(config.runtime, self.model)
 
     def parameters(self) -> list[Tensor]:
         """Return the classifier's weights."""
@@ -72,6 +74,8 @@ class ClassifierTask:
     def begin(self) -> None:
         """Start from ImageNet weights, where the config names them."""
         load_pretrained(self.model, self.config.pretrained, kind="classifier", new_heads=NEW_HEADS)
+        if self.process.is_main:
+            keep_index(self.data.dataset, self.data.classes)
 
     def losses(self, batch: dict[str, Any]) -> Tensor:
         """Return the cross-entropy to the class of q(x_t | x_0)."""

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +14,20 @@ from realnet import checkpoint, distributed, paths, precision
 from realnet.calibration import Calibration, calibrate, split_holdout
 from realnet.checkpoint import Checkpoint
 from realnet.config import RealNetConfig
-from realnet.data.check import require_sound
+from realnet.data.check import advise, require_sound
 from realnet.data.datasets import DetectorTrainDataset, TestDataset
 from realnet.data.index import Entry
-from realnet.data.registry import OpenDataset
+from realnet.data.registry import OpenDataset, keep_index
 from realnet.data.sampling import EpochSampler
 from realnet.data.synthesis import AnomalySynthesizer, build_synthesizer
 from realnet.distributed import Process
+from realnet.errors import Stopped
 from realnet.evaluation import Metric, curves_of, score_class, summarise
 from realnet.losses import cross_entropy_loss, focal_loss, reconstruction_loss
 from realnet.models.afs import afs_criteria
 from realnet.models.realnet import Detection, RealNet
-from realnet.networks import build_detector
-from realnet.progress import bar
+from realnet.networks import build_detector, compile_networks
+from realnet.progress import bar, console
 from realnet.training.loop import fit
 from realnet.training.run import Run
 
@@ -46,15 +47,13 @@ class DetectorData:
     held_out: Sequence[Entry] = ()
 
 
-def detector_data(
-    dataset: OpenDataset, class_name: str, config: RealNetConfig, *, write_index: bool = True
-) -> DetectorData:
+def detector_data(dataset: OpenDataset, class_name: str, config: RealNetConfig) -> DetectorData:
     """Find and check a class's images, and the sources of its anomalies.
 
     Raises:
         UserError: where images or sources are absent, or not fit for use.
     """
-    index = dataset.index(class_name, write=write_index)
+    index = dataset.index(class_name, write=False)
     synthesizer = build_synthesizer(
         config.anomalies,
         dataset.name,
@@ -64,6 +63,7 @@ def detector_data(
     )
     sources = [file for files in synthesizer.sources.values() for file in files]
     require_sound(dataset, [class_name], sources=sources)
+    advise(index.train)
     train, held_out = split_holdout(index.train, config.calibration.holdout_fraction)
     return DetectorData(dataset.name, class_name, dataset.image_root, train, index.test, synthesizer, held_out)
 
@@ -77,7 +77,12 @@ def train_detector(config: RealNetConfig, data: DetectorData, process: Process, 
     last = paths.output(data.dataset, "realnet", "checkpoints", data.class_name) / paths.LAST
     task = DetectorTask(config, data, process, best=last.with_name(paths.BEST))
     log_folder = paths.output(data.dataset, "realnet", "log", data.class_name)
-    fit(task, task.train_set, config, process, last=last, log_folder=log_folder, resume=resume)
+    try:
+        fit(task, task.train_set, config, process, last=last, log_folder=log_folder, resume=resume)
+    except Stopped:
+        task.calibrate_files(last, task.best)
+        raise
+    task.calibrate_files(last, task.best)
     return last
 
 
@@ -91,7 +96,6 @@ class DetectorTask:
         self.title = f"{data.dataset}/{data.class_name} detector"
         self.validation_interval_epochs = config.train.evaluation_interval_epochs
         self.best_score = -1.0
-        self._calibrated: tuple[int, Calibration | None] = (-1, None)  # of the weights after that step
         self.precision = precision.resolve(config.runtime.precision, process.device)
         self.train_set = DetectorTrainDataset(
             data.train,
@@ -104,8 +108,10 @@ class DetectorTask:
         self.test_set = TestDataset(data.test, data.image_root, image_size=config.image_size)
         torch.manual_seed(config.seed)
         self.model = build_detector(config).to(process.device).train()
+        distributed.join_batch_norms(self.model.rrs)
         if process.device.type == "cuda" and config.runtime.channels_last:
             self.model.to(memory_format=torch.channels_last)
+        compile_networks(config.runtime, self.model)
 
     def parameters(self) -> list[Tensor]:
         """Return the reconstruction's and RRS's weights."""
@@ -114,6 +120,8 @@ class DetectorTask:
     @torch.no_grad()
     def begin(self) -> None:
         """Choose the features: AFS over ``init_batches`` batches of anomalous items, all blocks in one pass."""
+        if self.process.is_main:
+            keep_index(self.data.dataset, [self.data.class_name])
         criteria = {key: torch.zeros(s.level.channels) for key, s in self.model.afs.selections().items()}
         criteria = {key: value.to(self.process.device) for key, value in criteria.items()}
         for batch in self._anomalous_batches():
@@ -122,9 +130,10 @@ class DetectorTask:
                 levels = self.model.backbone(pair)
             anomalous, clean = ({name: f.chunk(2)[i] for name, f in levels.items()} for i in (0, 1))
             mask = batch["mask"].to(self.process.device, non_blocking=True)
-            for key, value in afs_criteria(self.model.afs, anomalous, clean, mask).items():
-                criteria[key] += distributed.mean(value)
-        self.model.afs.choose(criteria)
+            batch_criteria = afs_criteria(self.model.afs, anomalous, clean, mask, joint_maximum=distributed.maximum)
+            for key, value in batch_criteria.items():
+                criteria[key] += value
+        self.model.afs.choose({key: distributed.mean(value) for key, value in criteria.items()})
 
     def losses(self, batch: dict[str, Any]) -> Tensor:
         """Return the weighted (segmentation, reconstruction) losses."""
@@ -167,9 +176,12 @@ class DetectorTask:
 
     def restore(self, stored: Mapping[str, Any], source: str) -> None:
         """Take back :meth:`state`."""
-        backbone = {f"backbone.{key}": value for key, value in self.model.backbone.state_dict().items()}
-        checkpoint.load_into(self.model, {**backbone, **stored["model"]}, source)
+        self._load(stored["model"], source)
         self.best_score = stored["best_score"]
+
+    def _load(self, learned: Mapping[str, Tensor], source: str) -> None:
+        backbone = {f"backbone.{key}": value for key, value in self.model.backbone.state_dict().items()}
+        checkpoint.load_into(self.model, {**backbone, **learned}, source)
 
     def save(self, path: Path, step: int, epoch: int) -> None:
         """Write the detector without its backbone."""
@@ -177,7 +189,6 @@ class DetectorTask:
 
     def _write(self, path: Path, step: int, facts: Mapping[str, Any]) -> None:
         backbone = {"name": self.config.backbone.name, "checksum": self.model.backbone.checksum()}
-        calibration = self._calibration(step)
         weights = Checkpoint(
             kind="realnet",
             state_dict=self.model.trainable_state(),
@@ -185,14 +196,31 @@ class DetectorTask:
             classes=(self.data.class_name,),
             class_name=self.data.class_name,
             config=self.config.model_dump(mode="json"),
-            facts={"step": step, **facts, "backbone": backbone, "calibration": calibration and asdict(calibration)},
+            facts={"step": step, **facts, "backbone": backbone},
         )
         checkpoint.save(path, weights)
 
-    def _calibration(self, step: int) -> Calibration | None:
-        """Calibrate the weights as they are: every file that is written holds its own thresholds."""
-        if self._calibrated[0] != step:
-            calibration = calibrate(
+    def calibrate_files(self, *files: Path) -> None:
+        """Complete checkpoints with the thresholds of their weights, where they have none yet; on the main process.
+
+        Until then, such as after a kill, a file gives scores but no verdicts. The same command again completes it.
+        """
+        done: dict[int, dict[str, Any] | None] = {}
+        for path in filter(Path.is_file, files if self.process.is_main else ()):
+            stored = checkpoint.load(path, kind="realnet")
+            step = stored.facts["step"]
+            if "calibration" in stored.facts:
+                continue
+            if step not in done:
+                self._load(stored.state_dict, str(path))
+                calibration = self._calibrate(path)
+                done[step] = asdict(calibration) if calibration else None
+            checkpoint.save(path, replace(stored, facts={**stored.facts, "calibration": done[step]}))
+
+    def _calibrate(self, path: Path) -> Calibration | None:
+        with console(True):
+            logger.info("%s: calibrating %s", self.title, path.name)
+            return calibrate(
                 self.model,
                 self.data.held_out or self.data.train,
                 self.data.image_root,
@@ -201,8 +229,6 @@ class DetectorTask:
                 precision=self.precision,
                 held_out=bool(self.data.held_out),
             )
-            self._calibrated = (step, calibration)
-        return self._calibrated[1]
 
     def _anomalous_batches(self) -> Any:
         self.train_set.only_anomalous = True
@@ -236,10 +262,14 @@ def detect_pairs(model: RealNet, batch: dict[str, Any], device: torch.device) ->
     images = torch.cat([batch["image"], batch["clean"][anomalous]]).to(device, non_blocking=True)
     if device.type == "cuda":
         images = images.contiguous(memory_format=torch.channels_last)
+    return detect_joined(model, images, anomalous.to(device, non_blocking=True))
+
+
+def detect_joined(model: RealNet, images: Tensor, place: Tensor) -> tuple[Detection, dict[str, Tensor]]:
+    """Detect as :func:`detect_pairs` on images (B + K, 3, H, W): B items, then the originals of the K at ``place``."""
     with torch.inference_mode():
         levels = model.backbone(images)
-    number, place = len(batch["image"]), anomalous.to(device, non_blocking=True)
-    size = (images.shape[-2], images.shape[-1])
+    number, size = len(images) - len(place), (images.shape[-2], images.shape[-1])
     selected, clean = {}, {}
     for name, features in model.afs(levels, size).items():
         selected[name] = features[:number]

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from realnet import checkpoint, distributed, paths, precision
 from realnet.checkpoint import Checkpoint
 from realnet.config import ClassifierConfig, DiffusionConfig
-from realnet.data.check import require_sound
+from realnet.data.check import advise, require_sound
 from realnet.data.datasets import DiffusionDataset
 from realnet.data.images import write_image
 from realnet.data.index import Entry
-from realnet.data.registry import open_dataset
+from realnet.data.registry import keep_index, open_dataset
 from realnet.distributed import Process
 from realnet.errors import UserError
-from realnet.networks import build_diffusion, build_unet
+from realnet.networks import build_diffusion, build_unet, compile_networks
 from realnet.training.health import check_health, verdict
 from realnet.training.loop import fit
 from realnet.training.optimisation import EMA
@@ -41,7 +41,7 @@ class NormalImages:
     entries: Sequence[Entry]
 
 
-def normal_images(dataset_name: str, *, write_index: bool = True) -> NormalImages:
+def normal_images(dataset_name: str) -> NormalImages:
     """Find and check the normal training images of all classes of a dataset.
 
     Raises:
@@ -49,7 +49,8 @@ def normal_images(dataset_name: str, *, write_index: bool = True) -> NormalImage
     """
     dataset = open_dataset(dataset_name)
     require_sound(dataset, dataset.classes, with_test=False)
-    entries = [entry for name in dataset.classes for entry in dataset.index(name, write=write_index).train]
+    entries = [entry for name in dataset.classes for entry in dataset.index(name, write=False).train]
+    advise(entries)
     return NormalImages(dataset.name, dataset.classes, dataset.image_root, entries)
 
 
@@ -83,7 +84,8 @@ class DiffusionTask:
         self.model = build_unet(config, len(data.classes)).to(process.device).train()
         if process.device.type == "cuda" and config.runtime.channels_last:
             self.model.to(memory_format=torch.channels_last)
-        self.ema = EMA(self.model, config.train.ema_decay)
+        self.ema = EMA(self.model, config.train.ema_decay, on_cpu=config.runtime.ema_on_cpu)
+        compile_networks(config.runtime, self.model, self.ema.model)
 
     def parameters(self) -> list[Tensor]:
         """Return the U-Net's weights."""
@@ -92,6 +94,8 @@ class DiffusionTask:
     def begin(self) -> None:
         """Start from ImageNet weights, where the config names them."""
         load_pretrained(self.model, self.config.pretrained, kind="diffusion", new_heads=NEW_HEADS)
+        if self.process.is_main:
+            keep_index(self.data.dataset, self.data.classes)
         self.ema.model.load_state_dict(self.model.state_dict())
 
     def losses(self, batch: dict[str, Any]) -> Tensor:
@@ -107,8 +111,10 @@ class DiffusionTask:
     def validate(self, step: int, run: Run) -> None:
         """Log the health of the averaged model, with panels and a verdict."""
         if self.process.is_main:
-            health = check_health(self.ema.model, self.config, self.train_set, self.precision)
-            figures = {"round_trip_error": health.round_trip_error, "relative_error": health.relative_error}
+            averaged = self.ema.model.to(self.process.device)
+            health = check_health(averaged, self.config, self.train_set, self.precision)
+            self.ema.model.to(self.ema.device)
+            figures = asdict(health.figures)
             self.health.append({"step": step, **figures})
             logger.info("step %d: the diffusion model is %s", step, verdict(self.health))
             run.scalars(step, {f"health/{name}": value for name, value in figures.items()})

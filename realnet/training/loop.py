@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +14,9 @@ from torch.utils.data import Dataset
 from realnet import distributed, precision
 from realnet.config import TrainingConfig
 from realnet.distributed import Process
+from realnet.errors import Stopped
+from realnet.progress import console
+from realnet.stopping import StopSignals
 from realnet.training import state
 from realnet.training.batches import batches, make_sampler, total_steps
 from realnet.training.optimisation import Optimisation, learning_rate
@@ -39,7 +43,11 @@ class Task(Protocol):
         ...
 
     def begin(self) -> None:
-        """Do what comes once before the first step; not called when a run goes on."""
+        """Do what comes once before the first step; not called when a run goes on.
+
+        Raises:
+            UserError: where the run cannot start; nothing is written yet.
+        """
         ...
 
     def losses(self, batch: dict[str, Any]) -> Tensor:
@@ -90,6 +98,7 @@ def fit(
 
     Raises:
         UserError: for settings other than those of the part of the run that is done.
+        Stopped: after a signal; the step at hand is done and saved.
     """
     state_path = state.path_of(last)
     stored = state.load(state_path, config) if resume else None
@@ -104,14 +113,20 @@ def fit(
 
     def save(step: int) -> None:
         if process.is_main:
+            task.save(last, step, sampler.epoch_of(step))
+            # last: whoever is killed before this point repeats the steps since the state that is there
             parts = {"task": dict(task.state()), "optimisation": optimisation.state_dict()}
             state.save(state_path, step, config, parts)
-            task.save(last, step, sampler.epoch_of(step))
 
-    with Run(log_folder, process, config, start_step) as run:
-        logger.info("%s: %d training images, step %d of %d", task.title, sampler.num_items, start_step, num_steps)
+    with ExitStack() as stack:
+        stop = stack.enter_context(StopSignals())
         if not stored:
-            task.begin()
+            with console(process.is_main):
+                task.begin()
+            if process.is_main:
+                state.discard(state_path)
+        run = stack.enter_context(Run(log_folder, process, config=config, start_step=start_step, stop=stop))
+        logger.info("%s: %d training images, step %d of %d", task.title, sampler.num_items, start_step, num_steps)
         feed = batches(dataset, sampler, config.runtime, process)
         totals, since, count = torch.zeros(len(task.loss_names), device=process.device), time.perf_counter(), 0
         done = start_step
@@ -147,7 +162,8 @@ def fit(
             # save
             if is_last or run.stopping or done % config.train.checkpoint_interval_steps == 0:
                 save(done)
-        if done < num_steps:
-            logger.info("stopped after step %d of %d; the same command goes on from there", done, num_steps)
-        elif start_step == num_steps:
+        if start_step >= num_steps:
             logger.info("%s: all %d steps are done already; --no-resume starts anew", task.title, num_steps)
+        if distributed.any_process(stop.asked):
+            logger.info("stopped after step %d of %d; the same command goes on from there", done, num_steps)
+            raise Stopped

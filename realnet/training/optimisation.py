@@ -70,14 +70,17 @@ class Optimisation:
 class EMA:
     """The exponential moving average of all of a network's state: θ' ← decay·θ' + (1 - decay)·θ."""
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: nn.Module, decay: float, *, on_cpu: bool = False) -> None:
         self.decay = decay
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.device = torch.device("cpu") if on_cpu else next(model.parameters()).device
+        self.model.to(self.device)
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Move the average one step towards the network."""
-        averaged, current = self.model.state_dict(), model.state_dict()
+        averaged = self.model.state_dict()
+        current = {key: value.to(self.device) for key, value in model.state_dict().items()}
         floating = [key for key, value in averaged.items() if value.is_floating_point()]
         torch._foreach_lerp_([averaged[k] for k in floating], [current[k] for k in floating], 1 - self.decay)
         for key in averaged.keys() - floating:  # counters have no average

@@ -2,12 +2,11 @@
 
 import json
 import logging
-import signal
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -17,30 +16,27 @@ from realnet import distributed
 from realnet.config import Section, dump
 from realnet.distributed import Process
 from realnet.progress import bar, console
+from realnet.stopping import StopSignals
 
 
 class Run:
     """A context for a training loop: logs to the console, a file, ``metrics.jsonl`` and TensorBoard, on rank 0.
-
-    SIGTERM and Ctrl-C end :meth:`steps` after the step at hand (a second Ctrl-C ends at once).
 
     Args:
         folder: where the logs go.
         process: this process.
         config: saved as ``config.yaml``.
         start_step: what the logs hold beyond it, from a run that was cut off, is dropped.
+        stop: the signals that end :meth:`steps` after the step at hand.
     """
 
-    def __init__(self, folder: Path, process: Process, config: Section, start_step: int = 0) -> None:
+    def __init__(self, folder: Path, process: Process, *, config: Section, start_step: int, stop: StopSignals) -> None:
         self.folder, self.process, self.config, self.start_step = folder, process, config, start_step
-        self.stopping, self._stop_asked = False, False
+        self.stopping, self._stop = False, stop
         self._console = ExitStack()
-        self._signals: dict[int, Any] = {}
         self._writer: Any = None
 
     def __enter__(self) -> Self:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._signals[number] = signal.signal(number, self._stop)
         if self.process.is_main:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / "config.yaml").write_text(dump(self.config), encoding="utf-8")
@@ -52,8 +48,6 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number, handler in self._signals.items():
-            signal.signal(number, handler)
         self._console.close()
         if self._writer is not None:
             self._writer.close()
@@ -66,7 +60,7 @@ class Run:
         progress = bar(total=num_steps, description=description, initial=self.start_step, is_main=self.process.is_main)
         with progress:
             for step in range(self.start_step, num_steps):
-                self.stopping = distributed.any_process(self._stop_asked)
+                self.stopping = distributed.any_process(self._stop.asked)
                 yield step
                 progress.update()
                 if self.stopping:
@@ -99,13 +93,10 @@ class Run:
         self._console.enter_context(console(True, file))
         if self._metrics.exists():
             kept = [line for line in self._metrics.read_text().splitlines() if _step_of(line) <= self.start_step]
-            self._metrics.write_text("".join(f"{line}\n" for line in kept if self.start_step))
-        self._writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.start_step)
-
-    def _stop(self, number: int, _frame: FrameType | None) -> None:
-        if self._stop_asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self._stop_asked = True
+            partial = self._metrics.with_suffix(".partial")  # a kill leaves the old lines or the kept ones
+            partial.write_text("".join(f"{line}\n" for line in kept if self.start_step))
+            partial.replace(self._metrics)
+        self._writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.start_step + 1)
 
 
 def _step_of(line: str) -> float:

@@ -42,11 +42,10 @@ def load(path: Path, config: Section) -> dict[str, Any] | None:
     """Read the last complete state; None where there is none.
 
     Raises:
-        UserError: where it was made with other settings; lists them.
+        UserError: where it was made with other settings, which are listed; or where no file that is there can be read.
     """
-    for candidate in (path, checkpoint.previous(path)):
-        if not candidate.is_file():
-            continue
+    candidates = [candidate for candidate in (path, checkpoint.previous(path)) if candidate.is_file()]
+    for candidate in candidates:
         try:
             values = checkpoint.read(candidate)
         except UserError as error:
@@ -54,7 +53,15 @@ def load(path: Path, config: Section) -> dict[str, Any] | None:
             continue
         _check_config(values["config"], config.model_dump(mode="json"), candidate)
         return values
+    if candidates:
+        raise UserError(f"{path} cannot be read, nor is there a state before it; start anew with --no-resume")
     return None
+
+
+def discard(path: Path) -> None:
+    """Remove the states of an earlier run, so that nothing falls back to them."""
+    for candidate in (checkpoint.previous(path), path):
+        candidate.unlink(missing_ok=True)
 
 
 def _check_config(stored: Mapping[str, Any], current: Mapping[str, Any], path: Path) -> None:

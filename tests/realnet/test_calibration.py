@@ -114,7 +114,7 @@ def test_what_cannot_be_calibrated_is_said(tmp_path, caplog):
 
 def test_the_model_and_the_random_numbers_stay_as_they_are(tiny):
     config, model = tiny_detector.config(), tiny_detector.build().train()
-    data = detector_data(open_dataset("tiny"), "weave", config, write_index=False)
+    data = detector_data(open_dataset("tiny"), "weave", config)
     torch.manual_seed(3)
     state, before = torch.get_rng_state(), {key: value.clone() for key, value in model.state_dict().items()}
     arguments = {"synthesizer": data.synthesizer, "config": config, "precision": PRECISION, "held_out": False}
@@ -145,7 +145,7 @@ def test_held_out_images_are_spread():
 
 def recalibrated(name):
     detector = Detector.load(f"experiments/tiny/realnet_checkpoints/weave/{name}", device="cpu")
-    data = detector_data(open_dataset("tiny"), "weave", detector.config, write_index=False)
+    data = detector_data(open_dataset("tiny"), "weave", detector.config)
     made = calibrate(
         detector.model,
         data.held_out,

@@ -132,3 +132,23 @@ def test_the_package_imports_the_detector_only_when_asked():
     code = "import sys, realnet; assert 'torch' not in sys.modules and 'Detector' in realnet.__all__; realnet.nothing"
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.stderr.strip().endswith("AttributeError: module 'realnet' has no attribute 'nothing'")
+
+
+def test_the_backbones_weights_come_from_where_they_are_to_be_had(tiny, tmp_path):
+    path, here = tiny_detector.save("weave"), tiny_detector.config()
+    file = tmp_path / "resnet18.pth"
+    torch.save(tiny_detector.build().backbone.feature_extractor.state_dict(), file)
+
+    def used(trained: str, configured: str) -> str:
+        values = torch.load(path, weights_only=True)
+        values["config"]["backbone"]["weights"] = trained
+        torch.save(values, path)
+        backbone = here.backbone.model_copy(update={"weights": configured})
+        config = here.model_copy(update={"backbone": backbone})
+        return Detector.load(path, device="cpu", config=config).config.backbone.weights
+
+    assert used(trained=str(file), configured="hub") == str(file)
+    assert used(trained="none", configured="hub") == "none"
+    assert used(trained="elsewhere.pth", configured=str(file)) == str(file)
+    assert used(trained="hub", configured=str(file)) == str(file)
+    assert used(trained="elsewhere.pth", configured="none") == "none"

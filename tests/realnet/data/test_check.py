@@ -10,10 +10,10 @@ from realnet import paths
 from realnet.config import AnomalyConfig, DatasetConfig
 from realnet.data import findings as kinds
 from realnet.data import looks
-from realnet.data.check import inspect_class, inspect_files, inspect_sources, require_sound
+from realnet.data.check import FEW_IMAGES, advise, inspect_class, inspect_files, inspect_sources, require_sound
 from realnet.data.findings import report
 from realnet.data.images import read_image, write_image
-from realnet.data.index import write_index
+from realnet.data.index import Entry, write_index
 from realnet.data.registry import OpenDataset
 from realnet.errors import UserError
 
@@ -159,6 +159,16 @@ def test_anomaly_sources(dataset, nut, tmp_path):
     assert inspect_files([sdas, sdas])[0].kind == kinds.UNREADABLE
     with pytest.raises(UserError, match=r"sdas/nut/0\.jpg"):
         require_sound(dataset, ["nut"], sources=[sdas])
+
+
+def test_few_images_get_advice(caplog):
+    numbers = {"nut": FEW_IMAGES, "bolt": FEW_IMAGES - 1, "pin": 66}
+    with caplog.at_level(logging.WARNING):
+        advise(Entry(f"{name}/{i}.png", 0, "good", name) for name in ["nut"] for i in range(numbers[name]))
+        assert not caplog.messages
+        advise(Entry(f"{name}/{i}.png", 0, "good", name) for name in numbers for i in range(numbers[name]))
+    (message,) = caplog.messages
+    assert f"(below {FEW_IMAGES}): bolt ({FEW_IMAGES - 1}), pin (66); train.augment=true" in message
 
 
 def test_long_lists_are_cut_where_told():

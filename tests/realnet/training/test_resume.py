@@ -1,18 +1,15 @@
-"""A run that is cut off and goes on ends with the weights of one that was not, bit for bit."""
+"""A run in parts ends with the weights of a run in one, bit for bit; test_survival.py has kills."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
+import shutil
 
 import pytest
 import torch
-from conftest import ROOT
 
 from realnet import checkpoint
+from realnet.data.registry import open_dataset
 from realnet.errors import UserError
 from realnet.training import state
+from realnet.training.optimisation import Optimisation
 
 STATES = {
     "train_diffusion": "experiments/tiny/diffusion_checkpoints/ckpt_last.state.pth",
@@ -66,24 +63,20 @@ def test_a_truncated_state_falls_back_to_the_one_before(tiny, run_script, caplog
     assert "falling back" in caplog.text
 
 
-def test_sigterm_finishes_the_step_saves_and_ends_well(tiny):
-    arguments = [str(ROOT / "train_classifier.py"), "--dataset", "tiny", "--set", "train.num_steps=100000"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    run = subprocess.Popen(
-        [sys.executable, *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    metrics = tiny / "experiments/tiny/classifier_log/metrics.jsonl"
-    for _ in range(600):
-        if metrics.exists() and len(metrics.read_text().splitlines()) > 2:
-            break
-        time.sleep(0.1)
-    run.send_signal(signal.SIGTERM)
-    output, errors = run.communicate(timeout=60)
-    assert run.returncode == 0, errors
-    assert b"the same command goes on" in output
-    step = checkpoint.read(tiny / STATES["train_classifier"])["step"]
-    assert step >= 2
-    assert (
-        checkpoint.load(tiny / "experiments/tiny/classifier_checkpoints/ckpt_last.pth", kind="classifier").facts["step"]
-        == step
-    )
+def test_what_starts_anew_forgets_the_states_of_the_run_before(tiny, run_script, monkeypatch):
+    arguments = ["train_classifier", "--dataset", "tiny", "--set", "train.checkpoint_interval_steps=1"]
+    run_script(*arguments)
+    path = tiny / STATES["train_classifier"]
+    assert checkpoint.previous(path).is_file()
+    monkeypatch.setattr(Optimisation, "step", None)  # as a kill in the first step
+    with pytest.raises(TypeError):
+        run_script(*arguments, "--no-resume")
+    assert not path.exists() and not checkpoint.previous(path).exists()
+
+
+def test_a_run_goes_on_with_the_images_that_it_began_with(tiny, run_script):
+    assert not (tiny / "data/tiny/samples").exists()
+    run_script("train_classifier", "--dataset", "tiny", "--set", "train.num_steps=1")
+    index = open_dataset("tiny").index("weave")
+    shutil.copy(tiny / "data/tiny/images/weave/train/good/000.png", tiny / "data/tiny/images/weave/train/good/new.png")
+    assert open_dataset("tiny").index("weave") == index

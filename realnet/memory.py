@@ -1,0 +1,69 @@
+"""The memory that a computation needs, found without doing it: on fake tensors, which have sizes but no contents."""
+
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+
+def peak_bytes(work: Callable[[], object], *networks: nn.Module) -> int:
+    """Return the largest sum of bytes of tensors that are alive at once: the networks' and those that ``work`` makes.
+
+    What a kernel takes for itself while it runs is not seen.
+
+    Args:
+        work: makes its tensors on the CPU, where they are fake ones.
+        networks: that it uses; their tensors become fake ones too, so that they are of no use afterwards.
+    """
+    for network in networks:
+        network.to("meta")
+    with FakeTensorMode(allow_non_fake_inputs=True), _Meter() as meter:
+        for network in networks:
+            _fill(network)
+        work()
+    return meter.peak
+
+
+def _fill(network: nn.Module) -> None:
+    """Give a network on the meta device fake tensors on the CPU."""
+    for part in network.modules():
+        for name, parameter in list(part.named_parameters(recurse=False)):
+            empty = torch.empty_like(parameter, device="cpu")
+            setattr(part, name, nn.Parameter(empty, requires_grad=parameter.requires_grad))
+        for name, buffer in list(part.named_buffers(recurse=False)):
+            setattr(part, name, torch.empty_like(buffer, device="cpu"))
+
+
+class _Meter(TorchDispatchMode):
+    """Keeps account of the storages that are alive, and of their largest sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_iter(result):
+            if isinstance(tensor, Tensor) and not tensor.is_meta:
+                self._count(tensor.untyped_storage())
+        return result
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        key, number = storage._cdata, storage.nbytes()
+        if key not in self._known:
+            self._known.add(key)
+            self.live += number
+            self.peak = max(self.peak, self.live)
+            weakref.finalize(storage, self._forget, key, number)
+
+    def _forget(self, key: int, number: int) -> None:
+        self._known.discard(key)
+        self.live -= number
