@@ -13,11 +13,14 @@ from realnet.data.foreground import foreground_mask
 from realnet.data.images import Image, Mask, read_image, resize_image
 from realnet.data.index import IMAGE_SUFFIXES
 from realnet.data.perlin import draw_periods, perlin_mask
-from realnet.data.textures import augment_texture, shuffle_grid
+from realnet.data.textures import augment_texture, is_grey, shuffle_grid, to_grey
 from realnet.errors import UserError
 
 MAX_MASK_DRAWS = 20
 """Perlin masks drawn for an item before it stays clean: at coarse scales many show nothing on a small object."""
+
+CONTRAST_WINDOW = 5
+"""Side (px) of the square over which an anomaly's contrast is averaged."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,29 @@ def blend(image: Image, source: Image, mask: Mask, opacity: float) -> Image:
     """
     mixed = np.float32(opacity) * source + np.float32(1 - opacity) * image
     return cv2.copyTo(mixed.astype(np.uint8), mask.view(np.uint8), image.copy())
+
+
+def keep_regions(mask: Mask, number: int, rng: np.random.Generator) -> Mask:
+    """Keep ``number`` of a mask's 8-connected regions (H, W), each drawn with a chance in proportion to its area."""
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)
+    if count - 1 <= number:  # label 0 is what lies outside
+        return mask
+    areas = stats[1:, cv2.CC_STAT_AREA]
+    is_kept = np.zeros(count, np.bool_)
+    is_kept[1 + rng.choice(count - 1, size=number, replace=False, p=areas / areas.sum())] = True
+    return is_kept[labels]
+
+
+def visible_part(mask: Mask, image: Image, blended: Image, min_contrast: float) -> Mask:
+    """Return where a paste is to be seen: the mask (H, W) where it changes its surroundings by ``min_contrast`` of 255.
+
+    The change of a pixel is that of its most changed channel, averaged over the mask's pixels within a square of
+    ``CONTRAST_WINDOW``, so that a texture's grain does not riddle the mask.
+    """
+    window = (CONTRAST_WINDOW, CONTRAST_WINDOW)
+    change = cv2.blur(cv2.absdiff(blended, image).max(axis=2).astype(np.float32), window)
+    share = cv2.blur(mask.astype(np.float32), window)
+    return mask & (change >= min_contrast * share)
 
 
 class AnomalySynthesizer:
@@ -90,6 +116,10 @@ class AnomalySynthesizer:
         source, path = self._draw_source(kind, image, rng)
         opacity_range = self.config.opacity[kind]  # type: ignore[index]  # "normal" has returned above
         opacity = float(rng.uniform(opacity_range.low, opacity_range.high))
+        if self.config.min_contrast:
+            mask = visible_part(mask, image, blend(image, source, mask, opacity), self.config.min_contrast)
+            if not mask.any():
+                return LocalAnomaly(image, mask, "normal")
         return LocalAnomaly(blend(image, source, mask, opacity), mask, kind, path, opacity, periods)
 
     def _draw_mask(self, image: Image, rng: np.random.Generator) -> tuple[Mask, tuple[int, int]]:
@@ -98,13 +128,16 @@ class AnomalySynthesizer:
             periods = draw_periods(rng, scale=self.config.perlin_scale, min_scale=self.config.min_perlin_scale)
             mask = perlin_mask(self.image_size, rng, periods=periods, threshold=self.config.perlin_threshold)
             mask &= foreground
+            if self.config.max_regions:
+                mask = keep_regions(mask, int(rng.integers(1, self.config.max_regions + 1)), rng)
             if mask.any():
                 return mask, periods
         return _nothing(image), (0, 0)
 
     def _draw_source(self, kind: AnomalyType, image: Image, rng: np.random.Generator) -> tuple[Image, Path | None]:
         if kind == "self":
-            return shuffle_grid(augment_texture(image, rng), rng), None
+            source = shuffle_grid(augment_texture(image, rng), rng)
+            return (to_grey(source) if is_grey(image) else source), None
         files = self.sources[kind]
         path = files[int(rng.integers(len(files)))]
         source = resize_image(read_image(path), self.image_size)
@@ -164,7 +197,9 @@ def _draw_type(weights: Mapping[AnomalyType, float], rng: np.random.Generator) -
 
 
 def _image_files(folder: Path, pattern: str) -> list[Path]:
-    return sorted(path for path in folder.glob(pattern) if path.suffix.lower() in IMAGE_SUFFIXES)
+    """Return the image files, but not what a killed process has left: hidden files."""
+    found = (path for path in folder.glob(pattern) if path.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted(path for path in found if not path.name.startswith("."))
 
 
 def _nothing(image: Image) -> Mask:

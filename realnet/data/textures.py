@@ -33,6 +33,16 @@ def shuffle_grid(image: Image, rng: np.random.Generator, *, grid: tuple[int, int
     return cv2.resize(np.ascontiguousarray(shuffled).reshape(even.shape), (width, height))
 
 
+def is_grey(image: Image) -> bool:
+    """Tell whether an image's three channels are equal."""
+    return bool((image[..., :1] == image[..., 1:]).all())
+
+
+def to_grey(image: Image) -> Image:
+    """Replace each pixel by its luminance, in three equal channels."""
+    return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+
+
 def gamma(image: Image, rng: np.random.Generator) -> Image:
     """Raise each channel to a power in [0.5, 2]."""
     powers = rng.uniform(0.5, 2, size=3)

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -165,3 +166,51 @@ def test_sources_are_found_sorted(tmp_path, monkeypatch):
     (tmp_path / "DTD" / "dotted").mkdir(parents=True)
     (tmp_path / "DTD" / "dotted" / "x.jpg").touch()
     assert synthesis.find_textures(Path(tmp_path / "DTD")) == [tmp_path / "DTD" / "dotted" / "x.jpg"]
+
+
+def test_few_regions_are_kept_whole():
+    mask = np.zeros((20, 20), np.bool_)
+    for corner in (0, 5, 10, 15):
+        mask[corner : corner + 3, corner : corner + 3] = True
+    mask[3, 3] = True  # touches the first by a corner
+    kept = [synthesis.keep_regions(mask, 2, np.random.default_rng(seed)) for seed in range(40)]
+    assert {int(part.sum()) for part in kept} == {18, 19}
+    assert all((part & ~mask).sum() == 0 for part in kept)
+    assert np.logical_or.reduce(kept).sum() == mask.sum()
+    assert np.array_equal(synthesis.keep_regions(mask, 4, np.random.default_rng(0)), mask)
+
+
+def test_max_regions_bounds_the_regions_of_each_anomaly(files):
+    few = draw(make(files, types={"self": 1}, max_regions=3, min_perlin_scale=2, perlin_scale=4), 30)
+    numbers = {cv2.connectedComponents(anomaly.mask.view(np.uint8))[0] - 1 for anomaly in few}
+    assert numbers == {1, 2, 3}
+
+
+def test_what_cannot_be_seen_is_no_anomaly():
+    image, mask = np.full((8, 16, 3), 100, np.uint8), np.ones((8, 16), np.bool_)
+    pasted = image.copy()
+    pasted[:, 8:] += 20
+    visible = synthesis.visible_part(mask, image, pasted, 15)
+    assert not visible[:, :8].any()
+    assert visible[:, 10:].all()
+    lone = np.zeros_like(mask)
+    lone[4, 12] = True  # its contrast is that of its own pixels, however few
+    assert synthesis.visible_part(lone, image, pasted, 15)[4, 12]
+
+
+def test_min_contrast_leaves_invisible_pastes_out(files):
+    flat = np.full((*SIZE, 3), 128, np.uint8)
+    write_image(files[0], flat)
+    synthesizer = AnomalySynthesizer(
+        AnomalyConfig(types={"sdas": 1}, min_contrast=5), {"sdas": files[:1]}, image_size=SIZE
+    )
+    assert {anomaly.kind for anomaly in draw(synthesizer, 10, image=flat)} == {"normal"}
+    assert "sdas" in {anomaly.kind for anomaly in draw(synthesizer, 10, image=flat // 2)}
+
+
+def test_anomalies_of_a_grey_image_are_grey(files):
+    grey = np.repeat(IMAGE[..., :1], 3, axis=2)
+    for anomaly in draw(make(files, types={"self": 1}), 20, image=grey):
+        assert (anomaly.image == anomaly.image[..., :1]).all()
+    coloured = draw(make(files, types={"self": 1}), 20)
+    assert any((anomaly.image != anomaly.image[..., :1]).any() for anomaly in coloured)
