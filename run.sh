@@ -3,15 +3,19 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
+all_stages=diffusion,classifier,sample,train,evaluate
+
 usage() {
     cat <<'TEXT'
 ./run.sh demo [seed]                  all five stages on a synthetic dataset, on a CPU (about 5 minutes)
 ./run.sh test                         linters, types and tests
 ./run.sh setup                        only make the environment .venv
 ./run.sh <stage> <dataset> [class …]  one stage on a dataset: diffusion, classifier, sample, train, evaluate
-./run.sh all <dataset> [class …]      all stages, one after the other
+./run.sh all <dataset> [class …]      all stages, one after the other (some of them: sample,train,evaluate)
+./run.sh slurm <dataset> [class …]    the same as jobs of a SLURM cluster (see experiments/sweep.slurm)
 
-Sweeps go on where they stopped, keep going past a class that fails, use every GPU, and end with the table.
+Sweeps go on where they stopped, keep going past a class that fails, use every GPU (or those that CUDA_VISIBLE_DEVICES
+names), end with the table, and name what failed: exit code 1. Ctrl-C and SIGTERM save, and end the whole sweep.
 TEXT
 }
 
@@ -32,54 +36,142 @@ setup() { # environment from $1, made once and again when the file changes; an a
     fi
 }
 
-gpus() { "$python" -c 'import torch; print(torch.cuda.device_count())'; }
+# What is interrupted saves and exits with code 0: without these three the next stage would start.
+heed_signals() {
+    trap 'stop INT 130' INT
+    trap 'stop TERM 143' TERM
+}
 
-joint() { # a script over all GPUs at once
-    if (($(gpus) > 1)); then
-        "$python" -m torch.distributed.run --standalone --nproc_per_node="$(gpus)" "$@"
+stop() { # a terminal's Ctrl-C has reached the scripts already; a second one does not wait for them
+    if [[ $1 == TERM ]]; then
+        for job in $(jobs -p); do kill -TERM "$job" 2>/dev/null || true; done
+    fi
+    wait
+    exit "$2"
+}
+
+run() { # a command that hears Ctrl-C, which bash hides from what runs in the background
+    (trap - INT TERM && exec "$@") &
+    wait $!
+}
+
+classes_of() { # checks the dataset and the classes named; prints these, or all, one a line
+    "$python" -c 'import sys
+from realnet import cli
+from realnet.data.registry import open_dataset
+
+def main(_):
+    name, *wanted = sys.argv[1:]
+    print(*cli.choose_classes(wanted or ["all"], open_dataset(name).classes, name), sep="\n")
+
+cli.run(main)' "$@"
+}
+
+find_gpus() { # count: that a process sees; gpus: their ids, as numbers or UUIDs, or one empty id for a CPU
+    count=$("$python" -c 'import torch; print(torch.cuda.device_count())')
+    IFS=', ' read -ra gpus <<<"${CUDA_VISIBLE_DEVICES:-$(seq -s, 0 $((count - 1)))}"
+    if ((count == 0)) || [[ ${gpus[0]} != MIG-* ]]; then # of several MIG devices a process sees the first alone
+        gpus=("${gpus[@]:0:count}")
+    fi
+    gpus=("${gpus[@]:-}")
+}
+
+shared() { # a script over all GPUs at once
+    if ((count > 1)); then
+        run "$python" -m torch.distributed.run --standalone --nproc_per_node="$count" "$@"
     else
-        "$python" "$@"
+        run "$python" "$@"
     fi
 }
 
-each_class() { # a script for one class at a time, each on a GPU of its own
-    local script=$1 dataset=$2 count
-    shift 2
-    count=$(gpus)
-    if ((count > 1)); then export -n CUDA_VISIBLE_DEVICES; fi
-    printf '%s\0' "$@" | xargs -0 -P "$((count > 1 ? count : 1))" -I {} --process-slot-var=SLOT bash -c '
-        if (( $1 > 1 )); then export CUDA_VISIBLE_DEVICES=$SLOT; fi
-        "$2" "$3" --dataset "$4" --class_name "$5" || { echo "FAILED: $3 --class_name $5" >&2; exit 1; }
-    ' _ "$count" "$python" "$script" "$dataset" {}
+each_class() { # a stage's command, the class's name coming last: for one class at a time on each GPU
+    local stage=$1 gpu class
+    shift
+    claims=$(mktemp -d)
+    trap 'rm -rf "$claims"' EXIT
+    for gpu in "${gpus[@]}"; do
+        (
+            heed_signals
+            if [[ -n $gpu ]]; then export CUDA_VISIBLE_DEVICES=$gpu; fi
+            for class in "${classes[@]}"; do
+                mkdir "$claims/$class" 2>/dev/null || continue # another GPU has it
+                if run "$@" "$class"; then touch "$claims/$class/done"; fi
+            done
+        ) &
+    done
+    wait
+    for class in "${classes[@]}"; do
+        [[ -e $claims/$class/done ]] || give_up "$stage" "$class"
+    done
+    rm -rf "$claims"
+}
+
+give_up() { # leave a class that failed out of the stages that follow
+    local class kept=()
+    for class in "${classes[@]}"; do
+        [[ $class == "$2" ]] || kept+=("$class")
+    done
+    classes=("${kept[@]}")
+    failed+=("$1 $2")
 }
 
 stage() {
-    local name=$1 dataset=$2 classes
-    shift 2
-    if (($# == 0)); then
-        mapfile -t classes < <("$python" -c 'import sys; from realnet.data.registry import open_dataset
-print(*open_dataset(sys.argv[1]).classes, sep="\n")' "$dataset")
-    else
-        classes=("$@")
-    fi
-    case $name in
-    diffusion) joint train_diffusion.py --dataset "$dataset" ;;
-    classifier) ((${#classes[@]} < 2)) || joint train_classifier.py --dataset "$dataset" ;;
-    sample) joint sample.py --dataset "$dataset" --classes "${classes[@]}" ;;
-    train) each_class train_realnet.py "$dataset" "${classes[@]}" ;;
-    evaluate) "$python" evaluation_realnet.py --dataset "$dataset" --class_name "${classes[@]}" ;;
+    local class
+    case $1 in
+    diffusion) shared train_diffusion.py --dataset "$dataset" || failed+=(diffusion) ;;
+    classifier)
+        if [[ $(classes_of "$dataset") != *$'\n'* ]]; then
+            echo "not needed: $dataset has one class"
+        else
+            shared train_classifier.py --dataset "$dataset" || failed+=(classifier)
+        fi
+        ;;
+    sample)
+        if ((${#failed[@]})); then # half-trained networks would make images that look finished
+            failed+=("sample (not started)")
+            return
+        fi
+        for class in "${classes[@]}"; do
+            shared sample.py --dataset "$dataset" --classes "$class" || give_up sample "$class"
+        done
+        ;;
+    train) each_class train "$python" train_realnet.py --dataset "$dataset" --class_name ;;
+    evaluate)
+        each_class evaluate "$python" evaluation_realnet.py --dataset "$dataset" --class_name >/dev/null
+        if ((${#classes[@]})); then # the results are there: this prints the table of all
+            run "$python" evaluation_realnet.py --dataset "$dataset" --class_name "${classes[@]}" || failed+=(evaluate)
+        fi
+        ;;
     esac
+}
+
+sweep() { # stages, dataset, classes
+    local names name
+    dataset=$2 failed=()
+    names=$(classes_of "${@:2}")
+    mapfile -t classes <<<"$names"
+    find_gpus
+    for name in ${1//,/ }; do
+        ((${#classes[@]})) || break
+        echo "── $name: $dataset ${classes[*]}"
+        stage "$name"
+    done
+    if ((${#failed[@]})); then
+        printf '\nFAILED\n'
+        printf '  %s\n' "${failed[@]}"
+        exit 1
+    fi >&2
 }
 
 demo() {
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2}
     local stages=(train_diffusion train_classifier sample train_realnet evaluation_realnet) flags=(--dataset toy --device cpu)
     if [[ -n ${1:-} ]]; then flags+=(--seed "$1" --no-resume); fi
-    "$python" prepare_data.py toy
+    run "$python" prepare_data.py toy
     for script in "${stages[@]}"; do
         echo "── python $script.py --dataset toy"
         if [[ $script == evaluation_realnet ]]; then flags=(--dataset toy --device cpu); fi
-        "$python" "$script.py" "${flags[@]}"
+        run "$python" "$script.py" "${flags[@]}"
     done
     echo "samples    data/toy/sdas"
     echo "logs       experiments/toy/*_log   (tensorboard --logdir experiments/toy)"
@@ -88,6 +180,7 @@ demo() {
 case ${1:-} in
 demo)
     setup requirements.txt
+    heed_signals
     demo "${2:-}"
     ;;
 test)
@@ -95,23 +188,21 @@ test)
     "$python" -m ruff format --check .
     "$python" -m ruff check .
     "$python" -m mypy
-    "$python" -m pytest "${@:2}"
+    "$python" -m pytest -n auto --maxprocesses 8 --dist worksteal "${@:2}"
     ;;
 setup) setup requirements.txt ;;
-diffusion | classifier | sample | train | evaluate)
-    [[ $# -ge 2 ]] || { usage >&2; exit 2; }
+diffusion* | classifier* | sample* | train* | evaluate* | all)
+    [[ $# -ge 2 && ,${1/#all/$all_stages}, =~ ^(,(${all_stages//,/|}))+,$ ]] || { usage >&2; exit 2; }
     setup requirements.txt
-    stage "$@"
+    heed_signals
+    sweep "${1/#all/$all_stages}" "${@:2}"
     ;;
-all)
+slurm)
     [[ $# -ge 2 ]] || { usage >&2; exit 2; }
     setup requirements.txt
-    failed=0
-    for name in diffusion classifier sample train evaluate; do
-        echo "── $name ${*:2}"
-        stage "$name" "${@:2}" || failed=1
-    done
-    exit $failed
+    names=$(classes_of "${@:2}")
+    mapfile -t classes <<<"$names"
+    exec bash experiments/sweep.slurm submit "$2" "${classes[@]}"
     ;;
 *)
     usage
