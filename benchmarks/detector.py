@@ -1,0 +1,167 @@
+"""Time the detector: inference by batch size and number format, a training step, and AFS.
+
+Usage: python -m benchmarks.detector [--config experiments/MTD/realnet.yaml] [--batches 1 16] [--parts inference afs]
+
+Weights are random: speed does not depend on them. The baselines are float32, contiguous, one operation after another:
+in inference the plain forward pass; in training the backbone runs on every image and on every original, also where
+they are equal, and Adam updates one tensor after another; AFS runs the backbone once for each block.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks import measure
+from benchmarks.measure import Row
+from realnet import config, precision
+from realnet.config import OptimiserConfig, RealNetConfig
+from realnet.inference import anomaly_maps
+from realnet.losses import cross_entropy_loss, reconstruction_loss
+from realnet.models.afs import afs_criteria, afs_criterion
+from realnet.models.realnet import RealNet
+from realnet.networks import build_detector
+from realnet.precision import Precision
+from realnet.training.detector import detect_pairs
+from realnet.training.optimisation import Optimisation
+
+PARTS = ("inference", "training", "afs")
+
+
+def inference(model: RealNet, described: RealNetConfig, device: torch.device, batches: list[int]) -> Iterator[Row]:
+    """Time anomaly maps in each number format."""
+    for batch in batches:
+        image = torch.randn(batch, 3, *described.image_size, device=device)
+
+        @torch.no_grad()
+        def plain(image: Tensor = image) -> Tensor:
+            return model(image).anomaly_map
+
+        model.eval().to(memory_format=torch.contiguous_format)
+        flops = measure.flop_count(plain)
+        baseline = measure.seconds(plain, device)
+        yield Row(f"batch {batch}, plain float32", baseline, flops, measure.matrix_rate(device))
+        expected = plain()[:, 0]
+        if device.type == "cuda":
+            model.to(memory_format=torch.channels_last)
+        for name in ("fp32", "bf16"):
+            number_format = precision.resolve(name, device)
+            wall = measure.seconds(lambda n=number_format, image=image: anomaly_maps(model, image, n), device)
+            apart = float((anomaly_maps(model, image, number_format) - expected).abs().max())
+            ceiling = measure.matrix_rate(device, number_format.dtype)
+            yield Row(f"batch {batch}, {name} (maps {apart:.4f} apart)", wall, flops, ceiling, baseline)
+
+
+def training_batch(described: RealNetConfig) -> dict[str, Tensor]:
+    """Make a batch as the data set does: half of the items hold an anomaly."""
+    batch, size = described.train.batch_size, described.image_size
+    clean = torch.randn(batch, 3, *size)
+    mask = torch.zeros(batch, 1, *size)
+    mask[::2, :, : size[0] // 4, : size[1] // 4] = 1
+    return {"image": clean + mask, "clean": clean, "mask": mask, "has_anomaly": mask.flatten(1).any(dim=1)}
+
+
+def training(model: RealNet, described: RealNetConfig, device: torch.device) -> Iterator[Row]:
+    """Time a training step of the configured batch: the plain way, in float32, and in bf16."""
+    batch = training_batch(described)
+    model.train().to(memory_format=torch.contiguous_format)
+    plain = _plain_step(model, batch, device)
+    flops = measure.flop_count(plain)
+    baseline = measure.seconds(plain, device, repeats=2)
+    name = f"batch {described.train.batch_size}"
+    yield Row(f"{name}, plain float32", baseline, flops, measure.matrix_rate(device))
+    if device.type == "cuda":
+        model.to(memory_format=torch.channels_last)
+    for kind in ("fp32", "bf16"):
+        number_format = precision.resolve(kind, device)
+        step = _training_step(model, batch, number_format)
+        ceiling = measure.matrix_rate(device, number_format.dtype)
+        yield Row(f"{name}, {kind}", measure.seconds(step, device, repeats=2), flops, ceiling, baseline)
+
+
+def _plain_step(model: RealNet, batch: dict[str, Tensor], device: torch.device) -> Callable[[], None]:
+    adam = torch.optim.Adam([*model.recon.parameters(), *model.rrs.parameters()], foreach=False, fused=False)
+
+    def step() -> None:
+        image, clean, mask = (batch[key].to(device) for key in ("image", "clean", "mask"))
+        original = model.select(clean)
+        detection = model(image)
+        loss = cross_entropy_loss(detection.logits, mask) + reconstruction_loss(detection.reconstructed, original)
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+
+    return step
+
+
+def _training_step(model: RealNet, batch: dict[str, Tensor], number_format: Precision) -> Callable[[], None]:
+    learned = [*model.recon.parameters(), *model.rrs.parameters()]
+    optimisation = Optimisation(learned, OptimiserConfig(), num_steps=1000, precision=number_format)
+
+    def step() -> None:
+        with number_format.autocast():
+            detection, clean = detect_pairs(model, batch, number_format.device)
+            mask = batch["mask"].to(number_format.device, non_blocking=True)
+            segmentation = cross_entropy_loss(detection.logits, mask)
+            loss = segmentation + reconstruction_loss(detection.reconstructed, clean)
+        optimisation.backward(loss)
+        optimisation.step(0)
+
+    return step
+
+
+def afs(model: RealNet, described: RealNetConfig, device: torch.device) -> Iterator[Row]:
+    """Time the criteria of a batch: a backbone pass for each block, and one for all."""
+    batch = training_batch(described)
+    image, clean, mask = (batch[key].to(device) for key in ("image", "clean", "mask"))
+
+    @torch.no_grad()
+    def per_block() -> None:
+        for block in model.afs.blocks:
+            anomalous, original = model.backbone(image), model.backbone(clean)
+            for s in block.selections:
+                size = block.size(described.image_size)
+                afs_criterion(anomalous[s.level.name], original[s.level.name], mask, size)
+
+    @torch.no_grad()
+    def one_pass(number_format: Precision) -> None:
+        with number_format.autocast():
+            levels = model.backbone(torch.cat([image, clean]))
+        halves = [{name: features.chunk(2)[half] for name, features in levels.items()} for half in (0, 1)]
+        afs_criteria(model.afs, halves[0], halves[1], mask)
+
+    model.eval()
+    flops = measure.flop_count(per_block)
+    baseline = measure.seconds(per_block, device)
+    yield Row(f"batch {len(image)}, a pass for each block", baseline, flops, measure.matrix_rate(device))
+    for name in ("fp32", "bf16"):
+        number_format = precision.resolve(name, device)
+        own_flops = measure.flop_count(lambda n=number_format: one_pass(n))
+        wall = measure.seconds(lambda n=number_format: one_pass(n), device)
+        ceiling = measure.matrix_rate(device, number_format.dtype)
+        yield Row(f"batch {len(image)}, one pass, {name}", wall, own_flops, ceiling, baseline)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = measure.arguments(__doc__)
+    parser.add_argument("--config", type=Path, default=Path("experiments/MVTec-AD/realnet.yaml"))
+    parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 16], help="of inference")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    flags = parser.parse_args()
+    device = torch.device(flags.device)
+    described = config.load(RealNetConfig, flags.config, ["backbone.weights=none", *flags.overrides])
+    model = build_detector(described).to(device)
+    print(measure.header(device))
+    if "inference" in flags.parts:
+        measure.show("inference", inference(model, described, device, flags.batches))
+    if "training" in flags.parts:
+        measure.show("training step", training(model, described, device))
+    if "afs" in flags.parts:
+        measure.show("AFS, a batch", afs(model, described, device))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""Time the U-Net's forward pass, its training step, and SDAS sampling with and without guidance.
+
+Usage: python -m benchmarks.diffusion [--dataset MTD] [--batch 4] [--parts forward training sampling]
+
+Sizes are those of the dataset's configs, weights are random: speed does not depend on them. The baselines are float32,
+contiguous, attention in three operations (product, softmax, product); in training Adam and the average update one
+tensor after another; images are sampled one at a time.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks import measure
+from benchmarks.measure import Row, Work
+from guided_diffusion.sampling import ClassifierGuidance
+from realnet import config, paths, precision
+from realnet.config import ClassifierConfig, DiffusionConfig, SampleConfig
+from realnet.networks import build_classifier, build_diffusion, build_unet
+from realnet.sampling import Draw, Sampler, sample_batch
+from realnet.training.optimisation import EMA, Optimisation
+
+PARTS = ("forward", "training", "sampling")
+NUM_CLASSES = 15
+FORMATS = ("fp32", "bf16")
+
+
+def plain_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attend in three operations, with the whole matrix of weights in memory."""
+    weights = (query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])).softmax(dim=-1)
+    return weights @ value
+
+
+def plainly() -> AbstractContextManager:
+    """Replace the fused attention by the plain one."""
+    return patch("torch.nn.functional.scaled_dot_product_attention", plain_attention)
+
+
+class Bench:
+    """The networks of a dataset's configs, and a batch of noisy images."""
+
+    def __init__(self, dataset: str, device: torch.device, batch: int) -> None:
+        folder = paths.experiment(dataset)
+        self.diffusion_config = config.load(DiffusionConfig, folder / "diffusion.yaml")
+        self.classifier_config = config.load(ClassifierConfig, folder / "classifier.yaml")
+        self.settings = config.load(SampleConfig, folder / "sample.yaml")
+        self.device, self.batch = device, batch
+        self.unet = build_unet(self.diffusion_config, NUM_CLASSES).to(device)
+        self.process = build_diffusion(self.diffusion_config.process)
+        size = (batch, 3, *self.diffusion_config.image_size)
+        self.x, self.noise = torch.randn(size, device=device), torch.randn(size, device=device)
+        self.t = torch.randint(self.process.num_steps, (batch,), device=device)
+        self.y = torch.randint(NUM_CLASSES, (batch,), device=device)
+
+    def forward(self) -> Iterator[Row]:
+        """Time the network alone."""
+
+        def run(kind: str) -> Callable[[], None]:
+            number_format = precision.resolve(kind, self.device)
+
+            @torch.no_grad()
+            def work() -> None:
+                with number_format.autocast():
+                    self.unet(self.x, self.t, self.y)
+
+            return work
+
+        yield from self._rows(f"batch {self.batch}", run, run("fp32"), [self.unet.eval()])
+
+    def training(self) -> Iterator[Row]:
+        """Time loss, gradients, Adam, and the average of the weights."""
+        average = EMA(self.unet.train(), 0.9999)
+
+        def step(number_format: precision.Precision, optimisation: Optimisation) -> None:
+            with number_format.autocast():
+                loss = self.process.training_losses(self.unet, self.x, self.t, self.noise, y=self.y).loss.mean()
+            optimisation.backward(loss)
+            optimisation.step(0)
+            average.update(self.unet)
+
+        def run(kind: str) -> Callable[[], None]:
+            number_format = precision.resolve(kind, self.device)
+            optimiser = self.diffusion_config.optimiser
+            parameters = self.unet.parameters()
+            optimisation = Optimisation(parameters, optimiser, num_steps=1000, precision=number_format)
+            return lambda: step(number_format, optimisation)
+
+        adam = torch.optim.Adam(self.unet.parameters(), foreach=False, fused=False)
+
+        def plain() -> None:
+            adam.zero_grad()
+            self.process.training_losses(self.unet, self.x, self.t, self.noise, y=self.y).loss.mean().backward()
+            nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0, foreach=False)
+            adam.step()
+            for averaged, current in zip(average.model.parameters(), self.unet.parameters(), strict=True):
+                averaged.data.lerp_(current.data, 1 - average.decay)
+
+        yield from self._rows(f"batch {self.batch}", run, plain, [self.unet])
+
+    def sampling(self) -> Iterator[Row]:
+        """Time whole images of the configured steps."""
+        classifier = build_classifier(self.classifier_config, NUM_CLASSES).to(self.device).eval().requires_grad_(False)
+        names = tuple(map(str, range(NUM_CLASSES)))
+        draws = [Draw("", names[i % NUM_CLASSES], seed=i, strength=0.15) for i in range(self.batch)]
+        for guidance in (None, ClassifierGuidance(classifier)):
+            sampler = Sampler(
+                diffusion=build_diffusion(self.diffusion_config.process, self.settings.respacing),
+                unet=self.unet.eval(),
+                guidance=guidance,
+                classes=names,
+                image_size=self.diffusion_config.image_size,
+                source="",
+                health=(),
+            )
+
+            def run(kind: str, sampler: Sampler = sampler) -> Callable[[], None]:
+                number_format = precision.resolve(kind, self.device)
+                return lambda: list(sample_batch(sampler, draws, self.settings, number_format))
+
+            def plain(sampler: Sampler = sampler) -> None:
+                single = precision.resolve("fp32", self.device)
+                for draw in draws:
+                    list(sample_batch(sampler, [draw], self.settings, single))
+
+            title = f"{self.batch} images, {'guided' if guidance else 'no guidance'}"
+            yield from self._rows(title, run, plain, [self.unet, classifier])
+
+    def _rows(
+        self,
+        title: str,
+        run: Callable[[str], Work],
+        plain: Work,
+        models: list[nn.Module],
+    ) -> Iterator[Row]:
+        """Time the plain way, then each number format."""
+        for model in models:
+            model.to(memory_format=torch.contiguous_format)
+        with plainly():
+            flops = measure.flop_count(plain)
+            baseline = measure.seconds(plain, self.device, repeats=2)
+        yield Row(f"{title}, plain float32", baseline, flops, measure.matrix_rate(self.device))
+        for model in models if self.device.type == "cuda" else []:
+            model.to(memory_format=torch.channels_last)
+        for kind in FORMATS:
+            wall = measure.seconds(run(kind), self.device, repeats=2)
+            ceiling = measure.matrix_rate(self.device, torch.bfloat16 if kind == "bf16" else torch.float32)
+            yield Row(f"{title}, {kind}", wall, flops, ceiling, baseline)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = measure.arguments(__doc__)
+    parser.add_argument("--dataset", default="MVTec-AD", metavar="NAME", help="whose configs give the sizes")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    flags = parser.parse_args()
+    device = torch.device(flags.device)
+    bench = Bench(flags.dataset, device, flags.batch)
+    print(measure.header(device))
+    for part in flags.parts:
+        measure.show(part, getattr(bench, part)())
+
+
+if __name__ == "__main__":
+    main()

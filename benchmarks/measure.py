@@ -1,0 +1,95 @@
+"""What the benchmarks of networks share: timing, work, the machine's ceiling, and the table."""
+
+import argparse
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+Work = Callable[[], object]
+
+WARM_UP_SECONDS = 1.0
+MATRIX_SIDE = {"cpu": 2048, "cuda": 8192}
+COPY_BYTES = {"cpu": 2**28, "cuda": 2**32}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A measurement: seconds and floating-point operations of one call, against a baseline's seconds."""
+
+    name: str
+    seconds: float
+    flops: float
+    ceiling: float
+    baseline: float | None = None
+
+    def __str__(self) -> str:
+        share = f"{self.flops / self.seconds / self.ceiling:7.2f}" if self.flops else "      -"
+        ratio = f"{self.baseline / self.seconds:7.2f} ×" if self.baseline else "baseline"
+        return f"{self.name:<46}{self.seconds * 1e3:12.1f} ms{self.flops / 1e9:12.1f} GFLOP{share}  {ratio:>9}"
+
+
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser with the flags of all benchmarks of networks."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--repeats", type=int, default=3, help="the fastest counts")
+    return parser
+
+
+def header(device: torch.device) -> str:
+    """Name the machine and the table's columns."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    return f"{name}, torch {torch.__version__}\n{'':<46}{'time':>15}{'work':>18}{'ceiling':>8}  {'baseline':>9}"
+
+
+def seconds(work: Work, device: torch.device, *, repeats: int = 3) -> float:
+    """Return the wall time of the fastest call, the device's queue empty before and after; the first call warms up."""
+    start = time.perf_counter()
+    while time.perf_counter() - start < WARM_UP_SECONDS:
+        work()
+        _synchronise(device)
+    return min(_once(work, device) for _ in range(repeats))
+
+
+def flop_count(work: Work) -> int:
+    """Count the floating-point operations of matrix products and convolutions in a call, backward included."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype = torch.float32) -> float:
+    """Measure the operations a second of a large matrix product: what the networks could reach at most."""
+    side = MATRIX_SIDE[device.type]
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    return 2 * side**3 / seconds(lambda: a @ b, device, repeats=10)
+
+
+def copy_rate(device: torch.device) -> float:
+    """Measure the bytes a second, read and written, of a large copy."""
+    source = torch.empty(COPY_BYTES[device.type], dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.numel() / seconds(lambda: target.copy_(source), device)
+
+
+def show(title: str, rows: Iterable[Row]) -> None:
+    """Print a part of the table, each row as soon as it is measured."""
+    print(title)
+    for row in rows:
+        print(row, flush=True)
+
+
+def _once(work: Work, device: torch.device) -> float:
+    _synchronise(device)
+    start = time.perf_counter()
+    work()
+    _synchronise(device)
+    return time.perf_counter() - start
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
