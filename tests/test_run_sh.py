@@ -13,7 +13,8 @@ import pytest
 from conftest import ROOT
 
 # notes in ./calls what runs with which classes on which GPU; FAIL lists what fails, TOGETHER how many wait for each
-# other, and what SLOW names runs until it is told to stop
+# other, and what SLOW names runs until it is told to stop (a shell that waits hears
+# each signal; one that runs short commands may not)
 PYTHON = r"""#!/usr/bin/env bash
 case "$*" in
 *device_count*) echo "${GPUS:-0}" && exit ;;
@@ -27,7 +28,7 @@ if [[ $1 == -m ]]; then how="$2 $4 "; shift 4; fi
 job="$1 ${*: 5}" job=${job% }
 trap 'sleep 0.2; echo "saved $job" >>calls; exit 0' TERM INT
 echo "begin ${CUDA_VISIBLE_DEVICES:--} ${how-}$job" >>calls
-if [[ $job == "${SLOW-}" ]]; then sleep 60 >&- 2>&- & wait; fi # signals reach a shell that waits, whatever it runs may lose them
+if [[ $job == "${SLOW-}" ]]; then sleep 60 >&- 2>&- & wait; fi
 until (($(grep -c begin calls) >= ${TOGETHER:-1})); do sleep 0.02; done
 echo "end ${CUDA_VISIBLE_DEVICES:--}" >>calls
 [[ ",$FAIL," != *",$job,"* ]]
