@@ -62,12 +62,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     dataset, name, checkpoints, config=config, process=this, folder=folder, resume=flags.resume
                 )
             except UserError as error:
-                if len(classes) == 1:
-                    raise
                 failed[name] = message_of(error)
             else:
                 results.append(result)
-        if this.is_main and results:
+        if not results:
+            raise UserError("\n".join(failed.values()))
+        if this.is_main:
             _show(results, dataset.classes)
             _write_pages(results, dataset.classes, flags.checkpoint)
         return _left_out(failed, is_main=this.is_main)

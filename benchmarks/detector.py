@@ -7,6 +7,7 @@ in inference the plain forward pass; in training the backbone runs on every imag
 they are equal, and Adam updates one tensor after another; AFS runs the backbone once for each block.
 """
 
+import copy
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from realnet.inference import anomaly_maps
 from realnet.losses import cross_entropy_loss, reconstruction_loss
 from realnet.models.afs import afs_criteria, afs_criterion
 from realnet.models.realnet import RealNet
-from realnet.networks import build_detector
+from realnet.networks import build_detector, place
 from realnet.precision import Precision
 from realnet.training.detector import detect_pairs
 from realnet.training.optimisation import Optimisation
@@ -38,17 +39,16 @@ def inference(model: RealNet, described: RealNetConfig, device: torch.device, ba
         def plain(image: Tensor = image) -> Tensor:
             return model(image).anomaly_map
 
-        model.eval().to(memory_format=torch.contiguous_format)
+        model.eval()
         flops = measure.flop_count(plain)
         baseline = measure.seconds(plain, device)
         yield Row(f"batch {batch}, plain float32", baseline, flops, measure.matrix_rate(device))
         expected = plain()[:, 0]
-        if device.type == "cuda":
-            model.to(memory_format=torch.channels_last)
         for name in ("fp32", "bf16"):
             number_format = precision.resolve(name, device)
-            wall = measure.seconds(lambda n=number_format, image=image: anomaly_maps(model, image, n), device)
-            apart = float((anomaly_maps(model, image, number_format) - expected).abs().max())
+            used = number_format.cast(place(copy.deepcopy(model), device, described.runtime))
+            wall = measure.seconds(lambda n=number_format, m=used, image=image: anomaly_maps(m, image, n), device)
+            apart = float((anomaly_maps(used, image, number_format) - expected).abs().max())
             ceiling = measure.matrix_rate(device, number_format.dtype)
             yield Row(f"batch {batch}, {name} (maps {apart:.4f} apart)", wall, flops, ceiling, baseline)
 
@@ -65,14 +65,13 @@ def training_batch(described: RealNetConfig) -> dict[str, Tensor]:
 def training(model: RealNet, described: RealNetConfig, device: torch.device) -> Iterator[Row]:
     """Time a training step of the configured batch: the plain way, in float32, and in bf16."""
     batch = training_batch(described)
-    model.train().to(memory_format=torch.contiguous_format)
+    model.train()
     plain = _plain_step(model, batch, device)
-    flops = measure.flop_count(plain)
     baseline = measure.seconds(plain, device, repeats=2)
     name = f"batch {described.train.batch_size}"
-    yield Row(f"{name}, plain float32", baseline, flops, measure.matrix_rate(device))
-    if device.type == "cuda":
-        model.to(memory_format=torch.channels_last)
+    yield Row(f"{name}, plain float32", baseline, measure.flop_count(plain), measure.matrix_rate(device))
+    place(model, device, described.runtime)
+    flops = measure.flop_count(_training_step(model, batch, precision.resolve("fp32", device)))
     for kind in ("fp32", "bf16"):
         number_format = precision.resolve(kind, device)
         step = _training_step(model, batch, number_format)
@@ -151,7 +150,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16], help="of inference")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     flags = parser.parse_args()
-    device = torch.device(flags.device)
+    device = measure.prepare(flags)
     described = config.load(RealNetConfig, flags.config, ["backbone.weights=none", *flags.overrides])
     model = build_detector(described).to(device)
     print(measure.header(device))

@@ -7,9 +7,11 @@ contiguous, attention in three operations (product, softmax, product); in traini
 tensor after another; images are sampled one at a time.
 """
 
+import copy
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from unittest.mock import patch
 
 import torch
@@ -61,11 +63,11 @@ class Bench:
 
         def run(kind: str) -> Callable[[], None]:
             number_format = precision.resolve(kind, self.device)
+            predict = number_format.running(number_format.cast(copy.deepcopy(self.unet)))
 
             @torch.no_grad()
             def work() -> None:
-                with number_format.autocast():
-                    self.unet(self.x, self.t, self.y)
+                predict(self.x, self.t, self.y)
 
             return work
 
@@ -119,12 +121,16 @@ class Bench:
 
             def run(kind: str, sampler: Sampler = sampler) -> Callable[[], None]:
                 number_format = precision.resolve(kind, self.device)
-                return lambda: list(sample_batch(sampler, draws, self.settings, number_format))
+                used = replace(sampler, unet=number_format.cast(copy.deepcopy(self.unet)))
+                if sampler.guidance:
+                    cast = number_format.cast(copy.deepcopy(classifier))
+                    used = replace(used, guidance=ClassifierGuidance(cast))
+                return lambda: sample_batch(used, draws, self.settings, number_format)
 
             def plain(sampler: Sampler = sampler) -> None:
                 single = precision.resolve("fp32", self.device)
                 for draw in draws:
-                    list(sample_batch(sampler, [draw], self.settings, single))
+                    sample_batch(sampler, [draw], self.settings, single)
 
             title = f"{self.batch} images, {'guided' if guidance else 'no guidance'}"
             yield from self._rows(title, run, plain, [self.unet, classifier])
@@ -158,7 +164,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     flags = parser.parse_args()
-    device = torch.device(flags.device)
+    device = measure.prepare(flags)
     bench = Bench(flags.dataset, device, flags.batch)
     print(measure.header(device))
     for part in flags.parts:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from realnet import cpu
+
 Work = Callable[[], object]
 
 WARM_UP_SECONDS = 1.0
@@ -37,6 +39,14 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--repeats", type=int, default=3, help="the fastest counts")
     return parser
+
+
+def prepare(flags: argparse.Namespace) -> torch.device:
+    """Return the device, this process being set up as the scripts are."""
+    device = torch.device(flags.device)
+    if device.type == "cpu":
+        cpu.keep_freed_memory()
+    return device
 
 
 def header(device: torch.device) -> str:

@@ -3,9 +3,9 @@
 Usage: python -m benchmarks.memory [--device cpu] [--precision fp32 bf16] [--stages diffusion …] [--batches 4 8]
 
 On a GPU the networks are the published ones at 256×256, and the peak is torch.cuda.max_memory_allocated. On a CPU they
-are smaller (see ``CASES``), and it is the process's peak resident memory above its baseline; there glibc's malloc is
-told to give back what is freed, of which it otherwise keeps up to a fifth on top. Each measurement runs the stage's own
-code in a process of its own, on toy images and random weights.
+are smaller (see ``CASES``), and it is the process's peak resident memory above its baseline, where malloc gives back
+what is freed; --keep measures with what the scripts have it keep (realnet/cpu.py). Each measurement runs the stage's
+own code in a process of its own, on toy images and random weights.
 
 The stage ``metrics`` evaluates 1,000 images of 512×512 (or --batches images) with a stand-in for the network.
 """
@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from guided_diffusion.sampling import ClassifierGuidance
-from realnet import config, precision, rehearsal
+from realnet import config, cpu, precision, rehearsal
 from realnet.config import ClassifierConfig, DiffusionConfig, EvaluationConfig, RealNetConfig, SampleConfig
 from realnet.data.datasets import TestDataset
 from realnet.data.images import write_image
@@ -78,6 +78,7 @@ class Case:
     batch: int
     number_format: str
     device: str
+    keeps_freed_memory: bool = False
 
     def training(self, **train: object) -> dict[str, Any]:
         """Return the settings of a training stage."""
@@ -134,6 +135,8 @@ def measure(case: Case) -> int:
     device = torch.device(case.device)
     _make_toy()
     _warm_up(device)
+    if case.keeps_freed_memory:
+        cpu.keep_freed_memory()
     baseline = _status("VmRSS")
     _RUNS[case.stage](case, Process(0, 1, device))
     if device.type == "cuda":
@@ -243,7 +246,7 @@ def cases(arguments: argparse.Namespace) -> Iterator[Case]:
         settings, batches = known.get(stage, ({}, (1000,)))
         for batch in arguments.batches or batches:
             for number_format in ("fp32",) if stage == "metrics" else arguments.precision:
-                yield Case(stage, settings, batch, number_format, arguments.device)
+                yield Case(stage, settings, batch, number_format, arguments.device, arguments.keep)
 
 
 def main() -> None:
@@ -253,6 +256,7 @@ def main() -> None:
     parser.add_argument("--precision", nargs="+", choices=("fp32", "bf16"), default=["fp32", "bf16"])
     parser.add_argument("--stages", nargs="+", choices=tuple(_RUNS))
     parser.add_argument("--batches", nargs="+", type=int, help="instead of the stage's own")
+    parser.add_argument("--keep", action="store_true", help="on a CPU: keep freed memory, as the scripts do")
     arguments = parser.parse_args()
     os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**20))  # read when the processes to come start
     print(f"{'stage':<12}{'batch':>6}{'format':>8}{'--dry-run':>12}{'measured':>12}{'ratio':>8}")

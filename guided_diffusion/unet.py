@@ -67,7 +67,9 @@ class UNet(nn.Module):
 
         self.time_embed = architecture.time_embed()
         if num_classes is not None:
-            self.label_emb = nn.Embedding(num_classes, architecture.emb_channels)
+            # drawn here: on the meta device nn.Embedding's own draw imports torch's compiler, which takes a second
+            drawn = torch.randn(num_classes, architecture.emb_channels)
+            self.label_emb = nn.Embedding(num_classes, architecture.emb_channels, _weight=drawn)
         self.input_blocks, skips = architecture.input_blocks(in_channels)
         self.middle_block = architecture.middle_block()
         self.output_blocks = _output_blocks(architecture, skips)

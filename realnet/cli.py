@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import os
 import sys
 import traceback
@@ -10,12 +11,10 @@ from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from realnet import config as configs
-from realnet import paths
+from realnet import cpu, paths
 from realnet.errors import UserError, message_of
 
-# Threads that spin long while they wait starve the other processes of the run, and each other, where cores are few
-# (benchmarks/README.md); read by the OpenMP library when torch starts.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+cpu.spin_briefly()
 
 ConfigT = TypeVar("ConfigT", bound=configs.Section)
 
@@ -104,6 +103,8 @@ def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
 
     Where one of several processes fails, the others end with its message and exit code.
     """
+    if os.environ.get("RANK", "0") != "0":
+        logging.getLogger("realnet").setLevel(logging.ERROR)  # advice is given once
     try:
         sys.exit(main(None))
     except UserError as error:

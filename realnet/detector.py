@@ -22,7 +22,7 @@ from realnet.data.images import Image, normalise, read_image, resize_image
 from realnet.errors import UserError
 from realnet.inference import anomaly_maps
 from realnet.models.realnet import RealNet
-from realnet.networks import build_detector, compile_networks, has_backbone
+from realnet.networks import build_detector, compile_networks, has_backbone, place
 from realnet.precision import Precision
 
 logger = logging.getLogger("realnet")
@@ -101,14 +101,16 @@ class Detector:
         own = {} if brings_backbone else {f"backbone.{k}": v for k, v in model.backbone.state_dict().items()}
         checkpoint.load_into(model, {**own, **stored.state_dict}, str(path))
         _check_backbone(model, stored, Path(path))
-        compile_networks(used.runtime, model)
         where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        number_format = precisions.resolve(used.runtime.precision, where)
+        number_format.cast(place(model, where, used.runtime)).eval()
+        compile_networks(used.runtime, model)
         return cls(
-            model=model.to(where).eval(),
+            model=model,
             config=used,
             calibration=_calibration_of(stored, used, Path(path)),
             facts=dict(stored.facts),
-            precision=precisions.resolve(used.runtime.precision, where),
+            precision=number_format,
         )
 
     @overload

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from realnet import cpu
 from realnet.errors import Stopped, UserError
 
 BUCKET_ELEMENTS = 64 * 2**20  # gradients are averaged in pieces of this size, to bound the copy
@@ -51,6 +52,8 @@ def process(device: str | None = None) -> Iterator[Process]:
     chosen = _device(device, local_rank)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
+    else:
+        cpu.keep_freed_memory()
     if world_size == 1:
         with suppress(Stopped):
             yield Process(rank, world_size, chosen)
@@ -211,7 +214,6 @@ class JointBatchNorm2d(nn.BatchNorm2d):
     They are float32 or better whatever the input's format, and take one message forward and one backward.
     """
 
-    @torch.compiler.disable  # messages between processes stay out of compiled networks
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
@@ -241,3 +243,4 @@ def join_batch_norms(model: nn.Module) -> None:
     for module in model.modules():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = JointBatchNorm2d  # tensors, names and place stay as they are
+            module.forward = torch.compiler.disable(module.forward)  # type: ignore[method-assign]  # it sends messages

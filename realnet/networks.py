@@ -5,7 +5,9 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from guided_diffusion.classifier import NoisyClassifier
@@ -24,6 +26,8 @@ from realnet.models.afs import Block, Selection
 from realnet.models.backbone import Backbone
 from realnet.models.realnet import RealNet
 from realnet.models.reconstruction import ReconstructionSize
+
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
 
 def build_diffusion(process: ProcessConfig, respacing: str = "") -> GaussianDiffusion:
@@ -103,6 +107,14 @@ def build_detector(config: RealNetConfig, *, backbone_weights: str | None = None
         )
     model.check_image_size(config.image_size)
     return model
+
+
+def place(network: NetworkT, device: torch.device, runtime: RuntimeConfig) -> NetworkT:
+    """Move a network to its device, in the memory layout that the config asks for there."""
+    network.to(device)
+    if device.type == "cuda" and runtime.channels_last:
+        network.to(memory_format=torch.channels_last)
+    return network
 
 
 def compile_networks(runtime: RuntimeConfig, *networks: nn.Module) -> None:

@@ -165,7 +165,9 @@ def _count(parameters: Iterable[Tensor]) -> int:
 
 
 def _memory(number: int, number_format: Precision) -> str:
-    return f"{_gigabytes(number)} at the peak of a step, on {number_format.device.type} in {number_format.name}"
+    where = number_format.device.type
+    kept = "; freed memory that is kept can add a third" if where == "cpu" else ""
+    return f"{_gigabytes(number)} at the peak of a step, on {where} in {number_format.name}{kept}"
 
 
 def _gigabytes(number: float) -> str:

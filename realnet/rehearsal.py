@@ -2,7 +2,8 @@
 
 A figure is the peak of a step: weights, gradients, Adam's moments, the average of the weights, and what is alive of
 activations, number formats' copies and gradients at the worst moment. What kernels take for themselves, the device's
-libraries and the loading of images come on top.
+libraries and the loading of images come on top; on a CPU also the freed memory that a process keeps
+(:func:`realnet.cpu.keep_freed_memory`), up to a third (benchmarks/README.md).
 """
 
 from collections.abc import Callable
@@ -74,13 +75,14 @@ def detection(model: RealNet, image_size: tuple[int, int], batch: int, precision
     def work() -> Tensor:
         return anomaly_maps(model, torch.empty(batch, 3, *image_size), Precision(precision.dtype, CPU))
 
-    return peak_bytes(work, model.eval())
+    return peak_bytes(work, precision.cast(model.eval()))
 
 
 def sampling(sampler: Sampler, config: SampleConfig, precision: Precision) -> int:
     """Return the bytes that a step of sampling needs at its peak; the sampler is of no use afterwards."""
     number_format, batch, guidance = Precision(precision.dtype, CPU), config.batch_size, sampler.guidance
-    networks = [sampler.unet, *([guidance.classifier] if guidance else [])]
+    called = [sampler.unet, *([guidance.classifier] if guidance else [])]
+    networks = [precision.cast(network) for network in called if isinstance(network, nn.Module)]
     predict = number_format.running(sampler.unet)
     guided = replace(guidance, classifier=number_format.running(guidance.classifier)) if guidance else None
 
@@ -89,7 +91,7 @@ def sampling(sampler: Sampler, config: SampleConfig, precision: Precision) -> in
         t = torch.zeros(batch, dtype=torch.long)
         return p_sample(sampler.diffusion, predict, x, t, noise, y=_classes(batch), guidance=guided)
 
-    return peak_bytes(work, *(network for network in networks if isinstance(network, nn.Module)))
+    return peak_bytes(work, *networks)
 
 
 def _training(

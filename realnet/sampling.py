@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from guided_diffusion.gaussian import GaussianDiffusion
 from guided_diffusion.sampling import ClassifierGuidance, ddim_sample_loop, p_sample_loop
@@ -20,7 +20,7 @@ from realnet.config import ClassifierConfig, DiffusionConfig, SampleConfig
 from realnet.data.images import Image, write_image
 from realnet.distributed import Process
 from realnet.errors import Stopped, UserError
-from realnet.networks import build_classifier, build_diffusion, build_unet, compile_networks
+from realnet.networks import build_classifier, build_diffusion, build_unet, compile_networks, place
 from realnet.progress import bar
 from realnet.stopping import StopSignals
 
@@ -88,10 +88,10 @@ def load_sampler(dataset: str, settings: SampleConfig, classes: Sequence[str], d
         unet = build_unet(described, len(classes))
     checkpoint.load_into(unet, weights.state_dict, str(path))
     guidance = _load_guidance(dataset, settings, classes, described, device) if settings.guidance else None
-    compile_networks(settings.runtime, unet)
+    _make_ready(unet, settings, device)
     return Sampler(
         diffusion=build_diffusion(described.process, settings.respacing),
-        unet=unet.to(device).eval(),
+        unet=unet,
         guidance=guidance,
         classes=tuple(classes),
         image_size=described.image_size,
@@ -219,8 +219,14 @@ def _load_guidance(
     with torch.device("meta"):
         classifier = build_classifier(classifier_config, len(classes))
     checkpoint.load_into(classifier, weights.state_dict, str(path))
-    compile_networks(settings.runtime, classifier)
-    return ClassifierGuidance(classifier.to(device).eval().requires_grad_(False), settings.guidance_scale)
+    _make_ready(classifier, settings, device)
+    return ClassifierGuidance(classifier, settings.guidance_scale)
+
+
+def _make_ready(network: nn.Module, settings: SampleConfig, device: torch.device) -> None:
+    place(network, device, settings.runtime).eval().requires_grad_(False)
+    precision.resolve(settings.runtime.precision, device).cast(network)
+    compile_networks(settings.runtime, network)
 
 
 def _config_of(weights: checkpoint.Checkpoint, model: type[ConfigT], dataset: str) -> ConfigT:

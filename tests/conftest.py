@@ -1,15 +1,15 @@
 """A small dataset with configs for all stages, and what a small machine needs to run the suite."""
 
 import importlib.util
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-# threads that spin starve each other where several processes share few cores; set before torch starts
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+from realnet import cpu
+
+cpu.spin_briefly()
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -120,6 +120,9 @@ def test_a_class_that_fails_does_not_stop_the_others(both_classes, capsys):
     assert metrics_of("widget")["image_auroc"] is not None
     with pytest.raises(UserError, match=r"hole/000\.png"):
         evaluate("--class_name", "weave")
+    (Path(str(TEST).replace("weave", "widget")) / "good/000.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"(?s)weave/test/hole/000\.png.*widget/test/good/000\.png"):
+        evaluate()
 
 
 def test_files_are_checked_before_anything_is_scored(both_classes):

@@ -19,9 +19,6 @@ class EpochSampler(Sampler[ItemKey]):
     k · world_size + r. So several processes take together what one process with larger batches takes. What is left of
     a permutation after the last full global batch is not used in that epoch.
 
-    Where the data are fewer than a global batch, an epoch is one step and goes over the data several times; each pass
-    counts as an epoch of its own in the keys, with another permutation and other random draws (see ``wraps``).
-
     Args:
         num_items: size of the dataset.
         seed: of the permutations.
@@ -33,7 +30,7 @@ class EpochSampler(Sampler[ItemKey]):
         num_steps: the step to stop before; None: never stop.
 
     Raises:
-        ValueError: where there are no items, or a number is out of its range.
+        ValueError: where the items are fewer than a global batch, or a number is out of its range.
     """
 
     def __init__(
@@ -48,10 +45,12 @@ class EpochSampler(Sampler[ItemKey]):
         start_step: int = 0,
         num_steps: int | None = None,
     ) -> None:
-        if min(num_items, batch_size, accumulation, world_size) < 1 or not 0 <= rank < world_size or start_step < 0:
+        is_in_range = min(batch_size, accumulation, world_size) >= 1 and 0 <= rank < world_size and start_step >= 0
+        if not is_in_range or num_items < batch_size * accumulation * world_size:
             raise ValueError(
                 f"cannot sample {num_items} items in batches of {batch_size} x {accumulation} as rank {rank} of "
-                f"{world_size} from step {start_step}; all counts must be at least 1, and rank below world_size"
+                f"{world_size} from step {start_step}; all counts must be at least 1, rank below world_size, and the "
+                "items enough for a batch of all"
             )
         self.num_items, self.seed, self.batch_size, self.accumulation = num_items, seed, batch_size, accumulation
         self.rank, self.world_size, self.start_step, self.num_steps = rank, world_size, start_step, num_steps
@@ -63,13 +62,8 @@ class EpochSampler(Sampler[ItemKey]):
 
     @property
     def steps_per_epoch(self) -> int:
-        """Return the number of steps of an epoch, at least 1."""
-        return max(1, self.num_items // self.global_batch)
-
-    @property
-    def wraps(self) -> bool:
-        """Tell whether a step uses images more than once, as there are fewer than a global batch."""
-        return self.num_items < self.global_batch
+        """Return the number of steps of an epoch."""
+        return self.num_items // self.global_batch
 
     def epoch_of(self, step: int) -> int:
         """Return the epoch that a step belongs to."""
@@ -85,11 +79,8 @@ class EpochSampler(Sampler[ItemKey]):
     def _micro_batch(self, step: int, micro_step: int) -> Iterator[ItemKey]:
         epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
         start = step_of_epoch * self.global_batch + (micro_step * self.world_size + self.rank) * self.batch_size
-        passes_per_epoch = -(-self.steps_per_epoch * self.global_batch // self.num_items)
-        for position in range(start, start + self.batch_size):
-            data_pass, place = divmod(position, self.num_items)
-            key_epoch = epoch * passes_per_epoch + data_pass
-            yield key_epoch, int(_permutation(self.seed, key_epoch, self.num_items)[place])
+        for index in _permutation(self.seed, epoch, self.num_items)[start : start + self.batch_size]:
+            yield epoch, int(index)
 
 
 @lru_cache(maxsize=4)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from guided_diffusion.blocks import NUM_GROUPS
 from guided_diffusion.encoder import run_block
 from realnet.errors import UserError
 from realnet.models.afs import AFS, Block
@@ -81,7 +82,7 @@ class RealNet(nn.Module):
         )
 
     def check_image_size(self, image_size: tuple[int, int]) -> None:
-        """Raise UserError where the image's (height, width) are not multiples of each coarsest map's stride."""
+        """Raise UserError for (height, width) that are no multiples of each coarsest map's stride, or too small."""
         factor = math.lcm(*(block.stride for block in self.afs.blocks)) * self.reconstruction.downsampling
         if any(side % factor for side in image_size):
             height, width = image_size
@@ -89,6 +90,14 @@ class RealNet(nn.Module):
                 f"image_size {height}x{width}: both sides must be multiples of {factor} "
                 "(the coarsest block's stride times the reconstruction's downsampling)"
             )
+        for block in self.afs.blocks:
+            height, width = (side // (block.stride * self.reconstruction.downsampling) for side in image_size)
+            channels = self.reconstruction.width(block.num_channels) * min(self.reconstruction.channel_mult[-2:])
+            if height * width * channels <= NUM_GROUPS:
+                raise UserError(
+                    f"image_size {image_size[0]}x{image_size[1]}: the reconstruction of {block.name} has a map of one "
+                    f"pixel and too few channels to be normalised; give {2 * factor}x{2 * factor}, or more channels"
+                )
 
     def trainable_state(self) -> dict[str, Tensor]:
         """Return the state dict without the frozen backbone."""

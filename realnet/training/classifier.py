@@ -15,7 +15,7 @@ from realnet.config import ClassifierConfig
 from realnet.data.registry import keep_index
 from realnet.distributed import Process
 from realnet.errors import UserError
-from realnet.networks import build_classifier, build_diffusion, compile_networks
+from realnet.networks import build_classifier, build_diffusion, compile_networks, place
 from realnet.training.diffusion import NormalImages, load_pretrained, noisy_images, to_device
 from realnet.training.loop import fit
 from realnet.training.run import Run
@@ -62,9 +62,7 @@ class ClassifierTask:
         self.hits = torch.zeros(2, device=process.device)  # right ones, all
         self.train_set = noisy_images(config, data)
         torch.manual_seed(config.seed)
-        self.model = build_classifier(config, len(data.classes)).to(process.device).train()
-        if process.device.type == "cuda" and config.runtime.channels_last:
-            self.model.to(memory_format=torch.channels_last)
+        self.model = place(build_classifier(config, len(data.classes)), process.device, config.runtime).train()
         compile_networks(config.runtime, self.model)
 
     def parameters(self) -> list[Tensor]:

@@ -21,12 +21,11 @@ from realnet.data.registry import OpenDataset, keep_index
 from realnet.data.sampling import EpochSampler
 from realnet.data.synthesis import AnomalySynthesizer, build_synthesizer
 from realnet.distributed import Process
-from realnet.errors import Stopped
 from realnet.evaluation import Metric, curves_of, score_class, summarise
 from realnet.losses import cross_entropy_loss, focal_loss, reconstruction_loss
 from realnet.models.afs import afs_criteria
 from realnet.models.realnet import Detection, RealNet
-from realnet.networks import build_detector, compile_networks
+from realnet.networks import build_detector, compile_networks, place
 from realnet.progress import bar, console
 from realnet.training.loop import fit
 from realnet.training.run import Run
@@ -77,11 +76,7 @@ def train_detector(config: RealNetConfig, data: DetectorData, process: Process, 
     last = paths.output(data.dataset, "realnet", "checkpoints", data.class_name) / paths.LAST
     task = DetectorTask(config, data, process, best=last.with_name(paths.BEST))
     log_folder = paths.output(data.dataset, "realnet", "log", data.class_name)
-    try:
-        fit(task, task.train_set, config, process, last=last, log_folder=log_folder, resume=resume)
-    except Stopped:
-        task.calibrate_files(last, task.best)
-        raise
+    fit(task, task.train_set, config, process, last=last, log_folder=log_folder, resume=resume)
     task.calibrate_files(last, task.best)
     return last
 
@@ -107,10 +102,8 @@ class DetectorTask:
         )
         self.test_set = TestDataset(data.test, data.image_root, image_size=config.image_size)
         torch.manual_seed(config.seed)
-        self.model = build_detector(config).to(process.device).train()
+        self.model = place(build_detector(config), process.device, config.runtime).train()
         distributed.join_batch_norms(self.model.rrs)
-        if process.device.type == "cuda" and config.runtime.channels_last:
-            self.model.to(memory_format=torch.channels_last)
         compile_networks(config.runtime, self.model)
 
     def parameters(self) -> list[Tensor]:
@@ -134,6 +127,8 @@ class DetectorTask:
             for key, value in batch_criteria.items():
                 criteria[key] += value
         self.model.afs.choose({key: distributed.mean(value) for key, value in criteria.items()})
+        if self.process.is_main:
+            self.best.unlink(missing_ok=True)  # of an earlier run
 
     def losses(self, batch: dict[str, Any]) -> Tensor:
         """Return the weighted (segmentation, reconstruction) losses."""
@@ -203,7 +198,7 @@ class DetectorTask:
     def calibrate_files(self, *files: Path) -> None:
         """Complete checkpoints with the thresholds of their weights, where they have none yet; on the main process.
 
-        Until then, such as after a kill, a file gives scores but no verdicts. The same command again completes it.
+        Until then, such as in a run that was stopped, a file gives scores but no verdicts; the same command goes on.
         """
         done: dict[int, dict[str, Any] | None] = {}
         for path in filter(Path.is_file, files if self.process.is_main else ()):

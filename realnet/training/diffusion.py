@@ -19,7 +19,7 @@ from realnet.data.index import Entry
 from realnet.data.registry import keep_index, open_dataset
 from realnet.distributed import Process
 from realnet.errors import UserError
-from realnet.networks import build_diffusion, build_unet, compile_networks
+from realnet.networks import build_diffusion, build_unet, compile_networks, place
 from realnet.training.health import check_health, verdict
 from realnet.training.loop import fit
 from realnet.training.optimisation import EMA
@@ -81,9 +81,7 @@ class DiffusionTask:
         self.diffusion = build_diffusion(config.process)
         self.train_set = noisy_images(config, data)
         torch.manual_seed(config.seed)
-        self.model = build_unet(config, len(data.classes)).to(process.device).train()
-        if process.device.type == "cuda" and config.runtime.channels_last:
-            self.model.to(memory_format=torch.channels_last)
+        self.model = place(build_unet(config, len(data.classes)), process.device, config.runtime).train()
         self.ema = EMA(self.model, config.train.ema_decay, on_cpu=config.runtime.ema_on_cpu)
         compile_networks(config.runtime, self.model, self.ema.model)
 

@@ -1,9 +1,17 @@
 import pytest
 import torch
+from torch import nn
 
-from realnet.config import ClassifierConfig, DiffusionConfig, ProcessConfig, RealNetConfig
+from realnet.config import ClassifierConfig, DiffusionConfig, ProcessConfig, RealNetConfig, RuntimeConfig
 from realnet.errors import UserError
-from realnet.networks import build_classifier, build_detector, build_diffusion, build_unet, has_backbone
+from realnet.networks import (
+    build_classifier,
+    build_detector,
+    build_diffusion,
+    build_unet,
+    compile_networks,
+    has_backbone,
+)
 
 SMALL = {
     "image_size": 64,
@@ -68,3 +76,23 @@ def test_a_respacing_that_gives_other_steps_is_refused():
 def test_a_published_detector_brings_its_backbone():
     model = build_detector(small())
     assert has_backbone(model.state_dict()) and not has_backbone(model.trainable_state())
+
+
+@torch.no_grad()
+def test_compiled_networks_keep_their_keys_and_numbers(monkeypatch):
+    whole = nn.Module.compile  # traces, and runs what it has traced: no compiler is needed
+    monkeypatch.setattr(nn.Module, "compile", lambda module: whole(module, backend="eager"))
+    monkeypatch.setenv("CXX", "true")
+    model, image = build_detector(small()).eval(), torch.rand(1, 3, 64, 64)
+    keys, expected = list(model.state_dict()), model(image).logits
+    compile_networks(RuntimeConfig(compile=True), model)
+    assert all(part._compiled_call_impl for part in (model.backbone, *model.recon.values(), model.rrs))
+    torch.testing.assert_close(model(image).logits, expected)
+    assert list(model.state_dict()) == keys
+
+
+def test_compiling_without_a_compiler_is_refused(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(UserError, match=r"runtime\.compile needs a C\+\+ compiler, and there is no no-such-compiler"):
+        compile_networks(RuntimeConfig(compile=True))
+    compile_networks(RuntimeConfig())

@@ -25,6 +25,27 @@ def test_the_format_is_the_one_the_network_computes_in(name, dtype):
     assert layer.weight.dtype == torch.float32
 
 
+class Scaled(torch.nn.Linear):
+    """Computes with its weights before it uses them, as weight standardisation does."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.linear(x, self.weight / self.weight.std())
+
+
+@torch.no_grad()
+def test_weights_that_are_cast_once_give_the_numbers_of_autocast():
+    torch.manual_seed(0)
+    layers = [torch.nn.Conv2d(4, 64, 3), torch.nn.GroupNorm(8, 64), torch.nn.SiLU(), torch.nn.ConvTranspose2d(64, 8, 2)]
+    network = torch.nn.Sequential(*layers, torch.nn.Flatten(), torch.nn.Linear(8 * 49, 16), Scaled(16, 16)).eval()
+    bf16, image = resolve("bf16", CPU), torch.randn(2, 4, 8, 8)
+    with bf16.autocast():
+        expected = network(image)
+        assert torch.equal(bf16.cast(network)(image), expected)
+    formats = {type(part).__name__: part.weight.dtype for part in network if hasattr(part, "weight")}
+    assert {name for name, dtype in formats.items() if dtype == torch.float32} == {"GroupNorm", "Scaled"}
+    assert resolve("fp32", CPU).cast(torch.nn.Linear(2, 2)).weight.dtype == torch.float32
+
+
 def test_only_fp16_needs_a_scaler():
     cuda = torch.device("cuda")
     assert {name: resolve(name, cuda).needs_scaler for name in ("fp32", "bf16", "fp16")} == {

@@ -88,3 +88,16 @@ def test_the_trainable_state_is_all_but_the_backbone():
 def test_sides_that_the_strides_do_not_divide_are_refused(size):
     with pytest.raises(UserError, match=rf"image_size {size[0]}x{size[1]}: both sides must be multiples of 32"):
         small()(torch.zeros(1, 3, *size))
+
+
+def test_maps_of_one_pixel_need_channels_to_be_normalised():
+    def model(channel_mult: tuple[int, ...]) -> RealNet:
+        backbone = Backbone("torchvision/shufflenet_v2_x0_5", "none")
+        blocks = [Block("a", 8, (Selection(backbone.levels[1], 16),))]
+        size = ReconstructionSize(channel_mult=channel_mult, num_res_blocks=1, attention_downsampling=())
+        return RealNet(backbone, blocks, reconstruction=size, rrs_modes={"max": 2}).eval()
+
+    assert model((2, 2))(torch.zeros(1, 3, 16, 16)).logits.shape == (1, 2, 16, 16)
+    with pytest.raises(UserError, match=r"image_size 16x16: the reconstruction of a .* give 32x32, or more channels"):
+        model((1, 2))(torch.zeros(1, 3, 16, 16))
+    assert model((1, 2))(torch.zeros(1, 3, 32, 32)).logits.shape == (1, 2, 32, 32)

@@ -44,6 +44,14 @@ def test_a_run_in_two_parts_equals_a_run_in_one(tiny, run_script, script):
         assert torch.equal(value, parts[key]), key
 
 
+def test_a_run_anew_leaves_no_best_checkpoint_of_the_one_before(tiny, run_script):
+    best = tiny / "experiments/tiny/realnet_checkpoints/weave/ckpt_best.pth"
+    run_script("train_realnet", *flags("train_realnet"))
+    assert best.is_file()
+    run_script("train_realnet", *flags("train_realnet"), "--no-resume", "--set", "train.evaluation=false")
+    assert not best.exists()
+
+
 def test_other_settings_are_refused_and_listed(tiny, run_script):
     run_script("train_classifier", "--dataset", "tiny", "--set", "train.num_steps=1")
     with pytest.raises(UserError, match=r"optimiser.learning_rate: 0.0001 then, 0.5 now"):

@@ -1,0 +1,77 @@
+"""Does the cost of training and prediction grow linearly with the number of images, and does their memory stay flat?
+
+Usage: python -m benchmarks.scaling [--images 100]
+
+Runs the scripts on 1, 2, 4 and 8 times as many toy images of 64 pixels: an epoch of detector training (with all checks,
+AFS, and the calibration on two anomalies), and prediction with what it trained. "ms an image more" compares a row with
+the one above; for linear cost it is the same in all. Memory is the largest of the script's processes.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from realnet.data.toy import make_toy_dataset
+
+ROOT = Path(__file__).resolve().parents[1]
+FACTORS = (1, 2, 4, 8)
+TRAIN = [
+    *("train_realnet.py", "--dataset", "toy", "--class_name", "weave", "--no-resume"),
+    *("--set", "train.num_steps=null", "--set", "train.num_epochs=1", "--set", "calibration.num_anomalies=2"),
+    *("--set", "anomalies.types={normal: 0.5, self: 0.5}"),
+]
+PREDICT = ["predict_realnet.py", "--dataset", "toy", "--class_name", "weave", "--output", "predictions"]
+
+
+def run(command: Sequence[str], folder: Path) -> tuple[float, int]:
+    """Return the wall seconds and the peak bytes of a script."""
+    start = time.perf_counter()
+    arguments = [sys.executable, str(ROOT / command[0]), *command[1:], "--device", "cpu"]
+    process = subprocess.Popen(arguments, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{' '.join(arguments)} failed in {folder}")
+    return time.perf_counter() - start, usage.ru_maxrss * 1024
+
+
+def make_workspace(folder: Path) -> None:
+    """Lay out the toy set's configs."""
+    target = folder / "experiments/toy"
+    target.mkdir(parents=True)
+    for file in (ROOT / "experiments/toy").glob("*.yaml"):
+        shutil.copy(file, target)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=100, help="of the smallest set")
+    first = parser.parse_args().images
+    print(
+        f"{'images':>8}" + 2 * f"{'time':>10}{'ms an image more':>18}{'memory':>12}", "   (training, then prediction)"
+    )
+    before: list[float] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_workspace(folder)
+        for factor in FACTORS:
+            number = first * factor
+            make_toy_dataset(folder / "data/toy/images", num_train=number, num_good=2, num_defects=1)
+            found = [run(TRAIN, folder), run([*PREDICT, "--input", "data/toy/images/weave/train/good"], folder)]
+            more = [1e3 * (now - then) / (number / 2) for (now, _), then in zip(found, before, strict=False)]
+            cells = [
+                f"{wall:>8.1f} s{f'{more[place]:.1f}' if more else '-':>18}{peak / 1e6:>9.0f} MB"
+                for place, (wall, peak) in enumerate(found)
+            ]
+            print(f"{number:>8}{''.join(cells)}", flush=True)
+            before = [wall for wall, _ in found]
+
+
+if __name__ == "__main__":
+    main()
