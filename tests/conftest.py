@@ -1,6 +1,7 @@
 """A small dataset with configs for all stages, and what a small machine needs to run the suite."""
 
 import importlib.util
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -9,6 +10,8 @@ import pytest
 
 from realnet import cpu
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several on the same cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 cpu.spin_briefly()
 
 ROOT = Path(__file__).resolve().parents[1]
