@@ -48,13 +48,14 @@ class Bench:
     def __init__(self, dataset: str, device: torch.device, batch: int) -> None:
         folder = paths.experiment(dataset)
         self.diffusion_config = config.load(DiffusionConfig, folder / "diffusion.yaml")
-        self.classifier_config = config.load(ClassifierConfig, folder / "classifier.yaml")
+        size = f"image_size={list(self.diffusion_config.image_size)}"  # a dataset of one class has no classifier
+        self.classifier_config = config.load(ClassifierConfig, folder / "classifier.yaml", [size])
         self.settings = config.load(SampleConfig, folder / "sample.yaml")
         self.device, self.batch = device, batch
         self.unet = build_unet(self.diffusion_config, NUM_CLASSES).to(device)
         self.process = build_diffusion(self.diffusion_config.process)
-        size = (batch, 3, *self.diffusion_config.image_size)
-        self.x, self.noise = torch.randn(size, device=device), torch.randn(size, device=device)
+        shape = (batch, 3, *self.diffusion_config.image_size)
+        self.x, self.noise = torch.randn(shape, device=device), torch.randn(shape, device=device)
         self.t = torch.randint(self.process.num_steps, (batch,), device=device)
         self.y = torch.randint(NUM_CLASSES, (batch,), device=device)
 
@@ -146,7 +147,7 @@ class Bench:
         for model in models:
             model.to(memory_format=torch.contiguous_format)
         with plainly():
-            flops = measure.flop_count(plain)
+            flops = 0 if "guided" in title else measure.flop_count(plain)  # torch's counter cannot follow the guidance
             baseline = measure.seconds(plain, self.device, repeats=2)
         yield Row(f"{title}, plain float32", baseline, flops, measure.matrix_rate(self.device))
         for model in models if self.device.type == "cuda" else []:

@@ -40,12 +40,13 @@ def run(command: Sequence[str], folder: Path) -> tuple[float, int]:
     return time.perf_counter() - start, usage.ru_maxrss * 1024
 
 
-def make_workspace(folder: Path) -> None:
-    """Lay out the toy set's configs."""
+def make_workspace(folder: Path, number: int) -> None:
+    """Lay out the toy set's configs, and that many training images a class."""
     target = folder / "experiments/toy"
     target.mkdir(parents=True)
     for file in (ROOT / "experiments/toy").glob("*.yaml"):
         shutil.copy(file, target)
+    make_toy_dataset(folder / "data/toy/images", num_train=number, num_good=2, num_defects=1)
 
 
 def main() -> None:
@@ -53,24 +54,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=100, help="of the smallest set")
     first = parser.parse_args().images
-    print(
-        f"{'images':>8}" + 2 * f"{'time':>10}{'ms an image more':>18}{'memory':>12}", "   (training, then prediction)"
-    )
+    columns = f"{'time':>10}{'ms an image more':>18}{'memory':>12}"
+    print(f"{'':>8}{'training':>40}{'prediction':>40}\n{'images':>8}{columns}{columns}")
     before: list[float] = []
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        make_workspace(folder)
-        for factor in FACTORS:
-            number = first * factor
-            make_toy_dataset(folder / "data/toy/images", num_train=number, num_good=2, num_defects=1)
+    for factor in FACTORS:
+        number = first * factor
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            make_workspace(folder, number)
             found = [run(TRAIN, folder), run([*PREDICT, "--input", "data/toy/images/weave/train/good"], folder)]
-            more = [1e3 * (now - then) / (number / 2) for (now, _), then in zip(found, before, strict=False)]
-            cells = [
-                f"{wall:>8.1f} s{f'{more[place]:.1f}' if more else '-':>18}{peak / 1e6:>9.0f} MB"
-                for place, (wall, peak) in enumerate(found)
-            ]
-            print(f"{number:>8}{''.join(cells)}", flush=True)
-            before = [wall for wall, _ in found]
+        more = [1e3 * (now - then) / (number / 2) for (now, _), then in zip(found, before, strict=False)]
+        cells = [
+            f"{wall:>8.1f} s{f'{more[place]:.1f}' if more else '-':>18}{peak / 1e6:>9.0f} MB"
+            for place, (wall, peak) in enumerate(found)
+        ]
+        print(f"{number:>8}{''.join(cells)}", flush=True)
+        before = [wall for wall, _ in found]
 
 
 if __name__ == "__main__":
