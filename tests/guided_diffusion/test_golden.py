@@ -124,7 +124,7 @@ def test_unet(path):
     unet, x, y = inputs(path)
     assert len(unet.state_dict()) == case.run["keys"]
     assert sum(parameter.numel() for parameter in unet.parameters()) == case.run["params"]
-    golden.assert_close(unet(x, torch.tensor(case.run["t"]), y), case.outputs["out"])
+    golden.assert_close(unet(x, torch.tensor(case.run["t"]), y), case.outputs["out"], tolerance(path))
 
 
 @torch.no_grad()
@@ -145,7 +145,7 @@ def test_p_mean_variance(path):
     t = torch.tensor(case.run["t"])
     actual = process(case.run).p_mean_variance(unet, x, t, y=y, clip_denoised=case.run["clip_denoised"])
     for name, expected in case.outputs.items():
-        golden.assert_close(getattr(actual, name), expected)
+        golden.assert_close(getattr(actual, name), expected, tolerance(path))
 
 
 @pytest.mark.parametrize("path", golden.paths("diffusion", "samplers"))
@@ -173,7 +173,7 @@ def test_one_step_of_each_sampler(path):
         return ddim_sample(diffusion, unet, x, t, noise, eta=float(found["eta"] or 0), **shared)
 
     for name, expected in case.outputs.items():
-        golden.assert_close(step(name), expected)
+        golden.assert_close(step(name), expected, tolerance(path))
 
 
 @pytest.mark.parametrize("path", golden.paths("diffusion", "loops"))
@@ -234,12 +234,21 @@ def test_full_size_classifier_has_the_published_keys_and_shapes(path):
     assert {key: list(value.shape) for key, value in model.state_dict().items()} == expected
 
 
+@cache
 @torch.no_grad()
 def machine_rounds_as(unet_path: Path) -> bool:
     """Whether the network's golden output comes out to the last bit, so that even a chaotic loop must agree."""
     case = golden.load(unet_path)
     unet, x, y = inputs(unet_path)
     return np.array_equal(unet(x, torch.tensor(case.run["t"]), y).numpy(), case.outputs["out"])
+
+
+def tolerance(path: Path) -> float:
+    """The golden cases' own; wider where a machine rounds otherwise, as their weights amplify that.
+
+    They are up to 1.1e-3 from float64 themselves, and another processor's float32 up to 2.9e-3 from them.
+    """
+    return 2e-4 if machine_rounds_as(companion(path, "unet")) else 5e-3
 
 
 def is_chaotic(actual: Tensor, shifted: Tensor) -> bool:
