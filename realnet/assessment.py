@@ -17,7 +17,7 @@ from realnet.data.datasets import TestDataset
 from realnet.data.registry import OpenDataset
 from realnet.detector import Detector
 from realnet.distributed import Process
-from realnet.evaluation import ClassScores, Curves, curves_of, score_class, summarise
+from realnet.evaluation import ClassScores, Curves, curves_of, not_numbers, score_class, summarise
 from realnet.metrics import CurvePoints, ScoreCurve
 from realnet.reporting.gallery import Display
 from realnet.reporting.pages import write_class_page, write_heatmaps
@@ -147,7 +147,7 @@ def _assess_checkpoint(
         description=f"{class_name}: {path.name}",
     )
     curves, fpr_limit = curves_of(scores), config.evaluation.aupro_fpr_limit
-    display, note = _display(detector.calibration, curves)
+    display, note = _display(detector.calibration, scores, curves)
     result = CheckpointResult(
         protocol=protocol,
         checkpoint=str(path),
@@ -168,8 +168,10 @@ def _assess_checkpoint(
     return result, scores
 
 
-def _display(calibration: Calibration | None, curves: Curves) -> tuple[Display, str]:
+def _display(calibration: Calibration | None, scores: ClassScores, curves: Curves) -> tuple[Display, str]:
     """Return what verdicts and pictures are measured by, and where it comes from."""
+    if broken := not_numbers(scores):
+        return Display(None, None, 1.0), broken
     if calibration is not None:
         display = Display(calibration.image_threshold, calibration.pixel_threshold, calibration.display_scale)
         return display, f"Thresholds {calibration}: no test label was used"

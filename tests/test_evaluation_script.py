@@ -102,6 +102,17 @@ def test_results_are_kept_until_something_changes(both_classes, capsys):
     assert not is_kept() and is_kept()
 
 
+def test_a_network_that_gives_nan_gets_no_verdicts(tiny, capsys):
+    tiny_detector.save("weave", diverged=True)
+    assert evaluate("--class_name", "weave") == 0
+    printed, why = capsys.readouterr().out, "the detector gives NaN for 5 of 5 images: its weights diverged, or try"
+    assert f"image F1-max, pixel F1-max not computed: {why} runtime.precision=fp32\n" in printed
+    assert "missed" not in printed and "false alarm" not in printed
+    assert set(metrics_of("weave").values()) == {None} and read_class(VIS / "weave").of("last").verdicts is None
+    page = (VIS / "weave/report.html").read_text()
+    assert why in page and "hence no verdicts" in page and ">false alarm" not in page
+
+
 def test_a_missing_checkpoint_names_the_command(tiny, capsys):
     with pytest.raises(UserError, match=r"python train_realnet\.py --dataset tiny --class_name weave$"):
         evaluate("--class_name", "weave")
