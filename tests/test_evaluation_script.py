@@ -113,6 +113,12 @@ def test_a_network_that_gives_nan_gets_no_verdicts(tiny, capsys):
     assert why in page and "hence no verdicts" in page and ">false alarm" not in page
 
 
+def test_a_page_that_cannot_be_written_is_said(both_classes):
+    (VIS / "report.html").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"cannot write .*realnet_vis/report\.html"):
+        evaluate()
+
+
 def test_a_missing_checkpoint_names_the_command(tiny, capsys):
     with pytest.raises(UserError, match=r"python train_realnet\.py --dataset tiny --class_name weave$"):
         evaluate("--class_name", "weave")
