@@ -175,13 +175,12 @@ def _table(folder: Path) -> Iterator["csv.DictWriter[str]"]:
     path = folder / PREDICTIONS
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = path.open("w", encoding="utf-8", errors="backslashreplace", newline="", buffering=1)
+        with path.open("w", encoding="utf-8", errors="backslashreplace", newline="", buffering=1) as file:
+            table = csv.DictWriter(file, [field.name for field in fields(FileVerdict)], lineterminator="\n")
+            table.writeheader()
+            yield table
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; give another --output") from error
-    with file:
-        table = csv.DictWriter(file, [field.name for field in fields(FileVerdict)], lineterminator="\n")
-        table.writeheader()
-        yield table
+        raise UserError(f"cannot write {path}: {error.strerror}; free space, or give another --output") from error
 
 
 def _predict_batch(

@@ -181,6 +181,14 @@ def test_a_network_that_gives_nan_gives_no_verdict():
     assert not rows()
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
+def test_a_full_disk_is_said():
+    Path("found").mkdir()
+    Path("found/predictions.csv").symlink_to("/dev/full")
+    with pytest.raises(UserError, match=r"cannot write found/predictions\.csv: No space left on device; free space"):
+        predict("--input", TEST, "--output", "found")
+
+
 def test_large_images_keep_their_proportions():
     picture = np.random.default_rng(0).integers(0, 256, (1100, 2200, 3)).astype(np.uint8)
     write_image(Path("photo.jpg"), picture)
