@@ -1,7 +1,7 @@
 """Feed a training loop: the micro-batches of every step, from the step it starts at."""
 
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sized
 from typing import Any
 
 import torch
@@ -13,24 +13,20 @@ from realnet.distributed import Process
 from realnet.errors import UserError
 
 
-def make_sampler(
-    dataset: Dataset, config: TrainConfig, process: Process, *, seed: int, start_step: int = 0
-) -> EpochSampler:
-    """Return the order in which a process sees the training items from ``start_step`` on.
+def make_sampler(dataset: Sized, config: TrainConfig, process: Process, *, seed: int) -> EpochSampler:
+    """Return the order in which a process sees the training items.
 
     Raises:
         UserError: where they are too few for a batch.
     """
-    number = len(dataset)  # type: ignore[arg-type]  # torch's Dataset declares no length
-    require_batches({"the dataset": number}, config, process.world_size)
+    require_batches({"the dataset": len(dataset)}, config, process.world_size)
     return EpochSampler(
-        number,
+        len(dataset),
         seed=seed,
         batch_size=config.batch_size,
         accumulation=config.accumulation,
         rank=process.rank,
         world_size=process.world_size,
-        start_step=start_step,
     )
 
 

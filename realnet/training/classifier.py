@@ -65,6 +65,10 @@ class ClassifierTask:
         self.model = place(build_classifier(config, len(data.classes)), process.device, config.runtime).train()
         compile_networks(config.runtime, self.model)
 
+    def subject(self) -> Mapping[str, Any]:
+        """Return what is trained on what."""
+        return self.data.subject("classifier")
+
     def parameters(self) -> list[Tensor]:
         """Return the classifier's weights."""
         return list(self.model.parameters())

@@ -27,6 +27,7 @@ from realnet.models.afs import afs_criteria
 from realnet.models.realnet import Detection, RealNet
 from realnet.networks import build_detector, compile_networks, place
 from realnet.progress import bar, console
+from realnet.training import state
 from realnet.training.loop import fit
 from realnet.training.run import Run
 
@@ -44,6 +45,19 @@ class DetectorData:
     test: Sequence[Entry]
     synthesizer: AnomalySynthesizer
     held_out: Sequence[Entry] = ()
+
+    def subject(self, config: RealNetConfig, backbone_checksum: str) -> dict[str, object]:
+        """Return what is trained on what, as a run's identity has it."""
+        sources = (file.as_posix() for files in self.synthesizer.sources.values() for file in files)
+        return {
+            "stage": "detector",
+            "dataset": self.dataset,
+            "class": self.class_name,
+            "training images": state.fingerprint(entry.filename for entry in self.train),
+            "anomaly sources": state.fingerprint(sources),
+            "backbone's weights (SHA-256)": backbone_checksum,
+            "train.accumulation (batch norms see each micro-batch by itself)": config.train.accumulation,
+        }
 
 
 def detector_data(dataset: OpenDataset, class_name: str, config: RealNetConfig) -> DetectorData:
@@ -105,6 +119,10 @@ class DetectorTask:
         self.model = place(build_detector(config), process.device, config.runtime).train()
         distributed.join_batch_norms(self.model.rrs)
         compile_networks(config.runtime, self.model)
+
+    def subject(self) -> Mapping[str, Any]:
+        """Return what is trained on what."""
+        return self.data.subject(self.config, self.model.backbone.checksum())
 
     def parameters(self) -> list[Tensor]:
         """Return the reconstruction's and RRS's weights."""

@@ -20,6 +20,7 @@ from realnet.data.registry import keep_index, open_dataset
 from realnet.distributed import Process
 from realnet.errors import UserError
 from realnet.networks import build_diffusion, build_unet, compile_networks, place
+from realnet.training import state
 from realnet.training.health import check_health, verdict
 from realnet.training.loop import fit
 from realnet.training.optimisation import EMA
@@ -39,6 +40,11 @@ class NormalImages:
     classes: Sequence[str]
     image_root: Path
     entries: Sequence[Entry]
+
+    def subject(self, stage: str) -> dict[str, str]:
+        """Return what a stage trains on, as a run's identity has it."""
+        images = state.fingerprint((entry.class_name, entry.filename) for entry in self.entries)
+        return {"stage": stage, "dataset": self.dataset, "classes": ", ".join(self.classes), "training images": images}
 
 
 def normal_images(dataset_name: str) -> NormalImages:
@@ -84,6 +90,10 @@ class DiffusionTask:
         self.model = place(build_unet(config, len(data.classes)), process.device, config.runtime).train()
         self.ema = EMA(self.model, config.train.ema_decay, on_cpu=config.runtime.ema_on_cpu)
         compile_networks(config.runtime, self.model, self.ema.model)
+
+    def subject(self) -> Mapping[str, Any]:
+        """Return what is trained on what."""
+        return self.data.subject("diffusion")
 
     def parameters(self) -> list[Tensor]:
         """Return the U-Net's weights."""

@@ -38,6 +38,10 @@ class Task(Protocol):
     loss_names: tuple[str, ...]
     validation_interval_epochs: int
 
+    def subject(self) -> Mapping[str, Any]:
+        """Return what is trained on what: plain values by their names in words."""
+        ...
+
     def parameters(self) -> list[Tensor]:
         """Return what the optimiser trains."""
         ...
@@ -97,13 +101,15 @@ def fit(
         resume: go on from the last state; otherwise start anew.
 
     Raises:
-        UserError: for settings other than those of the part of the run that is done.
+        UserError: for settings, data or weights other than those of the part of the run that is done.
         Stopped: after a signal; the step at hand is done and saved.
     """
     state_path = state.path_of(last)
-    stored = state.load(state_path, config) if resume else None
-    start_step = stored["step"] if stored else 0
-    sampler = make_sampler(dataset, config.train, process, seed=config.seed, start_step=start_step)
+    sampler = make_sampler(dataset, config.train, process, seed=config.seed)  # type: ignore[arg-type]  # it has a length
+    identity = state.identity(config, sampler, task.subject())
+    stored = state.load(state_path, identity) if resume else None
+    start_step = sampler.start_step = stored["step"] if stored else 0
+    state.require_agreement({"steps done": start_step, **identity})
     num_steps = total_steps(config.train, sampler)
     number_format = precision.resolve(config.runtime.precision, process.device)
     optimisation = Optimisation(task.parameters(), config.optimiser, num_steps=num_steps, precision=number_format)
@@ -116,7 +122,7 @@ def fit(
             task.save(last, step, sampler.epoch_of(step))
             # last: whoever is killed before this point repeats the steps since the state that is there
             parts = {"task": dict(task.state()), "optimisation": optimisation.state_dict()}
-            state.save(state_path, step, config, parts)
+            state.save(state_path, step, identity, parts)
 
     with ExitStack() as stack:
         stop = stack.enter_context(StopSignals())
