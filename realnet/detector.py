@@ -20,7 +20,7 @@ from realnet.checkpoint import Checkpoint
 from realnet.config import RealNetConfig
 from realnet.data.images import Image, normalise, read_image, resize_image
 from realnet.errors import UserError
-from realnet.inference import anomaly_maps
+from realnet.inference import DIVERGED, anomaly_maps
 from realnet.models.realnet import RealNet
 from realnet.networks import build_detector, compile_networks, has_backbone, place
 from realnet.precision import Precision
@@ -138,7 +138,7 @@ class Detector:
             A :class:`Prediction`, or a list of them for several images.
 
         Raises:
-            UserError: for a file that cannot be read, or an array of another kind.
+            UserError: for a file that cannot be read, an array of another kind, or a network that gives NaN.
         """
         if isinstance(images, (str, Path, PILImage.Image)) or (isinstance(images, np.ndarray) and images.ndim != 4):
             return self._predict_one(images, threshold)
@@ -149,6 +149,8 @@ class Detector:
         small = normalise(resize_image(image, self.config.image_size))[None]
         anomaly_map = anomaly_maps(self.model, small, self.precision).cpu().numpy()
         score = float(metrics.image_scores(anomaly_map, self.config.evaluation.score_pool)[0])
+        if not np.isfinite(score):
+            raise UserError(f"the detector gives NaN: {DIVERGED}")
         if threshold is None and self.calibration is not None:
             threshold = self.calibration.image_threshold
         height, width = image.shape[:2]

@@ -162,7 +162,7 @@ def predict_files(
         process: this process.
 
     Raises:
-        UserError: where a heatmap cannot be written.
+        UserError: where a heatmap cannot be written, or the network gives NaN.
     """
     step = batch_size * process.world_size
     with ThreadPoolExecutor(batch_size) as pool:
@@ -236,7 +236,10 @@ def _predict_batch(
         if isinstance(found, Unreadable):
             return found
         start = time.perf_counter()
-        prediction = detector.predict(found.image, threshold=threshold)
+        try:
+            prediction = detector.predict(found.image, threshold=threshold)
+        except UserError as error:
+            raise UserError(f"{found.file}: {error}") from error
         return found, prediction, found.seconds + time.perf_counter() - start
 
     def draw(found: tuple[_Read, Prediction, float] | Unreadable) -> FileVerdict | Unreadable:

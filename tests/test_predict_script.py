@@ -133,6 +133,15 @@ def test_a_photograph_is_never_replaced(tiny, source, output, reason):
     assert {path: path.read_bytes() for path in tiny.rglob("*.*") if path.is_file()} == before
 
 
+def test_a_network_that_gives_nan_gives_no_verdict():
+    tiny_detector.save("weave", diverged=True)
+    with pytest.raises(
+        UserError, match=r"fibre/000\.png: the detector gives NaN: its weights diverged, or try runtime"
+    ):
+        predict("--input", TEST)
+    assert not rows()
+
+
 def test_large_images_keep_their_proportions():
     picture = np.random.default_rng(0).integers(0, 256, (1100, 2200, 3)).astype(np.uint8)
     write_image(Path("photo.jpg"), picture)

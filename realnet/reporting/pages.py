@@ -125,7 +125,6 @@ def _write(
         classes=reports,
         notes=[f"evaluated {max(result.made for result in results)}"],
     )
-    folder.mkdir(parents=True, exist_ok=True)
     write_report(folder / REPORT, data)
 
 
