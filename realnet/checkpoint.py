@@ -1,5 +1,6 @@
 """Checkpoint files: written atomically, read without running code, refused by name when they do not fit."""
 
+import hashlib
 import os
 import platform
 import re
@@ -172,6 +173,15 @@ def load(path: Path, *, kind: Kind, dataset: str | None = None, class_name: str 
         if wanted is not None and found is not None and wanted != found:
             raise UserError(f"{path} is of {what} {found!r}, but {wanted!r} is needed; give the right file")
     return checkpoint
+
+
+def checksum(state: Mapping[str, Tensor]) -> str:
+    """Return a SHA-256 over names and bytes of tensors, in the order of the names."""
+    digest = hashlib.sha256()
+    for key, value in sorted(state.items()):
+        digest.update(key.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def load_into(

@@ -85,6 +85,7 @@ class DiffusionTask:
         self.health: list[dict[str, float]] = []
         self.precision = precision.resolve(config.runtime.precision, process.device)
         self.diffusion = build_diffusion(config.process)
+        build_diffusion(config.process, config.validation.respacing)  # what cannot work is refused before any step
         self.train_set = noisy_images(config, data)
         torch.manual_seed(config.seed)
         self.model = place(build_unet(config, len(data.classes)), process.device, config.runtime).train()
