@@ -144,8 +144,8 @@ def _kept(folder: Path, inputs: str, test: Sequence[Entry]) -> ClassResult | Non
 def _assess_checkpoint(
     dataset: OpenDataset, class_name: str, protocol: Protocol, path: Path, config: RealNetConfig, process: Process
 ) -> tuple[CheckpointResult, ClassScores]:
+    modified_ns = path.stat().st_mtime_ns  # before it is read: a file that is written meanwhile is another one
     detector = Detector.load(path, device=process.device, config=config, dataset=dataset.name, class_name=class_name)
-    modified_ns = path.stat().st_mtime_ns
     entries = dataset.index(class_name).test
     scores = score_class(
         detector.model,

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image as PILImage
+from PIL import ImageOps
 from pydantic import ValidationError
 
 from realnet import checkpoint, metrics
@@ -208,7 +209,17 @@ def _to_array(image: Picture) -> Image:
     if isinstance(image, (str, Path)):
         return read_image(Path(image))
     if isinstance(image, PILImage.Image):
-        return np.asarray(image.convert("RGB"))
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        image = _from_pil(image)
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
         raise UserError(f"an image is a uint8 RGB array (H, W, 3), got {image.dtype} {image.shape}")
     return image
+
+
+def _from_pil(image: PILImage.Image) -> Image:
+    """Return what ``read_image`` gives of the image's file."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode in {"I", "F"}:
+        raise UserError(f"an image of PIL's mode {image.mode!r} has no known range; give its file, or 8-bit values")
+    if image.mode.startswith("I;16"):
+        image = PILImage.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return np.asarray(image.convert("RGB"))

@@ -13,7 +13,7 @@ import pytest
 import tiny_detector
 from conftest import ROOT, load_script
 
-from realnet import paths
+from realnet import assessment, evaluation, paths
 from realnet.data.images import read_image
 from realnet.errors import UserError
 from realnet.reporting.results import read_class
@@ -116,6 +116,17 @@ def test_a_network_that_gives_nan_gets_no_verdicts(tiny, capsys):
     assert set(metrics_of("weave").values()) == {None} and read_class(VIS / "weave").of("last").verdicts is None
     page = (VIS / "weave/report.html").read_text()
     assert why in page and "hence no verdicts" in page and ">false alarm" not in page
+
+
+def test_weights_written_during_the_evaluation_are_others(both_classes, monkeypatch, capsys):
+    def score_class(*arguments, **keywords):
+        tiny_detector.save("weave", seed=3)
+        return evaluation.score_class(*arguments, **keywords)
+
+    monkeypatch.setattr(assessment, "score_class", score_class)
+    assert evaluate("--class_name", "weave") == 0
+    assert "(1 of 2 classes)" in capsys.readouterr().out and "<h2>weave</h2>" in (VIS / "report.html").read_text()
+    assert read_class(VIS / "weave") is None  # of the weights that are there now nothing is known
 
 
 def test_a_page_that_cannot_be_written_is_said(both_classes):

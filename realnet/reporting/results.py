@@ -146,9 +146,10 @@ def read_class(folder: Path) -> ClassResult | None:
     return result if all(map(_is_current, result.checkpoints)) else None
 
 
-def collect(dataset: str, classes: Sequence[str]) -> list[ClassResult]:
-    """Return the current results of those classes that have been evaluated, by this command or an earlier one."""
-    found = [read_class(paths.output(dataset, "realnet", "vis", name)) for name in classes]
+def collect(dataset: str, classes: Sequence[str], made: Sequence[ClassResult] = ()) -> list[ClassResult]:
+    """Return the results just made and, of the other classes, those of earlier commands that are still current."""
+    known = {result.class_name: result for result in made}
+    found = [known.get(name) or read_class(paths.output(dataset, "realnet", "vis", name)) for name in classes]
     return [result for result in found if result is not None]
 
 
