@@ -113,6 +113,15 @@ def previous(path: Path) -> Path:
     return path.with_name(f"{path.name}.previous")
 
 
+def is_whole(path: Path) -> bool:
+    """Tell whether a file is there and can be read."""
+    try:
+        read(path)
+    except UserError:
+        return False
+    return True
+
+
 def read(path: Path) -> dict[str, Any]:
     """Read a file of tensors and plain values, mapped into memory, without running code from it.
 

@@ -20,7 +20,6 @@ from realnet.errors import Stopped, UserError
 from realnet.networks import build_classifier, build_diffusion, build_unet, compile_networks, place
 from realnet.progress import bar
 from realnet.samples import Draw
-from realnet.stopping import StopSignals
 
 logger = logging.getLogger("realnet")
 ConfigT = TypeVar("ConfigT", DiffusionConfig, ClassifierConfig)
@@ -105,9 +104,8 @@ def sample_class(
     if missing and process.is_main:
         (folder / paths.SDAS_MANIFEST).unlink(missing_ok=True)  # until it is whole again
     distributed.barrier()  # all have looked before any writes
-    with StopSignals() as stop:
-        _write_images(sampler, mine, settings, folder, number_format, process, stop)
-    if distributed.any_process(stop.asked):
+    _write_images(sampler, mine, settings, folder, number_format, process)
+    if distributed.any_process(process.stop.asked):
         left = sum(not (folder / draw.file).exists() for draw in wanted)
         logger.info("%s: stopped with %d of %d images to go; the same command goes on", class_name, left, len(wanted))
         raise Stopped
@@ -123,14 +121,13 @@ def _write_images(
     folder: Path,
     number_format: precision.Precision,
     process: Process,
-    stop: StopSignals,
 ) -> None:
     """Sample batch by batch until all is done or a signal comes; a batch is written while the next is sampled."""
     progress = bar(total=len(mine), description=f"{folder.name}: SDAS", is_main=process.is_main)
     with ThreadPoolExecutor(max_workers=2) as writers, progress:
         written: list[Future] = []
         for start in range(0, len(mine), settings.batch_size):
-            if stop.asked:
+            if process.stop.asked:
                 break
             batch = mine[start : start + settings.batch_size]
             padded = _padded(batch, settings.batch_size, number_format)

@@ -76,10 +76,12 @@ def require_agreement(mine: Mapping[str, Any]) -> None:
         raise UserError("\n  ".join([f"{head} By rank:", *differing]))
 
 
-def save(path: Path, step: int, identity: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
-    """Write the state after ``step`` steps; the one before it is kept as ``.previous``."""
+def save(
+    path: Path, step: int, identity: Mapping[str, Any], parts: Mapping[str, Any], *, keep_previous: bool = True
+) -> None:
+    """Write the state after ``step`` steps; the one before it is kept as ``.previous``, unless told otherwise."""
     values = {"kind": "training state", "step": step, "identity": dict(identity), **parts}
-    checkpoint.write(path, values, keep_previous=True)
+    checkpoint.write(path, values, keep_previous=keep_previous)
 
 
 def load(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
