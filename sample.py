@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     dataset = open_dataset(flags.dataset)
     classes = cli.choose_classes(flags.classes, dataset.classes, flags.dataset)
     root = flags.output or paths.DATA / flags.dataset / "sdas"
-    with process("cpu" if flags.dry_run else flags.device) as this, console(this.is_main):
+    with process("cpu" if flags.dry_run else flags.device) as this, this.stop, console(this.is_main):
         sampler = load_sampler(flags.dataset, config, dataset.classes, this.device)
         if flags.dry_run:
             plan.show(config, plan.sampling(config, sampler, classes, root, device=flags.device))

@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if flags.dry_run:
         plan.show(config, plan.classifier(config, data, device=flags.device))
         return
-    with process(flags.device) as this:
+    with process(flags.device) as this, this.stop:
         last = train_classifier(config, data, this, resume=flags.resume)
         cli.close(this.is_main, f"weights    {last}", f"next       python sample.py --dataset {flags.dataset}")
 

@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if flags.dry_run:
         plan.show(config, plan.diffusion(config, data, device=flags.device))
         return
-    with process(flags.device) as this:
+    with process(flags.device) as this, this.stop:
         last = train_diffusion(config, data, this, resume=flags.resume)
         cli.close(
             this.is_main,

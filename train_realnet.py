@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if flags.dry_run:
         plan.show(config, plan.detectors(config, jobs, device=flags.device))
         return
-    with process(flags.device) as this:
+    with process(flags.device) as this, this.stop:
         require_batches({data.class_name: len(data.train) for data in jobs}, config.train, this.world_size)
         for data in jobs:
             last = train_detector(config, data, this, resume=flags.resume)

@@ -17,6 +17,7 @@ from realnet.inference import anomaly_maps
 from realnet.metrics import FloatArray, MaskArray, ScoreCurve
 from realnet.models.realnet import RealNet
 from realnet.precision import Precision
+from realnet.progress import Follow
 
 logger = logging.getLogger("realnet")
 
@@ -72,6 +73,7 @@ def calibrate(
     config: RealNetConfig,
     precision: Precision,
     held_out: bool,
+    follow: Follow = iter,
 ) -> Calibration | None:
     """Fix the thresholds between normal images and local anomalies on them.
 
@@ -87,6 +89,7 @@ def calibrate(
         config: of the detector.
         precision: the number format that the detector is used in.
         held_out: recorded: whether the weights were not trained on these images.
+        follow: passes the batches on: with a progress bar, say.
 
     Returns:
         The calibration; None, with a warning, where there is nothing to tell apart (no anomaly fell on the object,
@@ -102,9 +105,16 @@ def calibrate(
     anomalies = [anomaly for anomaly in drawn if anomaly.mask.any()]
     was_training = model.training
     model.eval()
-    normal = _maps(model, images, config.evaluation.batch_size, precision)
-    anomalous = _maps(model, [anomaly.image for anomaly in anomalies], config.evaluation.batch_size, precision)
-    model.train(was_training)
+    try:
+        batches = [
+            pictures[start : start + config.evaluation.batch_size]
+            for pictures in (images, [anomaly.image for anomaly in anomalies])
+            for start in range(0, len(pictures), config.evaluation.batch_size)
+        ]
+        maps = np.concatenate([_maps(model, batch, precision) for batch in follow(batches)])
+    finally:
+        model.train(was_training)
+    normal, anomalous = maps[: len(images)], maps[len(images) :]
     try:
         return _calibration(normal, anomalous, np.array([a.mask for a in anomalies]), config=config, held_out=held_out)
     except metrics.MetricUndefined as error:
@@ -122,10 +132,8 @@ def _spread(length: int, number: int) -> list[int]:
     return [int(index) for index in np.linspace(0, length - 1, number).round()]
 
 
-def _maps(model: RealNet, images: Sequence[Image], batch_size: int, precision: Precision) -> FloatArray:
-    parts = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
-    maps = [anomaly_maps(model, torch.stack([normalise(i) for i in part]), precision).cpu().numpy() for part in parts]
-    return np.concatenate(maps) if maps else np.zeros((0, 1, 1), np.float32)
+def _maps(model: RealNet, images: Sequence[Image], precision: Precision) -> FloatArray:
+    return anomaly_maps(model, torch.stack([normalise(image) for image in images]), precision).cpu().numpy()
 
 
 def _calibration(

@@ -1,5 +1,6 @@
 """Checkpoint files: written atomically, read without running code, refused by name when they do not fit."""
 
+import hashlib
 import os
 import platform
 import re
@@ -112,6 +113,15 @@ def previous(path: Path) -> Path:
     return path.with_name(f"{path.name}.previous")
 
 
+def is_whole(path: Path) -> bool:
+    """Tell whether a file is there and can be read."""
+    try:
+        read(path)
+    except UserError:
+        return False
+    return True
+
+
 def read(path: Path) -> dict[str, Any]:
     """Read a file of tensors and plain values, mapped into memory, without running code from it.
 
@@ -172,6 +182,15 @@ def load(path: Path, *, kind: Kind, dataset: str | None = None, class_name: str 
         if wanted is not None and found is not None and wanted != found:
             raise UserError(f"{path} is of {what} {found!r}, but {wanted!r} is needed; give the right file")
     return checkpoint
+
+
+def checksum(state: Mapping[str, Tensor]) -> str:
+    """Return a SHA-256 over names and bytes of tensors, in the order of the names."""
+    digest = hashlib.sha256()
+    for key, value in sorted(state.items()):
+        digest.update(key.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def load_into(

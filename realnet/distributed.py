@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cache
 from typing import Any, NoReturn
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from realnet import cpu
 from realnet.errors import Stopped, UserError
+from realnet.stopping import StopSignals
 
 BUCKET_ELEMENTS = 64 * 2**20  # gradients are averaged in pieces of this size, to bound the copy
 TIMEOUT = timedelta(minutes=30)
@@ -26,11 +27,12 @@ WATCH_SECONDS = 0.5  # how often a process asks whether another has failed
 
 @dataclass(frozen=True)
 class Process:
-    """This process among those of the run."""
+    """This process among those of the run; ``stop`` notes the signals that end it, while it is entered."""
 
     rank: int
     world_size: int
     device: torch.device
+    stop: StopSignals = field(default_factory=StopSignals)
 
     @property
     def is_main(self) -> bool:

@@ -13,7 +13,7 @@ class UserError(Exception):
 
 
 class Stopped(Exception):
-    """A signal has ended the work early: it is saved, and the log says how to go on. Scripts exit with code 0."""
+    """A signal has ended the work early: it is saved, and the text says how to go on. Scripts exit with code 0."""
 
 
 def for_each(function: Callable[[ItemT], ResultT], items: Iterable[ItemT]) -> list[ResultT]:

@@ -19,6 +19,7 @@ from realnet.metrics import ScoreCurve
 from realnet.models.realnet import RealNet
 from realnet.precision import Precision
 from realnet.progress import bar
+from realnet.stopping import leave_signals_to_main
 
 METRICS = ("image_auroc", "pixel_auroc", "aupro", "image_ap", "pixel_ap", "image_f1_max", "pixel_f1_max")
 
@@ -177,6 +178,7 @@ def _score_share(
         Subset(dataset, mine),
         batch_size=config.batch_size,
         num_workers=min(runtime.num_workers, len(mine) // config.batch_size),
+        worker_init_fn=leave_signals_to_main,
         pin_memory=process.device.type == "cuda",
     )
     shape = (len(mine), *dataset.image_size)

@@ -9,6 +9,7 @@ Purpose = Literal["checkpoints", "log", "vis"]
 EXPERIMENTS = Path("experiments")
 DATA = Path("data")
 LAST, BEST = "ckpt_last.pth", "ckpt_best.pth"
+SDAS_MANIFEST, SDAS_SETTINGS = "manifest.csv", "settings.yaml"
 
 
 def experiment(dataset: str) -> Path:

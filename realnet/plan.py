@@ -12,7 +12,7 @@ from realnet.data.check import require_sound
 from realnet.data.registry import OpenDataset
 from realnet.detector import Detector
 from realnet.errors import UserError
-from realnet.networks import build_classifier, build_detector, build_unet
+from realnet.networks import build_classifier, build_detector, build_diffusion, build_unet
 from realnet.precision import Precision
 from realnet.reporting.results import Protocol
 from realnet.sampling import Sampler
@@ -35,6 +35,7 @@ def show(config: Section, facts: Mapping[str, object]) -> None:
 def diffusion(config: DiffusionConfig, data: NormalImages, *, device: str | None = None) -> dict[str, object]:
     """Return the plan of diffusion training on a device, which need not be here; None: the best that is."""
     check_exists(config.pretrained, "pretrained")
+    build_diffusion(config.process, config.validation.respacing)
     number_format = precision.planned(config.runtime.precision, device)
     with torch.device("meta"):
         parameters = _count(build_unet(config, len(data.classes)).parameters())

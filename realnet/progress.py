@@ -3,11 +3,13 @@
 import io
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from tqdm import tqdm
+
+from realnet.distributed import Process
 
 
 class BarHandler(logging.Handler):
@@ -29,6 +31,17 @@ def bar(iterable: Any = None, *, total: int, description: str, initial: int = 0,
         disable=not is_main,
         mininterval=interval,
         smoothing=0.05,
+    )
+
+
+Follow = Callable[[Sequence[Any]], Iterable[Any]]
+"""Passes the parts of a piece of work on, one by one: ``iter``, or what :func:`follow` returns."""
+
+
+def follow(description: str, process: Process) -> Follow:
+    """Return what passes parts on with a progress bar, and raises ``Stopped`` after a signal."""
+    return lambda parts: process.stop.heeding(
+        bar(parts, total=len(parts), description=description, is_main=process.is_main)
     )
 
 

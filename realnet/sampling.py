@@ -1,50 +1,28 @@
 """SDAS: strength-controllable diffusion anomaly synthesis (paper, Eq. 4 to 6), image by image reproducible."""
 
-import csv
 import logging
-import zlib
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from guided_diffusion.gaussian import GaussianDiffusion
 from guided_diffusion.sampling import ClassifierGuidance, ddim_sample_loop, p_sample_loop
-from realnet import checkpoint, config, distributed, paths, precision
+from realnet import checkpoint, config, distributed, paths, precision, samples
 from realnet.config import ClassifierConfig, DiffusionConfig, SampleConfig
-from realnet.data.images import Image, write_image
+from realnet.data.images import Image
 from realnet.distributed import Process
 from realnet.errors import Stopped, UserError
 from realnet.networks import build_classifier, build_diffusion, build_unet, compile_networks, place
 from realnet.progress import bar
-from realnet.stopping import StopSignals
+from realnet.samples import Draw
 
 logger = logging.getLogger("realnet")
 ConfigT = TypeVar("ConfigT", DiffusionConfig, ClassifierConfig)
-
-MANIFEST, SETTINGS = "manifest.csv", "settings.yaml"
-
-
-@dataclass(frozen=True)
-class Draw:
-    """What makes an image: with the same weights and settings the same draw gives the same image.
-
-    Attributes:
-        file: its name.
-        class_name: the class to sample.
-        seed: of its noise.
-        strength: s ≥ 0.
-    """
-
-    file: str
-    class_name: str
-    seed: int
-    strength: float
 
 
 @dataclass(frozen=True)
@@ -57,7 +35,7 @@ class Sampler:
         guidance: None to sample without.
         classes: in the order of the networks' class numbers.
         image_size: (H, W).
-        source: names the diffusion checkpoint and its step.
+        source: names the checkpoints, their steps, and their weights by a checksum.
         health: the checkpoint's record of validations.
     """
 
@@ -87,7 +65,8 @@ def load_sampler(dataset: str, settings: SampleConfig, classes: Sequence[str], d
     with torch.device("meta"):  # the weights are the file's own pages, not a copy of them
         unet = build_unet(described, len(classes))
     checkpoint.load_into(unet, weights.state_dict, str(path))
-    guidance = _load_guidance(dataset, settings, classes, described, device) if settings.guidance else None
+    guided = _load_guidance(dataset, settings, classes, described, device) if settings.guidance else None
+    guidance, guide = guided or (None, "none")
     _make_ready(unet, settings, device)
     return Sampler(
         diffusion=build_diffusion(described.process, settings.respacing),
@@ -95,20 +74,9 @@ def load_sampler(dataset: str, settings: SampleConfig, classes: Sequence[str], d
         guidance=guidance,
         classes=tuple(classes),
         image_size=described.image_size,
-        source=f"{path.name}, step {weights.facts.get('step', 'unknown')}",
+        source=f"{_named(path, weights)}; guidance: {guide}",
         health=weights.facts.get("health", []),
     )
-
-
-def draws(class_name: str, settings: SampleConfig) -> list[Draw]:
-    """Return what makes each of a class's images, from (seed, class, index) alone."""
-    made = []
-    for index in range(settings.num_samples):
-        sequence = np.random.SeedSequence((settings.seed, zlib.crc32(class_name.encode()), index))
-        seed = int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
-        strength = np.random.default_rng(seed).uniform(settings.strength.low, settings.strength.high)
-        made.append(Draw(f"{index:05d}.{settings.format}", class_name, seed, float(strength)))
-    return made
 
 
 def sample_class(
@@ -117,54 +85,74 @@ def sample_class(
     """Write a class's images, a manifest and the settings; return how many were new.
 
     An image is written whole or not at all, so a run that was cut off goes on with the first one that is missing.
+    Images beyond the number asked for stay, but the manifest, which training goes by, leaves them out.
     Several processes share the images.
 
     Raises:
         UserError: where the folder holds images that were made with other settings.
         Stopped: after a signal; the batch at hand is written.
     """
-    wanted = draws(class_name, settings)
+    wanted, number_format = (
+        samples.draws(class_name, settings),
+        precision.resolve(settings.runtime.precision, process.device),
+    )
     if process.is_main:
-        _prepare(folder, _describe(sampler, settings), resume)
+        samples.prepare(folder, samples.describe(sampler.source, settings, number_format), resume)
     distributed.barrier()
     missing = [draw for draw in wanted if not (folder / draw.file).exists()]
     mine = missing[process.rank :: process.world_size]
+    if missing and process.is_main:
+        (folder / paths.SDAS_MANIFEST).unlink(missing_ok=True)  # until it is whole again
     distributed.barrier()  # all have looked before any writes
-    with StopSignals() as stop:
-        _write_images(sampler, mine, settings, folder, process, stop)
-    if distributed.any_process(stop.asked):
+    _write_images(sampler, mine, settings, folder, number_format, process)
+    if distributed.any_process(process.stop.asked):
         left = sum(not (folder / draw.file).exists() for draw in wanted)
         logger.info("%s: stopped with %d of %d images to go; the same command goes on", class_name, left, len(wanted))
         raise Stopped
     if process.is_main:
-        _write_manifest(folder, wanted, sampler.source)
+        samples.write_manifest(folder, wanted, sampler.source)
     return len(missing)
 
 
 def _write_images(
-    sampler: Sampler, mine: Sequence[Draw], settings: SampleConfig, folder: Path, process: Process, stop: StopSignals
+    sampler: Sampler,
+    mine: Sequence[Draw],
+    settings: SampleConfig,
+    folder: Path,
+    number_format: precision.Precision,
+    process: Process,
 ) -> None:
     """Sample batch by batch until all is done or a signal comes; a batch is written while the next is sampled."""
-    number_format = precision.resolve(settings.runtime.precision, process.device)
     progress = bar(total=len(mine), description=f"{folder.name}: SDAS", is_main=process.is_main)
     with ThreadPoolExecutor(max_workers=2) as writers, progress:
         written: list[Future] = []
         for start in range(0, len(mine), settings.batch_size):
-            if stop.asked:
+            if process.stop.asked:
                 break
             batch = mine[start : start + settings.batch_size]
-            images = sample_batch(sampler, batch, settings, number_format)
+            padded = _padded(batch, settings.batch_size, number_format)
+            images = sample_batch(sampler, padded, settings, number_format)[: len(batch)]
             _finish(written)
             files = (folder / draw.file for draw in batch)
-            written = [writers.submit(_write_whole, *each) for each in zip(files, images, strict=True)]
+            written = [writers.submit(samples.write_whole, *each) for each in zip(files, images, strict=True)]
             progress.update(len(batch))
         _finish(written)
+
+
+def _padded(batch: Sequence[Draw], size: int, number_format: precision.Precision) -> Sequence[Draw]:
+    """Fill a last batch where its size shows in the rounding: a run that goes on makes the same files."""
+    is_exact = number_format.dtype == torch.float32 and number_format.device.type == "cpu"
+    return batch if is_exact else [*batch, *[batch[-1]] * (size - len(batch))]
 
 
 def sample_batch(
     sampler: Sampler, batch: Sequence[Draw], settings: SampleConfig, number_format: precision.Precision
 ) -> list[Image]:
-    """Return the images of several draws, uint8 RGB (H, W, 3); none depends on the others."""
+    """Return the images of several draws, uint8 RGB (H, W, 3).
+
+    None depends on the others, but for the rounding of a GPU or of 16 bits, which the number of images can change:
+    by a grey level.
+    """
     device = number_format.device
     generators = [torch.Generator().manual_seed(draw.seed) for draw in batch]
 
@@ -202,7 +190,7 @@ def to_pixels(x: Tensor) -> list[Image]:
 
 def _load_guidance(
     dataset: str, settings: SampleConfig, classes: Sequence[str], described: DiffusionConfig, device: torch.device
-) -> ClassifierGuidance | None:
+) -> tuple[ClassifierGuidance, str] | None:
     default = paths.output(dataset, "classifier", "checkpoints") / paths.LAST
     path = Path(settings.classifier) if settings.classifier else default
     if len(classes) < 2 or (not settings.classifier and not path.exists()):
@@ -220,7 +208,13 @@ def _load_guidance(
         classifier = build_classifier(classifier_config, len(classes))
     checkpoint.load_into(classifier, weights.state_dict, str(path))
     _make_ready(classifier, settings, device)
-    return ClassifierGuidance(classifier, settings.guidance_scale)
+    return ClassifierGuidance(classifier, settings.guidance_scale), _named(path, weights)
+
+
+def _named(path: Path, weights: checkpoint.Checkpoint) -> str:
+    """Name a checkpoint by its file, its step and its weights, which alone tell published ones apart."""
+    digest = checkpoint.checksum(weights.state_dict)[:16]
+    return f"{path.name}, step {weights.facts.get('step', 'unknown')}, SHA-256 {digest}"
 
 
 def _make_ready(network: nn.Module, settings: SampleConfig, device: torch.device) -> None:
@@ -247,47 +241,7 @@ def _check_classes(weights: checkpoint.Checkpoint, classes: Sequence[str], head:
         raise UserError(f"{path} knows {number} classes, the dataset has {len(classes)}; give the dataset's own file")
 
 
-def _describe(sampler: Sampler, settings: SampleConfig) -> str:
-    """Return the settings that images depend on, as YAML."""
-    kept = settings.model_copy(update={"num_samples": 1, "batch_size": 1, "runtime": config.RuntimeConfig()})
-    guided = "with guidance" if sampler.guidance else "without guidance"
-    return f"# made from {sampler.source}, {guided}\n{config.dump(kept)}"
-
-
-def _prepare(folder: Path, description: str, resume: bool) -> None:
-    """Make the folder ready; refuse to mix images of other settings with new ones."""
-    folder.mkdir(parents=True, exist_ok=True)
-    settings = folder / SETTINGS
-    if not resume:
-        # the settings last: whoever is killed before leaves no images without the settings they were made with
-        for file in [*folder.glob("[0-9]*.jpg"), *folder.glob("[0-9]*.png"), folder / MANIFEST, settings]:
-            file.unlink(missing_ok=True)
-    if settings.exists() and settings.read_text(encoding="utf-8") != description:
-        raise UserError(
-            f"{folder} holds images of other settings (see {settings}); --no-resume makes all anew in their place, "
-            "--output writes elsewhere"
-        )
-    partial = folder / f".{SETTINGS}"
-    partial.write_text(description, encoding="utf-8")
-    partial.replace(settings)
-
-
-def _write_whole(path: Path, image: Image) -> None:
-    partial = path.with_name(f".{path.name}")
-    write_image(partial, image)
-    partial.replace(path)
-
-
 def _finish(written: Sequence[Future]) -> None:
     """Wait for images that are being written; raise what went wrong, such as a full disk."""
     for future in written:
         future.result()
-
-
-def _write_manifest(folder: Path, wanted: Sequence[Draw], source: str) -> None:
-    partial = folder / f".{MANIFEST}"
-    with partial.open("w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file)
-        rows.writerow(["file", "class", "seed", "strength", "checkpoint"])
-        rows.writerows([draw.file, draw.class_name, draw.seed, f"{draw.strength:.6f}", source] for draw in wanted)
-    partial.replace(folder / MANIFEST)

@@ -1,8 +1,15 @@
 """SIGTERM and Ctrl-C: a run that is asked to stop finishes what it is at, saves, and ends well."""
 
 import signal
+from collections.abc import Iterable, Iterator
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
+
+import torch
+
+from realnet.errors import Stopped
+
+ItemT = TypeVar("ItemT")
 
 
 class StopSignals:
@@ -27,7 +34,25 @@ class StopSignals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    def heeding(self, items: Iterable[ItemT]) -> Iterator[ItemT]:
+        """Yield items until a signal.
+
+        Raises:
+            Stopped: after a signal, before the next item.
+        """
+        for item in items:
+            if self.asked:
+                raise Stopped
+            yield item
+
     def _note(self, number: int, _frame: FrameType | None) -> None:
         if self.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.asked = True
+
+
+def leave_signals_to_main(_worker: int) -> None:
+    """Begin a worker of a DataLoader: a terminal's Ctrl-C reaches it too, and is not for it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    torch.set_num_threads(1)

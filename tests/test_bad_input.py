@@ -153,6 +153,19 @@ CONFIGS = [
     (sound, ["train_realnet --set backbone.name=resnet81"], ["timm has no model 'resnet81'"]),
     (sound, ["train_realnet --set backbone.weights=absent.pth"], ["absent.pth does not exist; give"]),
     (spoil.diffusion, ["sample --set respacing=ddim7000"], ["respacing 'ddim7000'"]),
+    (
+        sound,
+        [f"train_diffusion --set validation.respacing=ddim7000{more}" for more in ("", " --dry-run")],
+        ["respacing 'ddim7000'"],
+    ),
+    (sound, ["train_diffusion --set validation.strengths=[]"], ["validation.strengths: ", "at least 1 item"]),
+    (
+        sound,
+        ["train_realnet --set evaluation.score_pool=64"],
+        ["evaluation.score_pool 64 is more than image_size 32x32"],
+    ),
+    (sound, ["train_classifier --seed -1", "sample --seed -1"], ["seed: Input should be greater than or equal to 0"]),
+    (sound, [f"train_realnet --seed {2**63}"], ["seed: Input should be less than"]),
 ]
 
 

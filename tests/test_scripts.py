@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import ROOT, load_script
 
-from realnet import checkpoint
+from realnet import checkpoint, sampling
 from realnet.data.images import read_image
 from realnet.errors import UserError
 
@@ -61,6 +61,27 @@ def test_sampled_images_do_not_depend_on_the_batch_or_on_what_was_there(tiny, ru
     assert (tiny / "a/weave/00002.png").stat().st_mtime_ns == before
     with pytest.raises(UserError, match="--no-resume"):
         run_script(*arguments, "--output", "a", "--strength", "0", "0")
+    assert "0 new images of 2" in run_script(*arguments, "--output", "a", "--num_samples", "2")
+    assert len((tiny / "a/weave/manifest.csv").read_text().splitlines()) == 1 + 2
+    with pytest.raises(UserError, match="other settings"):
+        run_script(*arguments, "--output", "a", "--set", "runtime.precision=bf16")
+    run_script("train_diffusion", "--dataset", "tiny", "--no-resume", "--seed", "5", "--set", "train.num_steps=1")
+    with pytest.raises(UserError, match="other settings"):  # of another model at the same path and step
+        run_script(*arguments, "--output", "a")
+
+
+def test_a_sampling_run_that_goes_on_in_16_bits_makes_the_same_files(tiny, run_script, monkeypatch):
+    run_script("train_diffusion", "--dataset", "tiny", "--set", "train.num_steps=1")
+    sizes = []
+    whole = sampling.sample_batch
+    monkeypatch.setattr(
+        sampling, "sample_batch", lambda s, batch, *rest: sizes.append(len(batch)) or whole(s, batch, *rest)
+    )
+    arguments = ("sample", "--dataset", "tiny", "--classes", "weave", "--set", "runtime.precision=bf16")
+    run_script(*arguments)
+    (tiny / "data/tiny/sdas/weave/00001.jpg").unlink()
+    run_script(*arguments)
+    assert sizes == [2, 2, 2]  # a kernel for other sizes may round otherwise
 
 
 @pytest.mark.parametrize("script", [*STAGES, "evaluation_realnet", "predict_realnet", "synthesize", "prepare_data"])

@@ -6,6 +6,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationIn
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -103,7 +104,7 @@ class TrainConfig(Section):
 class TrainingConfig(Section):
     """What the training stages have in common."""
 
-    seed: int = 0
+    seed: Seed = 0
     optimiser: OptimiserConfig = OptimiserConfig()
     train: TrainConfig = TrainConfig()
     runtime: RuntimeConfig = RuntimeConfig()

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from realnet.config.base import ImageSize, Positive, Range, Section, TrainConfig, TrainingConfig
+from realnet.config.base import ImageSize, Positive, Range, Section, Seed, TrainConfig, TrainingConfig
 
 AnomalyType = Literal["normal", "sdas", "dtd", "self"]
 BlockName = Annotated[str, Field(pattern=r"^\w+$")]
@@ -133,7 +133,7 @@ PUBLISHED_BLOCKS = {
 class RealNetConfig(TrainingConfig):
     """``realnet.yaml``: the detector of a class."""
 
-    seed: int = 100
+    seed: Seed = 100
     image_size: ImageSize = (256, 256)
     backbone: BackboneConfig = BackboneConfig()
     blocks: dict[BlockName, BlockConfig] = Field(PUBLISHED_BLOCKS, min_length=1)
@@ -145,3 +145,11 @@ class RealNetConfig(TrainingConfig):
     train: DetectorTrainConfig = DetectorTrainConfig()
     calibration: CalibrationConfig = CalibrationConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _check_score_pool(self) -> Self:
+        height, width = self.image_size
+        if self.evaluation.score_pool > min(height, width):
+            pool = self.evaluation.score_pool
+            raise ValueError(f"evaluation.score_pool {pool} is more than image_size {height}x{width} holds")
+        return self

@@ -13,6 +13,7 @@ from realnet.config.base import (
     Respacing,
     RuntimeConfig,
     Section,
+    Seed,
     TrainConfig,
     TrainingConfig,
 )
@@ -86,7 +87,7 @@ class DiffusionValidationConfig(Section):
     interval_epochs: Positive = 10
     num_batches: Positive = 7
     respacing: Respacing = "ddim20"
-    strengths: tuple[Annotated[float, Field(ge=0)], ...] = (0.0, 0.1, 0.2)
+    strengths: tuple[Annotated[float, Field(ge=0)], ...] = Field((0.0, 0.1, 0.2), min_length=1)
 
 
 class DiffusionConfig(TrainingConfig):
@@ -133,7 +134,7 @@ class ClassifierConfig(TrainingConfig):
 class SampleConfig(Section):
     """``sample.yaml``: strength-controllable diffusion anomaly synthesis (SDAS)."""
 
-    seed: int = 0
+    seed: Seed = 0
     diffusion: str | None = Field(None, description="a checkpoint; None: the dataset's own ckpt_last.pth")
     classifier: str | None = Field(None, description="a checkpoint; None: the dataset's own, where there is one")
     num_samples: Positive = Field(10_000, description="images per class")

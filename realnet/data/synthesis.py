@@ -1,5 +1,7 @@
 """Local anomaly synthesis: another image, seen through a Perlin mask on the object (paper, section 3.2)."""
 
+import csv
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,8 @@ from realnet.data.index import IMAGE_SUFFIXES
 from realnet.data.perlin import draw_periods, perlin_mask
 from realnet.data.textures import augment_texture, is_grey, shuffle_grid, to_grey
 from realnet.errors import UserError
+
+logger = logging.getLogger("realnet")
 
 MAX_MASK_DRAWS = 20
 """Perlin masks drawn for an item before it stays clean: at coarse scales many show nothing on a small object."""
@@ -161,17 +165,28 @@ def build_synthesizer(
 
 
 def find_sdas(dataset: str, class_name: str) -> list[Path]:
-    """Return a class's synthesised anomalous images, sorted.
+    """Return a class's synthesised anomalous images, sorted: of ``sample.py`` those of its manifest, else all.
 
     Raises:
         UserError: where there are none; names the command that makes them.
     """
-    folder = paths.sdas(dataset, class_name)
-    files = _image_files(folder, "*")
+    folder, command = paths.sdas(dataset, class_name), f"python sample.py --dataset {dataset} --classes {class_name}"
+    files, manifest = _image_files(folder, "*"), folder / paths.SDAS_MANIFEST
+    is_sampled = (folder / paths.SDAS_SETTINGS).is_file()  # other folders of images are their owner's
+    if is_sampled and manifest.is_file():
+        with manifest.open(newline="", encoding="utf-8") as lines:
+            listed = {row["file"] for row in csv.DictReader(lines)}
+        files = [file for file in files if file.name in listed]
     if not files:
         raise UserError(
-            f"class {class_name!r} of {dataset} needs SDAS images, and {folder} holds none; make them with: "
-            f"python sample.py --dataset {dataset} --classes {class_name}"
+            f"class {class_name!r} of {dataset} needs SDAS images, and {folder} holds none; make them with: {command}"
+        )
+    if is_sampled and not manifest.is_file():
+        logger.warning(
+            "WARNING: sampling of class %s is unfinished, %d images are there; finish it with: %s",
+            class_name,
+            len(files),
+            command,
         )
     return files
 

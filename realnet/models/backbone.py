@@ -1,6 +1,5 @@
 """The frozen feature extractor: any timm model, or any torchvision model as ``torchvision/<name>``."""
 
-import hashlib
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -69,11 +68,7 @@ class Backbone(nn.Module):
 
     def checksum(self) -> str:
         """Return a SHA-256 over the weights: which features a detector was trained on."""
-        digest = hashlib.sha256()
-        for key, value in sorted(self.feature_extractor.state_dict().items()):
-            digest.update(key.encode())
-            digest.update(value.detach().cpu().contiguous().view(-1).numpy().tobytes())
-        return digest.hexdigest()
+        return checkpoint.checksum(self.feature_extractor.state_dict())
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Map ImageNet-normalised images (B, 3, H, W) to the levels (B, channels, H/stride, W/stride), by name."""

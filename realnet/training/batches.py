@@ -1,36 +1,31 @@
 """Feed a training loop: the micro-batches of every step, from the step it starts at."""
 
-import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sized
 from typing import Any
 
-import torch
 from torch.utils.data import DataLoader, Dataset
 
 from realnet.config import RuntimeConfig, TrainConfig
 from realnet.data.sampling import EpochSampler
 from realnet.distributed import Process
 from realnet.errors import UserError
+from realnet.stopping import leave_signals_to_main
 
 
-def make_sampler(
-    dataset: Dataset, config: TrainConfig, process: Process, *, seed: int, start_step: int = 0
-) -> EpochSampler:
-    """Return the order in which a process sees the training items from ``start_step`` on.
+def make_sampler(dataset: Sized, config: TrainConfig, process: Process, *, seed: int) -> EpochSampler:
+    """Return the order in which a process sees the training items.
 
     Raises:
         UserError: where they are too few for a batch.
     """
-    number = len(dataset)  # type: ignore[arg-type]  # torch's Dataset declares no length
-    require_batches({"the dataset": number}, config, process.world_size)
+    require_batches({"the dataset": len(dataset)}, config, process.world_size)
     return EpochSampler(
-        number,
+        len(dataset),
         seed=seed,
         batch_size=config.batch_size,
         accumulation=config.accumulation,
         rank=process.rank,
         world_size=process.world_size,
-        start_step=start_step,
     )
 
 
@@ -67,14 +62,8 @@ def batches(
         batch_size=sampler.batch_size,
         sampler=sampler,
         num_workers=runtime.num_workers,
-        worker_init_fn=_leave_signals_to_main,
+        worker_init_fn=leave_signals_to_main,
         persistent_workers=runtime.num_workers > 0,
         pin_memory=process.device.type == "cuda",
     )
     return iter(loader)
-
-
-def _leave_signals_to_main(_worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    torch.set_num_threads(1)

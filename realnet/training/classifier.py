@@ -65,6 +65,10 @@ class ClassifierTask:
         self.model = place(build_classifier(config, len(data.classes)), process.device, config.runtime).train()
         compile_networks(config.runtime, self.model)
 
+    def subject(self) -> Mapping[str, Any]:
+        """Return what is trained on what."""
+        return self.data.subject("classifier")
+
     def parameters(self) -> list[Tensor]:
         """Return the classifier's weights."""
         return list(self.model.parameters())
@@ -85,12 +89,16 @@ class ClassifierTask:
     def after_step(self) -> None:
         """Nothing follows a step."""
 
-    def validate(self, step: int, run: Run) -> None:
+    def validate(self, step: int, run: Run) -> bool:
         """Log the top-1 accuracy on the noisy training images since the last validation."""
         right, number = distributed.mean(self.hits).tolist()
         self.hits.zero_()
         run.scalars(step, {"top1_accuracy": right / max(number, 1)})
         logger.info("step %d: top-1 accuracy %.3f on noisy training images", step, right / max(number, 1))
+        return True
+
+    def finish(self, path: Path) -> None:
+        """Nothing follows training."""
 
     def state(self) -> Mapping[str, Any]:
         """Return the weights, and the counts of the accuracy."""

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,15 @@ from realnet.data.registry import OpenDataset, keep_index
 from realnet.data.sampling import EpochSampler
 from realnet.data.synthesis import AnomalySynthesizer, build_synthesizer
 from realnet.distributed import Process
+from realnet.errors import Stopped
 from realnet.evaluation import Metric, curves_of, score_class, summarise
 from realnet.losses import cross_entropy_loss, focal_loss, reconstruction_loss
 from realnet.models.afs import afs_criteria
 from realnet.models.realnet import Detection, RealNet
 from realnet.networks import build_detector, compile_networks, place
-from realnet.progress import bar, console
+from realnet.progress import bar, follow
+from realnet.stopping import leave_signals_to_main
+from realnet.training import state
 from realnet.training.loop import fit
 from realnet.training.run import Run
 
@@ -44,6 +48,19 @@ class DetectorData:
     test: Sequence[Entry]
     synthesizer: AnomalySynthesizer
     held_out: Sequence[Entry] = ()
+
+    def subject(self, config: RealNetConfig, backbone_checksum: str) -> dict[str, object]:
+        """Return what is trained on what, as a run's identity has it."""
+        sources = (file.as_posix() for files in self.synthesizer.sources.values() for file in files)
+        return {
+            "stage": "detector",
+            "dataset": self.dataset,
+            "class": self.class_name,
+            "training images": state.fingerprint(entry.filename for entry in self.train),
+            "anomaly sources": state.fingerprint(sources),
+            "backbone's weights (SHA-256)": backbone_checksum,
+            "train.accumulation (batch norms see each micro-batch by itself)": config.train.accumulation,
+        }
 
 
 def detector_data(dataset: OpenDataset, class_name: str, config: RealNetConfig) -> DetectorData:
@@ -77,7 +94,6 @@ def train_detector(config: RealNetConfig, data: DetectorData, process: Process, 
     task = DetectorTask(config, data, process, best=last.with_name(paths.BEST))
     log_folder = paths.output(data.dataset, "realnet", "log", data.class_name)
     fit(task, task.train_set, config, process, last=last, log_folder=log_folder, resume=resume)
-    task.calibrate_files(last, task.best)
     return last
 
 
@@ -105,6 +121,10 @@ class DetectorTask:
         self.model = place(build_detector(config), process.device, config.runtime).train()
         distributed.join_batch_norms(self.model.rrs)
         compile_networks(config.runtime, self.model)
+
+    def subject(self) -> Mapping[str, Any]:
+        """Return what is trained on what."""
+        return self.data.subject(self.config, self.model.backbone.checksum())
 
     def parameters(self) -> list[Tensor]:
         """Return the reconstruction's and RRS's weights."""
@@ -144,10 +164,10 @@ class DetectorTask:
     def after_step(self) -> None:
         """Nothing follows a step."""
 
-    def validate(self, step: int, run: Run) -> None:
+    def validate(self, step: int, run: Run) -> bool:
         """Score the test split, and keep ``ckpt_best`` by the published protocol."""
         if not self.config.train.evaluation or not len(self.test_set):
-            return
+            return True
         scores = score_class(
             self.model,
             self.test_set,
@@ -155,6 +175,7 @@ class DetectorTask:
             runtime=self.config.runtime,
             precision=self.precision,
             process=self.process,
+            description=f"{self.data.class_name}: test split",
         )
         metrics = summarise(curves_of(scores), fpr_limit=self.config.evaluation.aupro_fpr_limit)
         run.scalars(step, {f"test/{name}": m.value for name, m in metrics.items() if m.value is not None})
@@ -164,6 +185,7 @@ class DetectorTask:
             self.best_score = score
             if self.process.is_main:
                 self._write(self.best, step, {"metrics": {name: m.value for name, m in metrics.items()}})
+        return True
 
     def state(self) -> Mapping[str, Any]:
         """Return the learned weights, AFS's choice, and the best score."""
@@ -195,13 +217,18 @@ class DetectorTask:
         )
         checkpoint.save(path, weights)
 
-    def calibrate_files(self, *files: Path) -> None:
+    def finish(self, path: Path) -> None:
         """Complete checkpoints with the thresholds of their weights, where they have none yet; on the main process.
 
         Until then, such as in a run that was stopped, a file gives scores but no verdicts; the same command goes on.
         """
+        if self.process.is_main:
+            with suppress(Stopped):
+                self._calibrate_files(path, self.best)
+
+    def _calibrate_files(self, *files: Path) -> None:
         done: dict[int, dict[str, Any] | None] = {}
-        for path in filter(Path.is_file, files if self.process.is_main else ()):
+        for path in filter(Path.is_file, files):
             stored = checkpoint.load(path, kind="realnet")
             step = stored.facts["step"]
             if "calibration" in stored.facts:
@@ -213,17 +240,17 @@ class DetectorTask:
             checkpoint.save(path, replace(stored, facts={**stored.facts, "calibration": done[step]}))
 
     def _calibrate(self, path: Path) -> Calibration | None:
-        with console(True):
-            logger.info("%s: calibrating %s", self.title, path.name)
-            return calibrate(
-                self.model,
-                self.data.held_out or self.data.train,
-                self.data.image_root,
-                synthesizer=self.data.synthesizer,
-                config=self.config,
-                precision=self.precision,
-                held_out=bool(self.data.held_out),
-            )
+        logger.info("%s: calibrating %s", self.title, path.name)
+        return calibrate(
+            self.model,
+            self.data.held_out or self.data.train,
+            self.data.image_root,
+            synthesizer=self.data.synthesizer,
+            config=self.config,
+            precision=self.precision,
+            held_out=bool(self.data.held_out),
+            follow=follow(f"{self.data.class_name}: calibration", self.process),
+        )
 
     def _anomalous_batches(self) -> Any:
         self.train_set.only_anomalous = True
@@ -240,11 +267,15 @@ class DetectorTask:
             batch_size=sampler.batch_size,
             sampler=sampler,
             num_workers=self.config.runtime.num_workers,
+            worker_init_fn=leave_signals_to_main,
         )
         description = f"{self.data.class_name}: AFS"
-        yield from bar(
+        for batch in bar(
             loader, total=self.config.afs.init_batches, description=description, is_main=self.process.is_main
-        )
+        ):
+            if distributed.any_process(self.process.stop.asked):
+                raise Stopped("stopped before the first step; the same command goes on")
+            yield batch
         self.train_set.only_anomalous = False
 
 

@@ -18,9 +18,11 @@ from realnet.data.images import write_image
 from realnet.data.index import Entry
 from realnet.data.registry import keep_index, open_dataset
 from realnet.distributed import Process
-from realnet.errors import UserError
+from realnet.errors import Stopped, UserError
 from realnet.networks import build_diffusion, build_unet, compile_networks, place
-from realnet.training.health import check_health, verdict
+from realnet.progress import follow
+from realnet.training import state
+from realnet.training.health import Health, check_health, verdict
 from realnet.training.loop import fit
 from realnet.training.optimisation import EMA
 from realnet.training.run import Run
@@ -39,6 +41,11 @@ class NormalImages:
     classes: Sequence[str]
     image_root: Path
     entries: Sequence[Entry]
+
+    def subject(self, stage: str) -> dict[str, str]:
+        """Return what a stage trains on, as a run's identity has it."""
+        images = state.fingerprint((entry.class_name, entry.filename) for entry in self.entries)
+        return {"stage": stage, "dataset": self.dataset, "classes": ", ".join(self.classes), "training images": images}
 
 
 def normal_images(dataset_name: str) -> NormalImages:
@@ -79,11 +86,16 @@ class DiffusionTask:
         self.health: list[dict[str, float]] = []
         self.precision = precision.resolve(config.runtime.precision, process.device)
         self.diffusion = build_diffusion(config.process)
+        build_diffusion(config.process, config.validation.respacing)  # what cannot work is refused before any step
         self.train_set = noisy_images(config, data)
         torch.manual_seed(config.seed)
         self.model = place(build_unet(config, len(data.classes)), process.device, config.runtime).train()
         self.ema = EMA(self.model, config.train.ema_decay, on_cpu=config.runtime.ema_on_cpu)
         compile_networks(config.runtime, self.model, self.ema.model)
+
+    def subject(self) -> Mapping[str, Any]:
+        """Return what is trained on what."""
+        return self.data.subject("diffusion")
 
     def parameters(self) -> list[Tensor]:
         """Return the U-Net's weights."""
@@ -106,12 +118,12 @@ class DiffusionTask:
         """Move the average of the weights."""
         self.ema.update(self.model)
 
-    def validate(self, step: int, run: Run) -> None:
+    def validate(self, step: int, run: Run) -> bool:
         """Log the health of the averaged model, with panels and a verdict."""
-        if self.process.is_main:
-            averaged = self.ema.model.to(self.process.device)
-            health = check_health(averaged, self.config, self.train_set, self.precision)
-            self.ema.model.to(self.ema.device)
+        health = self._look() if self.process.is_main else None
+        if distributed.any_process(self.process.is_main and health is None):
+            return False
+        if health:
             figures = asdict(health.figures)
             self.health.append({"step": step, **figures})
             logger.info("step %d: the diffusion model is %s", step, verdict(self.health))
@@ -121,7 +133,21 @@ class DiffusionTask:
             for name, panel in health.panels.items():
                 run.image(step, name, panel)
                 write_image(folder / f"{name}_{step:07d}.png", panel)
-        distributed.barrier()
+        return True
+
+    def _look(self) -> Health | None:
+        """Check the averaged model's health; None after a signal."""
+        averaged = self.ema.model.to(self.process.device)
+        try:
+            shown = follow("health check", self.process)
+            return check_health(averaged, self.config, self.train_set, self.precision, follow=shown)
+        except Stopped:
+            return None
+        finally:
+            self.ema.model.to(self.ema.device)
+
+    def finish(self, path: Path) -> None:
+        """Nothing follows training."""
 
     def state(self) -> Mapping[str, Any]:
         """Return the weights, their average, and the health record."""

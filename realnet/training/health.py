@@ -9,7 +9,7 @@ A model is called ready where both hold:
   ``READY_DISTANCE``, twice that of normal images: noise or colours that the eye sees at once are beyond it.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,6 +24,7 @@ from realnet.data.datasets import DiffusionDataset
 from realnet.data.images import Image
 from realnet.networks import build_diffusion
 from realnet.precision import Precision
+from realnet.progress import Follow
 from realnet.sampling import to_pixels
 from realnet.training.likeness import sample_distance
 from realnet.visuals import label_grid
@@ -102,11 +103,23 @@ def _figure(record: Record, name: str, words: str, limit: float) -> str:
     return f"{said}; {trend} from {before:.3g})"
 
 
-def check_health(model: nn.Module, config: DiffusionConfig, dataset: DiffusionDataset, precision: Precision) -> Health:
-    """Look at ``num_batches`` batches of normal images, spread over the data set, and as many samples of strength 0."""
-    number = config.train.batch_size * config.validation.num_batches
+def check_health(
+    model: nn.Module,
+    config: DiffusionConfig,
+    dataset: DiffusionDataset,
+    precision: Precision,
+    *,
+    follow: Follow = iter,
+) -> Health:
+    """Look at ``num_batches`` batches of normal images, spread over the data set, and as many samples of strength 0.
+
+    ``follow`` passes the batches, and after them the strengths of the second panel, on: with a progress bar, say.
+    """
+    batch_size = config.train.batch_size
+    chosen = _spread(len(dataset), batch_size * config.validation.num_batches)
+    batches = [chosen[start : start + batch_size] for start in range(0, len(chosen), batch_size)]
     sampler = _Sampler(model, config, precision)
-    parts = sampler.batches(dataset, _spread(len(dataset), number))
+    parts = sampler.batches(dataset, follow(batches))
     whole = _Batch(*map(torch.cat, zip(*parts, strict=True)))
     error = float((whole.source - whole.rebuilt).square().mean())
     variance = float((whole.source - whole.source.mean(dim=0)).square().mean())
@@ -115,7 +128,9 @@ def check_health(model: nn.Module, config: DiffusionConfig, dataset: DiffusionDa
         relative_error=error / max(variance, 1e-8),
         sample_distance=sample_distance(whole.sample, whole.classes, *_references(dataset)),
     )
-    return Health(figures, {"round_trip": _round_trip_panel(whole), "strengths": _strengths_panel(sampler, dataset)})
+    return Health(
+        figures, {"round_trip": _round_trip_panel(whole), "strengths": _strengths_panel(sampler, dataset, follow)}
+    )
 
 
 class _Sampler:
@@ -126,10 +141,10 @@ class _Sampler:
         self.diffusion = build_diffusion(config.process, config.validation.respacing)
         self.predict = precision.running(model)
 
-    def batches(self, dataset: DiffusionDataset, chosen: Sequence[int]) -> Iterator[_Batch]:
+    def batches(self, dataset: DiffusionDataset, chosen: Iterable[Sequence[int]]) -> Iterator[_Batch]:
         noise = self.noise()
-        for start in range(0, len(chosen), self.config.train.batch_size):
-            items = [dataset[0, index] for index in chosen[start : start + self.config.train.batch_size]]
+        for indexes in chosen:
+            items = [dataset[0, index] for index in indexes]
             source, classes = torch.stack([i["image"] for i in items]), torch.tensor([i["class_index"] for i in items])
             y = classes.to(self.device)
             inverted = ddim_reverse_loop(self.diffusion, self.predict, source.to(self.device), y=y)
@@ -170,14 +185,14 @@ def _round_trip_panel(images: _Batch) -> Image:
     return _grid({label: image[:NUM_PANEL_IMAGES] for label, image in rows.items()}, title="DDIM round trip")
 
 
-def _strengths_panel(sampler: _Sampler, dataset: DiffusionDataset) -> Image:
+def _strengths_panel(sampler: _Sampler, dataset: DiffusionDataset, follow: Follow) -> Image:
     """Sample every strength from one noise: a row each, a column for each class (several for few classes)."""
     names = dict(zip(dataset.class_indexes, (entry.class_name for entry in dataset.entries), strict=True))
     columns = (sorted(names) * NUM_PANEL_IMAGES)[:NUM_PANEL_IMAGES]
     classes = torch.tensor(columns)
     rows = {
         f"strength {strength:g}": sampler.sample(classes, sampler.noise(), strength=strength)
-        for strength in sampler.config.validation.strengths
+        for strength in follow(sampler.config.validation.strengths)
     }
     return _grid(rows, column_labels=[names[index] for index in columns], title="samples of one noise")
 

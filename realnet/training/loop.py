@@ -1,9 +1,9 @@
 """The training loop of all stages: batches, forward and backward, step, log, validation, checkpoint."""
 
 import logging
+import math
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,12 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from realnet import distributed, precision
+from realnet import checkpoint, distributed, precision
 from realnet.config import TrainingConfig
 from realnet.distributed import Process
-from realnet.errors import Stopped
-from realnet.progress import console
-from realnet.stopping import StopSignals
+from realnet.errors import Stopped, UserError
 from realnet.training import state
 from realnet.training.batches import batches, make_sampler, total_steps
 from realnet.training.optimisation import Optimisation, learning_rate
@@ -38,6 +36,10 @@ class Task(Protocol):
     loss_names: tuple[str, ...]
     validation_interval_epochs: int
 
+    def subject(self) -> Mapping[str, Any]:
+        """Return what is trained on what: plain values by their names in words."""
+        ...
+
     def parameters(self) -> list[Tensor]:
         """Return what the optimiser trains."""
         ...
@@ -47,6 +49,7 @@ class Task(Protocol):
 
         Raises:
             UserError: where the run cannot start; nothing is written yet.
+            Stopped: after a signal, on all processes alike.
         """
         ...
 
@@ -58,8 +61,12 @@ class Task(Protocol):
         """Follow an optimiser step (averages of the weights)."""
         ...
 
-    def validate(self, step: int, run: Run) -> None:
-        """Look at the network after ``step`` steps; called on every process."""
+    def validate(self, step: int, run: Run) -> bool:
+        """Look at the network after ``step`` steps; called on every process.
+
+        Returns:
+            Whether it was done: False, on all processes alike and without a trace, where a signal came in between.
+        """
         ...
 
     def state(self) -> Mapping[str, Any]:
@@ -72,6 +79,10 @@ class Task(Protocol):
 
     def save(self, path: Path, step: int, epoch: int) -> None:
         """Write the weights for use; called on rank 0."""
+        ...
+
+    def finish(self, path: Path) -> None:
+        """Complete the weights for use after the last step; called on every process."""
         ...
 
 
@@ -97,40 +108,59 @@ def fit(
         resume: go on from the last state; otherwise start anew.
 
     Raises:
-        UserError: for settings other than those of the part of the run that is done.
-        Stopped: after a signal; the step at hand is done and saved.
+        UserError: for settings, data or weights other than those of the part of the run that is done; where the loss
+            or a weight is not a number any more.
+        Stopped: after a signal; what is done is saved.
     """
-    state_path = state.path_of(last)
-    stored = state.load(state_path, config) if resume else None
-    start_step = stored["step"] if stored else 0
-    sampler = make_sampler(dataset, config.train, process, seed=config.seed, start_step=start_step)
-    num_steps = total_steps(config.train, sampler)
-    number_format = precision.resolve(config.runtime.precision, process.device)
-    optimisation = Optimisation(task.parameters(), config.optimiser, num_steps=num_steps, precision=number_format)
-    if stored:
-        task.restore(stored["task"], str(state_path))
-        optimisation.load_state_dict(stored["optimisation"])
-
-    def save(step: int) -> None:
-        if process.is_main:
-            task.save(last, step, sampler.epoch_of(step))
-            # last: whoever is killed before this point repeats the steps since the state that is there
-            parts = {"task": dict(task.state()), "optimisation": optimisation.state_dict()}
-            state.save(state_path, step, config, parts)
-
-    with ExitStack() as stack:
-        stop = stack.enter_context(StopSignals())
-        if not stored:
-            with console(process.is_main):
-                task.begin()
+    with Run(log_folder, process) as run:
+        # begin, or take up the last state
+        sampler = make_sampler(dataset, config.train, process, seed=config.seed)  # type: ignore[arg-type]  # has a length
+        num_steps = total_steps(config.train, sampler)
+        identity, state_path = state.identity(config, sampler, task.subject()), state.path_of(last)
+        stored = state.load(state_path, identity) if resume else None
+        done = saved = sampler.start_step = stored["step"] if stored else 0
+        state.require_agreement({"steps done": done, **identity})
+        number_format = precision.resolve(config.runtime.precision, process.device)
+        optimisation = Optimisation(task.parameters(), config.optimiser, num_steps=num_steps, precision=number_format)
+        if stored:
+            task.restore(stored["task"], str(state_path))
+            optimisation.load_state_dict(stored["optimisation"])
+        else:
+            task.begin()
             if process.is_main:
                 state.discard(state_path)
-        run = stack.enter_context(Run(log_folder, process, config=config, start_step=start_step, stop=stop))
-        logger.info("%s: %d training images, step %d of %d", task.title, sampler.num_items, start_step, num_steps)
-        feed = batches(dataset, sampler, config.runtime, process)
+        validated = not stored or stored["validated"]
+        run.open(config, done, validated=validated)
+
+        def save() -> None:
+            nonlocal saved
+            if distributed.any_process(not _are_finite(totals, *task.parameters())):
+                raise _diverged(done, saved, config)
+            if process.is_main:
+                task.save(last, done, sampler.epoch_of(done))
+                # last: whoever is killed before this point repeats the steps since the state that is there
+                parts = {"validated": validated, "task": dict(task.state()), "optimisation": optimisation.state_dict()}
+                state.save(state_path, done, identity, parts, keep_previous=done > saved)
+            saved = done
+
+        def stopped() -> Stopped:
+            return Stopped(f"stopped after step {done} of {num_steps}; the same command goes on from there")
+
+        logger.info("%s: %d training images, step %d of %d", task.title, sampler.num_items, done, num_steps)
         totals, since, count = torch.zeros(len(task.loss_names), device=process.device), time.perf_counter(), 0
-        done = start_step
-        for step in run.steps(num_steps, task.title):
+        has_validated = False
+        if not validated:
+            validated = has_validated = task.validate(done, run)
+            if not validated:
+                raise stopped()
+            save()
+        if done >= num_steps:
+            logger.info("%s: all %d steps are done already; --no-resume starts anew", task.title, num_steps)
+            if process.is_main and not checkpoint.is_whole(last):
+                logger.info("%s was lost or damaged; it is written again from the state", last)
+                task.save(last, done, sampler.epoch_of(done))
+        feed = batches(dataset, sampler, config.runtime, process)
+        for step in run.steps(done, num_steps, task.title):
             # forward and backward
             seed_step(config.seed, process.rank, step)
             for _ in range(config.train.accumulation):
@@ -144,26 +174,45 @@ def fit(
             optimisation.step(step)
             task.after_step()
             done, count = step + 1, count + 1
+            is_last, stopping = done == num_steps, distributed.any_process(process.stop.asked)
 
             # log
-            is_last = done == num_steps
             if is_last or done % config.train.log_interval_steps == 0:
                 means = distributed.mean(totals / count).tolist()
+                if not all(map(math.isfinite, means)):
+                    raise _diverged(done, saved, config)
                 values = {f"loss/{name}": value for name, value in zip(task.loss_names, means, strict=True)}
                 values |= {"loss": sum(means), "learning_rate": learning_rate(config.optimiser, step, num_steps)}
                 run.scalars(done, values | throughput(process, since, count * sampler.global_batch))
                 totals, since, count = torch.zeros_like(totals), time.perf_counter(), 0
 
-            # validate
-            if is_last or done % (task.validation_interval_epochs * sampler.steps_per_epoch) == 0:
-                task.validate(done, run)
+            # validate: the first time what is done is saved before, as it may fail
+            validated = not (is_last or done % (task.validation_interval_epochs * sampler.steps_per_epoch) == 0)
+            if not (validated or stopping):
+                if not has_validated:
+                    save()
+                validated = has_validated = task.validate(done, run)
+                stopping = not validated
                 totals, since, count = torch.zeros_like(totals), time.perf_counter(), 0
 
             # save
-            if is_last or run.stopping or done % config.train.checkpoint_interval_steps == 0:
-                save(done)
-        if start_step >= num_steps:
-            logger.info("%s: all %d steps are done already; --no-resume starts anew", task.title, num_steps)
-        if distributed.any_process(stop.asked):
-            logger.info("stopped after step %d of %d; the same command goes on from there", done, num_steps)
-            raise Stopped
+            if is_last or stopping or done % config.train.checkpoint_interval_steps == 0:
+                save()
+            if stopping:
+                raise stopped()
+        task.finish(last)
+        if distributed.any_process(process.stop.asked):
+            raise stopped()
+
+
+def _are_finite(*tensors: Tensor) -> bool:
+    return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
+
+
+def _diverged(step: int, saved: int, config: TrainingConfig) -> UserError:
+    kept = f"what is saved is of step {saved}" if saved else "nothing is saved"
+    return UserError(
+        f"the training has diverged: at step {step} the loss or a weight is not a number any more; {kept}. Start anew "
+        f"with --no-resume and a lower optimiser.learning_rate (it is {config.optimiser.learning_rate:g}), or with "
+        f"optimiser.max_grad_norm (it is {config.optimiser.max_grad_norm}) or runtime.precision=fp32"
+    )

@@ -62,9 +62,10 @@ class Optimisation:
         return {"adam": self.adam.state_dict(), "scaler": self.scaler.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned."""
+        """Restore what :meth:`state_dict` returned; a scaler starts anew where there was none."""
         self.adam.load_state_dict(state["adam"])
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
 
 
 class EMA:

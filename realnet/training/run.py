@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from logging.handlers import MemoryHandler
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -12,59 +13,77 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from realnet import distributed
 from realnet.config import Section, dump
 from realnet.distributed import Process
+from realnet.errors import Stopped, UserError
 from realnet.progress import bar, console
-from realnet.stopping import StopSignals
+
+logger = logging.getLogger("realnet")
 
 
 class Run:
-    """A context for a training loop: logs to the console, a file, ``metrics.jsonl`` and TensorBoard, on rank 0.
+    """A context for a training: logs to the console, a file, ``metrics.jsonl`` and TensorBoard, on rank 0.
+
+    Nothing is written before :meth:`open`; the file then begins with what was logged until then, and ends with the
+    error that ended the run, if one did.
 
     Args:
         folder: where the logs go.
         process: this process.
-        config: saved as ``config.yaml``.
-        start_step: what the logs hold beyond it, from a run that was cut off, is dropped.
-        stop: the signals that end :meth:`steps` after the step at hand.
     """
 
-    def __init__(self, folder: Path, process: Process, *, config: Section, start_step: int, stop: StopSignals) -> None:
-        self.folder, self.process, self.config, self.start_step = folder, process, config, start_step
-        self.stopping, self._stop = False, stop
-        self._console = ExitStack()
+    def __init__(self, folder: Path, process: Process) -> None:
+        self.folder, self.process = folder, process
+        self._handlers = ExitStack()
+        self._log = MemoryHandler(capacity=10_000, flushLevel=logging.CRITICAL + 1)
         self._writer: Any = None
 
     def __enter__(self) -> Self:
-        if self.process.is_main:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "config.yaml").write_text(dump(self.config), encoding="utf-8")
-            self._open_logs()
-        else:
-            self._console.enter_context(console(False))
+        self._handlers.enter_context(console(self.process.is_main, self._log))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._console.close()
+        if isinstance(error, Stopped):
+            logger.info("%s", error)
+        elif kind and error:  # the console has it from the script
+            reason = None if isinstance(error, UserError) else (kind, error, trace)
+            self._log.handle(logger.makeRecord(logger.name, logging.ERROR, __file__, 0, "%s", (error,), reason))
+        self._handlers.close()
         if self._writer is not None:
             self._writer.close()
 
-    def steps(self, num_steps: int, description: str) -> Iterator[int]:
-        """Yield the steps that are left, with a progress bar, until the end or a signal.
+    def open(self, config: Section, start_step: int, *, validated: bool = True) -> None:
+        """Begin to write.
 
-        All processes agree on the last step before it starts: ``stopping`` is then True.
+        Args:
+            config: saved as ``config.yaml``.
+            start_step: what the logs hold beyond it, from a run that was cut off, is dropped.
+            validated: whether the validation after that step, if one belongs there, is done; else it is dropped too.
         """
-        progress = bar(total=num_steps, description=description, initial=self.start_step, is_main=self.process.is_main)
+        if not self.process.is_main:
+            return
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "config.yaml").write_text(dump(config), encoding="utf-8")
+        file = logging.FileHandler(self.folder / "log.txt", encoding="utf-8")
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self._handlers.callback(file.close)
+        self._log.setTarget(file)
+        self._log.flush()
+        self._log.flushLevel = logging.NOTSET
+        self._drop_lines_beyond(start_step, validated)
+        self._writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=start_step + 1)
+
+    def steps(self, start_step: int, num_steps: int, description: str) -> Iterator[int]:
+        """Yield the steps that are left, with a progress bar."""
+        progress = bar(total=num_steps, description=description, initial=start_step, is_main=self.process.is_main)
         with progress:
-            for step in range(self.start_step, num_steps):
-                self.stopping = distributed.any_process(self._stop.asked)
+            for step in range(start_step, num_steps):
                 yield step
                 progress.update()
-                if self.stopping:
-                    return
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Write numbers to ``metrics.jsonl`` and TensorBoard."""
@@ -85,25 +104,24 @@ class Run:
     def _metrics(self) -> Path:
         return self.folder / "metrics.jsonl"
 
-    def _open_logs(self) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        file = logging.FileHandler(self.folder / "log.txt", encoding="utf-8")
-        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        self._console.enter_context(console(True, file))
-        if self._metrics.exists():
-            kept = [line for line in self._metrics.read_text().splitlines() if _step_of(line) <= self.start_step]
-            partial = self._metrics.with_suffix(".partial")  # a kill leaves the old lines or the kept ones
-            partial.write_text("".join(f"{line}\n" for line in kept if self.start_step))
-            partial.replace(self._metrics)
-        self._writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.start_step + 1)
+    def _drop_lines_beyond(self, step: int, validated: bool) -> None:
+        if not self._metrics.exists():
+            return
+        last = step if validated else step - 0.5
+        lines = self._metrics.read_text().splitlines() if step else []
+        kept = [line for line in lines if _place_of(line) <= last]
+        partial = self._metrics.with_suffix(".partial")  # a kill leaves the old lines or the kept ones
+        partial.write_text("".join(f"{line}\n" for line in kept))
+        partial.replace(self._metrics)
 
 
-def _step_of(line: str) -> float:
+def _place_of(line: str) -> float:
+    """Return the step of a line of metrics, that of a training loss coming half a step before a validation's."""
     try:
-        return json.loads(line)["step"]
+        values = json.loads(line)
     except ValueError:  # a line that a kill cut off
         return float("inf")
+    return values["step"] - 0.5 * ("loss" in values)
 
 
 def seed_step(seed: int, rank: int, step: int) -> None:

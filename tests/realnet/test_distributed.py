@@ -13,6 +13,7 @@ from realnet.data.datasets import DiffusionDataset
 from realnet.errors import UserError
 from realnet.models.afs import AFS, Block, Selection, afs_criteria
 from realnet.models.backbone import Level
+from realnet.training import state
 from tests.closed_form import fill, wave
 
 
@@ -45,6 +46,9 @@ def check_arithmetic() -> None:
         check_features(this.rank)
         assert distributed.any_process(this.rank == 1) and not distributed.any_process(False)
         assert distributed.gather(f"of {this.rank}") == ["of 0", "of 1"]
+        state.require_agreement({"class": "weave"})
+        with pytest.raises(UserError, match=r"share a file system(.|\n)*steps done: \[0, 1\]$"):
+            state.require_agreement({"class": "weave", "steps done": this.rank})
 
 
 def check_batch_norms(rank: int) -> None:

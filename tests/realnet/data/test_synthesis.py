@@ -156,13 +156,19 @@ def test_missing_sources_name_what_makes_them(tmp_path, monkeypatch):
     assert build_synthesizer(alone, "metal", "nut", image_size=SIZE, foreground="full").sources == {}
 
 
-def test_sources_are_found_sorted(tmp_path, monkeypatch):
+def test_sources_are_found_sorted(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(paths, "DATA", tmp_path)
     folder = tmp_path / "metal" / "sdas" / "nut"
     for name in ("b.jpg", "a.png", "manifest.csv"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
     assert find_sdas("metal", "nut") == [folder / "a.png", folder / "b.jpg"]
+    (folder / "settings.yaml").touch()  # as sample.py leaves it
+    (folder / "manifest.csv").write_text("file,class\nb.jpg,nut\n")
+    assert find_sdas("metal", "nut") == [folder / "b.jpg"] and not caplog.text
+    (folder / "manifest.csv").unlink()
+    assert len(find_sdas("metal", "nut")) == 2
+    assert "unfinished, 2 images are there; finish it with: python sample.py --dataset metal" in caplog.text
     (tmp_path / "DTD" / "dotted").mkdir(parents=True)
     (tmp_path / "DTD" / "dotted" / "x.jpg").touch()
     assert synthesis.find_textures(Path(tmp_path / "DTD")) == [tmp_path / "DTD" / "dotted" / "x.jpg"]

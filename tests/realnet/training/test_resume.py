@@ -3,11 +3,14 @@
 import shutil
 
 import pytest
+import timm
 import torch
 
 from realnet import checkpoint
+from realnet.config import OptimiserConfig
 from realnet.data.registry import open_dataset
 from realnet.errors import UserError
+from realnet.precision import Precision
 from realnet.training import state
 from realnet.training.optimisation import Optimisation
 
@@ -56,17 +59,58 @@ def test_other_settings_are_refused_and_listed(tiny, run_script):
     run_script("train_classifier", "--dataset", "tiny", "--set", "train.num_steps=1")
     with pytest.raises(UserError, match=r"optimiser.learning_rate: 0.0001 then, 0.5 now"):
         run_script("train_classifier", "--dataset", "tiny", "--set", "optimiser.learning_rate=0.5")
+    with pytest.raises(UserError, match=r"images a step .*train.batch_size.*processes\): 4 then, 2 now"):
+        run_script("train_classifier", "--dataset", "tiny", "--set", "train.batch_size=2")
+
+
+def test_a_step_may_be_cut_otherwise_into_micro_batches_and_processes(tiny, run_script):
+    command = ("train_classifier", "--dataset", "tiny", "--set")
+    run_script(*command, "train.num_steps=1")
+    halves = ("train.num_steps=2", "--set", "train.batch_size=2", "--set", "train.accumulation=2")
+    assert "weights" in run_script(*command, *halves)
+    assert checkpoint.read(tiny / STATES["train_classifier"])["step"] == 2
+
+
+def test_a_cosine_schedule_keeps_its_length(tiny, run_script):
+    cosine = ("train_classifier", "--dataset", "tiny", "--set", "optimiser.schedule=cosine", "--set")
+    run_script(*cosine, "train.num_steps=2")
+    with pytest.raises(UserError, match=r"steps in all .*: 2 then, 3 now"):
+        run_script(*cosine, "train.num_steps=3")
+
+
+def test_other_classes_images_or_backbones_are_another_run(tiny, run_script):
+    for script in ("train_classifier", "train_realnet"):
+        run_script(script, *flags(script), "--set", "train.num_steps=1")
+    model = timm.create_model("resnet18", features_only=True)
+    torch.save(model.state_dict(), "other.pth")
+    with pytest.raises(UserError, match="backbone's weights"):
+        run_script("train_realnet", *flags("train_realnet"), "--set", "backbone.weights=other.pth")
+    index = tiny / "data/tiny/samples/train_weave.json"
+    index.write_text(index.read_text().replace("001.png", "000.png"))
+    for script in ("train_classifier", "train_realnet"):
+        with pytest.raises(UserError, match=r"training images: \d+ \(digest .*\) then, \d+ \(digest .*\) now"):
+            run_script(script, *flags(script))
+    (tiny / "data/tiny/images/weave").rename(tiny / "data/tiny/images/yarn")
+    with pytest.raises(UserError, match="classes: weave, widget then, widget, yarn now"):
+        run_script("train_classifier", "--dataset", "tiny")
+
+
+def test_a_scaler_starts_anew_where_the_part_before_had_none():
+    cpu = torch.device("cpu")
+    parameters, config = [torch.ones(2, requires_grad=True)], OptimiserConfig()
+    before = Optimisation(parameters, config, num_steps=2, precision=Precision(torch.bfloat16, cpu))
+    after = Optimisation(parameters, config, num_steps=2, precision=Precision(torch.float16, cpu))
+    after.load_state_dict(before.state_dict())
+    assert after.scaler.is_enabled() and after.scaler.get_scale() > 1
 
 
 def test_a_truncated_state_falls_back_to_the_one_before(tiny, run_script, caplog):
-    from realnet.config import ClassifierConfig, load
-
     arguments = ["train_classifier", "--dataset", "tiny", "--set", "train.checkpoint_interval_steps=1"]
     run_script(*arguments)
     path = tiny / STATES["train_classifier"]
+    identity = checkpoint.read(path)["identity"]
     path.write_bytes(path.read_bytes()[:1000])
-    config = load(ClassifierConfig, tiny / "experiments/tiny/classifier.yaml")
-    stored = state.load(path, config)
+    stored = state.load(path, identity)
     assert stored is not None and stored["step"] == 2
     assert "falling back" in caplog.text
 

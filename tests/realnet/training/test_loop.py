@@ -1,0 +1,103 @@
+"""What can end a training early, and what is there then; test_survival.py has kills."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from realnet import checkpoint
+from realnet.errors import UserError
+from realnet.training import detector, diffusion
+from realnet.training.state import path_of
+
+DIFFUSION = Path("experiments/tiny/diffusion_checkpoints/ckpt_last.pth")
+DETECTOR = Path("experiments/tiny/realnet_checkpoints/weave/ckpt_last.pth")
+TRAIN_DIFFUSION = ("train_diffusion", "--dataset", "tiny", "--set", "validation.respacing=ddim2")
+TRAIN_DETECTOR = ("train_realnet", "--dataset", "tiny", "--class_name", "weave")
+
+
+@pytest.fixture
+def terminated(monkeypatch) -> Callable[[Any, str], list]:
+    """Have SIGTERM come, once, as a function of a module begins."""
+
+    def terminate(module: Any, name: str) -> list:
+        calls, whole = [], getattr(module, name)
+
+        def call(*arguments: Any, **named: Any) -> Any:
+            if not calls:
+                os.kill(os.getpid(), signal.SIGTERM)
+            calls.append(name)
+            return whole(*arguments, **named)
+
+        monkeypatch.setattr(module, name, call)
+        return calls
+
+    return terminate
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return {key: value.clone() for key, value in checkpoint.read(path)["state_dict"].items()}
+
+
+def metrics(stage: str) -> list[tuple[int, list[str]]]:
+    lines = Path(f"experiments/tiny/{stage}_log/metrics.jsonl").read_text().splitlines()
+    return [(line["step"], sorted(line)) for line in map(json.loads, lines)]
+
+
+@pytest.mark.parametrize("how", ["failure", "signal"])
+def test_a_validation_that_is_cut_short_costs_no_step_and_comes_again(tiny, run_script, monkeypatch, terminated, how):
+    run_script(*TRAIN_DIFFUSION)
+    whole, lines = weights(DIFFUSION), metrics("diffusion")
+    if how == "signal":
+        terminated(diffusion, "check_health")
+        printed = run_script(*TRAIN_DIFFUSION, "--no-resume")
+        assert "stopped after step 3 of 4; the same command goes on" in printed
+    else:
+        with monkeypatch.context() as patched, pytest.raises(TypeError):
+            patched.setattr(diffusion, "check_health", None)
+            run_script(*TRAIN_DIFFUSION, "--no-resume")
+        assert "Traceback" in Path("experiments/tiny/diffusion_log/log.txt").read_text()
+    assert checkpoint.read(path_of(DIFFUSION))["step"] == 3
+    run_script(*TRAIN_DIFFUSION)
+    assert metrics("diffusion") == lines
+    assert [entry["step"] for entry in checkpoint.read(DIFFUSION)["facts"]["health"]] == [3, 4]
+    for key, value in weights(DIFFUSION).items():
+        assert torch.equal(value, whole[key]), key
+
+
+def test_a_signal_is_heeded_while_features_are_selected_and_in_the_calibration(tiny, run_script, terminated):
+    calls = terminated(detector, "afs_criteria")
+    assert "stopped before the first step" in run_script(*TRAIN_DETECTOR)
+    assert calls == ["afs_criteria"] and not DETECTOR.parent.exists()
+    terminated(detector, "calibrate")
+    assert "stopped after step 4 of 4; the same command goes on" in run_script(*TRAIN_DETECTOR)
+    assert "calibration" not in checkpoint.read(DETECTOR)["facts"]
+    run_script(*TRAIN_DETECTOR)
+    assert checkpoint.read(DETECTOR)["facts"]["calibration"]
+    log = Path("experiments/tiny/realnet_log/weave/log.txt").read_text()
+    assert log.count("detector: calibrating ckpt_last.pth") == 2 and log.count("stopped after") == 1
+
+
+@pytest.mark.parametrize("lose", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:999])])
+def test_weights_that_are_lost_come_back_from_the_state(tiny, run_script, lose):
+    run_script(*TRAIN_DETECTOR)
+    before = weights(DETECTOR)
+    lose(DETECTOR)
+    assert "was lost or damaged" in run_script(*TRAIN_DETECTOR)
+    after = weights(DETECTOR)
+    assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
+    assert checkpoint.read(DETECTOR)["facts"]["calibration"]
+
+
+@pytest.mark.parametrize("interval", [1, 10])
+def test_a_training_that_diverges_ends_and_saves_nothing(tiny, run_script, interval):
+    rate = ("--set", "optimiser.learning_rate=1e30", "--set", "train.checkpoint_interval_steps=2")
+    with pytest.raises(UserError, match=r"diverged: at step 2 (.|\n)*learning_rate \(it is 1e\+30\)"):
+        run_script("train_classifier", "--dataset", "tiny", *rate, "--set", f"train.log_interval_steps={interval}")
+    assert not Path("experiments/tiny/classifier_checkpoints").exists()
+    assert "diverged" in Path("experiments/tiny/classifier_log/log.txt").read_text()
