@@ -236,3 +236,10 @@ def _notes(scores: ClassScores) -> Iterator[str]:
     without = int(np.count_nonzero(~scores.has_mask))
     if without and scores.masks.any():
         yield f"{without} defect images without a mask are left out of the metrics of pixels"
+    vanished = np.flatnonzero(scores.has_mask & (scores.labels == 1) & ~scores.masks.any(axis=(1, 2)))
+    if len(vanished):
+        height, width = scores.masks.shape[1:]
+        yield (
+            f"{len(vanished)} masks show no defect at {height}x{width} pixels, such as "
+            f"{scores.entries[vanished[0]].maskname}: the metrics of pixels take these images for normal"
+        )

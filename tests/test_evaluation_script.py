@@ -14,7 +14,7 @@ import tiny_detector
 from conftest import ROOT, load_script
 
 from realnet import assessment, evaluation, paths
-from realnet.data.images import read_image
+from realnet.data.images import read_image, write_image
 from realnet.errors import UserError
 from realnet.reporting.results import read_class
 
@@ -188,6 +188,19 @@ def test_without_masks_there_are_image_metrics(both_classes, capsys):
     assert "weave: pixel AUROC, AUPRO, pixel AP, pixel F1-max not computed: no defect image has a mask" in printed
     assert metrics_of("weave")["image_auroc"] is not None and metrics_of("weave")["aupro"] is None
     assert images(VIS / "weave/last") == {f"test/{name}" for name in images(TEST)}
+
+
+def test_defects_too_small_for_the_networks_size_are_told(both_classes, capsys):
+    for kind in ("hole", "stain"):
+        picture = np.repeat(np.repeat(read_image(TEST / kind / "000.png"), 4, axis=0), 4, axis=1)
+        write_image(TEST / kind / "000.png", picture)
+        mask = next(Path("data/tiny/images/weave/ground_truth", kind).iterdir())
+        write_image(mask, np.arange(128 * 128).reshape(128, 128) == 0)
+    assert evaluate("--class_name", "weave") == 0
+    note = "weave: 2 masks show no defect at 32x32 pixels, such as weave/ground_truth/hole/000"
+    assert capsys.readouterr().out.count(note) == 1
+    page = (VIS / "weave/report.html").read_text()
+    assert page.count("2 masks show no defect") == 1 and page.count("the mask shows no defect at 32x32 pixels") == 2
 
 
 @pytest.mark.parametrize(("removed", "reason"), [("fibre hole stain", "no defect image"), (".", "no images")])
