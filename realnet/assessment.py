@@ -32,6 +32,7 @@ from realnet.reporting.results import (
     Drawn,
     ImageResult,
     Protocol,
+    Source,
     Verdicts,
     read_class,
     write_class,
@@ -174,7 +175,7 @@ def _assess_checkpoint(
         calibration=detector.calibration,
         display=display,
         threshold_note=note,
-        verdicts=_verdicts(scores, curves, display.threshold),
+        verdicts=_verdicts(scores, curves, display.threshold, "calibrated" if detector.calibration else "test labels"),
         images=tuple(
             ImageResult(filename=entry.filename, kind=entry.kind, is_defect=bool(entry.label), score=float(score))
             for entry, score in zip(entries, scores.image_scores, strict=True)
@@ -195,12 +196,11 @@ def _display(calibration: Calibration | None, scores: ClassScores, curves: Curve
     image, pixel = (
         curve.f1_max.threshold if isinstance(curve, ScoreCurve) else None for curve in (curves.image, curves.pixel)
     )
-    return Display(
-        image, pixel, 1.0
-    ), "The checkpoint holds no calibration: thresholds of the best F1 on the test split"
+    note = "No calibration for these settings is stored: thresholds picked on the test labels, for the best F1"
+    return Display(image, pixel, 1.0), note
 
 
-def _verdicts(scores: ClassScores, curves: Curves, threshold: float | None) -> Verdicts | None:
+def _verdicts(scores: ClassScores, curves: Curves, threshold: float | None, source: Source) -> Verdicts | None:
     if threshold is None:
         return None
     is_found, is_defect = scores.image_scores >= threshold, scores.labels == 1
@@ -210,6 +210,7 @@ def _verdicts(scores: ClassScores, curves: Curves, threshold: float | None) -> V
     best = curves.image.f1_max if isinstance(curves.image, ScoreCurve) else None
     return Verdicts(
         threshold=threshold,
+        source=source,
         missed=missed,
         false_alarms=alarms,
         f1=2 * found / (2 * found + missed + alarms) if best else None,

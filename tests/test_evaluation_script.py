@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -67,6 +68,20 @@ def test_all_classes_give_table_heatmaps_and_report(both_classes, capsys):
     page = (VIS / "weave/report.html").read_text()
     assert page.count("<article") == 5 and "calibrated on 3 held-out images" in page
     assert 'href="weave/report.html"' in (VIS / "report.html").read_text()
+
+
+def test_a_threshold_from_the_test_labels_is_called_so(both_classes, capsys):
+    tiny_detector.save("weave", paths.BEST, seed=1, calibration=None)
+    Path("experiments/tiny/realnet_checkpoints/weave", paths.LAST).unlink()
+    assert evaluate() == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"\nweave, best: threshold \S+ \(picked on the test labels\): ", printed)
+    assert re.search(r"\nwidget, last: threshold 0\.65 \(calibrated\): ", printed)
+    rows = list(csv.DictReader((VIS / "metrics.csv").open()))
+    assert [row["threshold_source"] for row in rows[:2]] == ["test labels", "calibrated"]
+    page = (VIS / "report.html").read_text()
+    weave = page[page.index("<h2>weave") : page.index("<h2>widget")]
+    assert re.search(r"best on the test split.*weave/ckpt_best.*picked on the test labels", weave)
 
 
 def test_classes_evaluated_one_by_one_come_together(both_classes, capsys):
@@ -223,7 +238,7 @@ def test_a_published_checkpoint_scores_as_our_own(both_classes):
     ours, theirs = read_class(VIS / "weave").of("last"), read_class(VIS / "weave/given").of("given")
     assert [image.score for image in ours.images] == [image.score for image in theirs.images]
     assert ours.metrics == theirs.metrics and ours.curves == theirs.curves
-    assert theirs.calibration is None and "best F1 on the test split" in theirs.threshold_note
+    assert theirs.calibration is None and "picked on the test labels" in theirs.threshold_note
     assert images(VIS / "weave/given") == {f"test/{name}" for name in images(TEST)}
     assert (VIS / "report.html").stat().st_mtime_ns == before
     with pytest.raises(UserError, match="name it by --class_name"):
