@@ -35,6 +35,7 @@ from realnet.reporting.results import (
     Source,
     Verdicts,
     read_class,
+    read_earlier,
     write_class,
 )
 
@@ -104,6 +105,8 @@ def assess_class(
     if resume and (kept := _kept(folder, inputs, test)):
         logger.info("%s: results of %s kept: nothing has changed; --no-resume evaluates anew", class_name, kept.made)
         return kept
+    if process.is_main:
+        _remove_stale_heatmaps(folder, class_name, test)
     results: list[CheckpointResult] = []
     for protocol in reversed([protocol for protocol in PROTOCOLS if protocol in checkpoints]):
         path = checkpoints[protocol]
@@ -147,6 +150,15 @@ def _kept(folder: Path, inputs: str, test: Sequence[Entry]) -> ClassResult | Non
     folders = [heatmaps_folder(folder, one.protocol) for one in stored.checkpoints]
     written = [folder / REPORT, *(place / name for place in folders for name in heatmaps)]
     return stored if all(path.is_file() for path in written) else None
+
+
+def _remove_stale_heatmaps(folder: Path, class_name: str, test: Sequence[Entry]) -> None:
+    """Remove the heatmaps that the evaluation before this one wrote of images that are tested no longer."""
+    earlier, tested = read_earlier(folder), {entry.filename for entry in test}
+    for one in earlier.checkpoints if earlier else ():
+        stale = [heatmap_name(image.filename, class_name) for image in one.images if image.filename not in tested]
+        for name in stale:
+            (heatmaps_folder(folder, one.protocol) / name).unlink(missing_ok=True)
 
 
 def _assess_checkpoint(

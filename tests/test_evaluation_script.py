@@ -122,6 +122,21 @@ def test_results_are_kept_until_something_changes(both_classes, capsys):
     assert not is_kept() and is_kept()
 
 
+def test_heatmaps_of_images_that_are_gone_go_too(both_classes):
+    assert evaluate("--class_name", "weave") == 0
+    ours, theirs = VIS / "weave/last/test/hole/000.png", VIS / "weave/last/test/hole/001.png"
+    shutil.copy(ours, theirs)
+    (TEST / "hole/000.png").rename(TEST / "hole/002.png")
+    mask = next(Path("data/tiny/images/weave/ground_truth/hole").iterdir())
+    mask.rename(mask.with_name(mask.name.replace("000", "002")))
+    shutil.rmtree("data/tiny/samples")
+    assert evaluate("--class_name", "weave") == 0
+    for protocol in ("last", "best"):
+        here = images(VIS / "weave" / protocol) - {"test/hole/001.png"}
+        assert here == {f"test/{name}" for name in images(TEST)}
+    assert theirs.is_file()
+
+
 def test_a_network_that_gives_nan_gets_no_verdicts(tiny, capsys):
     tiny_detector.save("weave", diverged=True)
     assert evaluate("--class_name", "weave") == 0

@@ -145,11 +145,16 @@ def read_class(folder: Path) -> ClassResult | None:
 
     Results whose checkpoint was written anew since are not what that checkpoint would give.
     """
+    result = read_earlier(folder)
+    return result if result and all(map(_is_current, result.checkpoints)) else None
+
+
+def read_earlier(folder: Path) -> ClassResult | None:
+    """Read a class's ``metrics.json``, by whatever weights; None where there is none, or one of another version."""
     try:
-        result = ClassResult.model_validate_json((folder / METRICS_JSON).read_text(encoding="utf-8"))
+        return ClassResult.model_validate_json((folder / METRICS_JSON).read_text(encoding="utf-8"))
     except (OSError, ValidationError):
         return None
-    return result if all(map(_is_current, result.checkpoints)) else None
 
 
 def collect(dataset: str, classes: Sequence[str], made: Sequence[ClassResult] = ()) -> list[ClassResult]:
