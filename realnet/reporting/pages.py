@@ -127,11 +127,15 @@ def write_dataset_page(folder: Path, results: Sequence[ClassResult], classes: Se
 def _write(
     folder: Path, results: Sequence[ClassResult], reports: Sequence[ClassReport], *, classes: Sequence[str]
 ) -> None:
+    missing = [name for name in classes if name not in {result.class_name for result in results}]
     data = ReportData(
         dataset=results[0].dataset,
         tables=tables(results, classes),
         classes=reports,
-        notes=[f"evaluated {max(result.made for result in results)}"],
+        notes=[
+            f"evaluated {max(result.made for result in results)}",
+            *([f"without results: {', '.join(missing)}"] if missing else []),
+        ],
     )
     write_report(folder / REPORT, data)
 
