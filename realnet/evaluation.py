@@ -14,7 +14,7 @@ from realnet.data.datasets import TestDataset
 from realnet.data.index import Entry
 from realnet.distributed import Process
 from realnet.errors import UserError, message_of
-from realnet.inference import DIVERGED, anomaly_maps, check_score_pool
+from realnet.inference import DIVERGED, anomaly_maps
 from realnet.metrics import ScoreCurve
 from realnet.models.realnet import RealNet
 from realnet.precision import Precision
@@ -101,9 +101,8 @@ def score_class(
         description: names the progress bar; "" shows none.
 
     Raises:
-        UserError: on all processes alike, where an image or a mask cannot be used, or the images are too small.
+        UserError: on all processes alike, where an image or a mask cannot be used.
     """
-    check_score_pool(config.score_pool, dataset.image_size)
     was_training = model.training
     model.eval()
     try:

@@ -18,6 +18,7 @@ TESTED = ["train_realnet", "train_realnet --dry-run", "evaluation_realnet --clas
 SDAS = "--set 'anomalies.types={normal: 0.5, sdas: 0.5}'"
 WEAVE = "--class_name weave"
 PREDICT = f"predict_realnet {WEAVE} --input data/tiny/images/weave/test"
+LARGER = "--set image_size=64 --set evaluation.score_pool=48"
 OUT = "synthesize --output out"
 
 
@@ -94,8 +95,8 @@ CHECKPOINTS = [
     ),
     (
         spoil.detectors,
-        [f"{PREDICT} --set evaluation.score_pool=100", f"{PREDICT} --dry-run --set evaluation.score_pool=100"],
-        ["evaluation.score_pool is 100, more than the images' 32x32 pixels"],
+        [f"{script} {LARGER}" for script in (PREDICT, f"{PREDICT} --dry-run", f"evaluation_realnet {WEAVE}")],
+        ["evaluation.score_pool is 48, more than the 32x32 pixels that", "ckpt_last.pth is for"],
     ),
     (spoil.diffusion, [f"train_classifier --set pretrained={spoil.DIFFUSION}"], ["'classifier' is needed; give"]),
     (spoil.detectors, [f"sample --set diffusion={spoil.DETECTOR}"], ["'realnet', but 'diffusion' is needed; give"]),

@@ -104,11 +104,6 @@ def test_a_process_hears_of_the_others_problems(tmp_path, monkeypatch):
         scored(make_split(tmp_path))
 
 
-def test_a_pool_larger_than_the_images_is_refused(tmp_path):
-    with pytest.raises(UserError, match="score_pool is 17, more than the images' 16x16"):
-        scored(make_split(tmp_path), score_pool=17)
-
-
 def class_scores(maps, labels, masks, has_mask=None):
     maps = np.asarray(maps, np.float32)
     return ClassScores(
