@@ -94,7 +94,7 @@ def _write_pages(results: "Sequence[ClassResult]", classes: Sequence[str], given
     lines = [f"heatmaps   {heatmaps_folder(folder, one.protocol)}" for one in results[0].checkpoints]
     lines += [f"report     {folder / REPORT}", f"numbers    {folder / METRICS_JSON}"]
     if given is None:
-        evaluated = collect(dataset, classes)
+        evaluated = collect(dataset, classes, results)
         write_dataset(root, evaluated, means(evaluated))
         write_dataset_page(root, evaluated, classes)
         number = f"{len(evaluated)} of {len(classes)} classes"

@@ -37,7 +37,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from realnet.detector import Detector
     from realnet.distributed import process
     from realnet.errors import UserError
-    from realnet.prediction import PREDICTIONS, choose_detector, find_images, predict_files, write_predictions
+    from realnet.prediction import (
+        PREDICTIONS,
+        choose_detector,
+        find_images,
+        predict_files,
+        protect_files,
+        write_predictions,
+    )
     from realnet.progress import bar, console
 
     if flags.threshold is not None and not 0 <= flags.threshold <= 1:
@@ -47,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     class_name, path = choose_detector(flags.dataset, flags.class_name, flags.checkpoint)
     output = flags.output or paths.output(flags.dataset, "realnet", "vis", class_name) / "predictions"
     root, files = find_images(flags.input, output=output)
+    protect_files(root, files, output)
     with process("cpu" if flags.dry_run else flags.device) as this, console(this.is_main):
         detector = Detector.load(path, device=this.device, config=config, dataset=flags.dataset, class_name=class_name)
         if flags.dry_run:

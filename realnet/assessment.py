@@ -3,7 +3,8 @@
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 
@@ -14,13 +15,14 @@ from realnet.calibration import Calibration
 from realnet.config import RealNetConfig
 from realnet.data.check import require_sound
 from realnet.data.datasets import TestDataset
+from realnet.data.index import Entry
 from realnet.data.registry import OpenDataset
 from realnet.detector import Detector
 from realnet.distributed import Process
-from realnet.evaluation import ClassScores, Curves, curves_of, score_class, summarise
+from realnet.evaluation import ClassScores, Curves, curves_of, not_numbers, score_class, summarise
 from realnet.metrics import CurvePoints, ScoreCurve
 from realnet.reporting.gallery import Display
-from realnet.reporting.pages import write_class_page, write_heatmaps
+from realnet.reporting.pages import heatmap_name, write_class_page, write_heatmaps
 from realnet.reporting.results import (
     PROTOCOLS,
     REPORT,
@@ -89,8 +91,9 @@ def assess_class(
         UserError: where a checkpoint, an image or a mask cannot be used.
     """
     require_sound(dataset, [class_name])
-    inputs = _inputs(dataset, class_name, checkpoints, config)
-    if resume and (kept := _kept(folder, inputs)):
+    test = dataset.index(class_name, write=False).test
+    inputs = _inputs(dataset, test, checkpoints, config)
+    if resume and (kept := _kept(folder, inputs, test)):
         logger.info("%s: results of %s kept: nothing has changed; --no-resume evaluates anew", class_name, kept.made)
         return kept
     results: list[CheckpointResult] = []
@@ -116,26 +119,33 @@ def assess_class(
     return whole
 
 
-def _inputs(dataset: OpenDataset, class_name: str, checkpoints: Mapping[Protocol, Path], config: RealNetConfig) -> str:
+def _inputs(
+    dataset: OpenDataset, test: Sequence[Entry], checkpoints: Mapping[Protocol, Path], config: RealNetConfig
+) -> str:
     """Return a digest of all that a class's results come from; files count by name, size and time."""
-    test = dataset.index(class_name, write=False).test
     names = [name for entry in test for name in (entry.filename, entry.maskname) if name]
     files = [*checkpoints.values(), *(dataset.image_root / name for name in names)]
     facts = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    return hashlib.sha256(json.dumps([config.model_dump(mode="json"), facts]).encode()).hexdigest()
+    whole = [config.model_dump(mode="json"), [asdict(entry) for entry in test], facts]
+    return hashlib.sha256(json.dumps(whole).encode()).hexdigest()
 
 
-def _kept(folder: Path, inputs: str) -> ClassResult | None:
+def _kept(folder: Path, inputs: str, test: Sequence[Entry]) -> ClassResult | None:
+    """Return the results that are there, with report and all heatmaps, if they come from the same."""
     stored = read_class(folder)
-    is_whole = stored is not None and stored.inputs == inputs and (folder / REPORT).is_file()
-    return stored if is_whole else None
+    if stored is None or stored.inputs != inputs:
+        return None
+    heatmaps = [heatmap_name(entry.filename, entry.class_name) for entry in test]
+    folders = [heatmaps_folder(folder, one.protocol) for one in stored.checkpoints]
+    written = [folder / REPORT, *(place / name for place in folders for name in heatmaps)]
+    return stored if all(path.is_file() for path in written) else None
 
 
 def _assess_checkpoint(
     dataset: OpenDataset, class_name: str, protocol: Protocol, path: Path, config: RealNetConfig, process: Process
 ) -> tuple[CheckpointResult, ClassScores]:
+    modified_ns = path.stat().st_mtime_ns  # before it is read: a file that is written meanwhile is another one
     detector = Detector.load(path, device=process.device, config=config, dataset=dataset.name, class_name=class_name)
-    modified_ns = path.stat().st_mtime_ns
     entries = dataset.index(class_name).test
     scores = score_class(
         detector.model,
@@ -147,7 +157,7 @@ def _assess_checkpoint(
         description=f"{class_name}: {path.name}",
     )
     curves, fpr_limit = curves_of(scores), config.evaluation.aupro_fpr_limit
-    display, note = _display(detector.calibration, curves)
+    display, note = _display(detector.calibration, scores, curves)
     result = CheckpointResult(
         protocol=protocol,
         checkpoint=str(path),
@@ -168,8 +178,10 @@ def _assess_checkpoint(
     return result, scores
 
 
-def _display(calibration: Calibration | None, curves: Curves) -> tuple[Display, str]:
+def _display(calibration: Calibration | None, scores: ClassScores, curves: Curves) -> tuple[Display, str]:
     """Return what verdicts and pictures are measured by, and where it comes from."""
+    if broken := not_numbers(scores):
+        return Display(None, None, 1.0), broken
     if calibration is not None:
         display = Display(calibration.image_threshold, calibration.pixel_threshold, calibration.display_scale)
         return display, f"Thresholds {calibration}: no test label was used"

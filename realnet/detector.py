@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image as PILImage
+from PIL import ImageOps
 from pydantic import ValidationError
 
 from realnet import checkpoint, metrics
@@ -20,7 +21,7 @@ from realnet.checkpoint import Checkpoint
 from realnet.config import RealNetConfig
 from realnet.data.images import Image, normalise, read_image, resize_image
 from realnet.errors import UserError
-from realnet.inference import anomaly_maps
+from realnet.inference import DIVERGED, anomaly_maps
 from realnet.models.realnet import RealNet
 from realnet.networks import build_detector, compile_networks, has_backbone, place
 from realnet.precision import Precision
@@ -138,7 +139,7 @@ class Detector:
             A :class:`Prediction`, or a list of them for several images.
 
         Raises:
-            UserError: for a file that cannot be read, or an array of another kind.
+            UserError: for a file that cannot be read, an array of another kind, or a network that gives NaN.
         """
         if isinstance(images, (str, Path, PILImage.Image)) or (isinstance(images, np.ndarray) and images.ndim != 4):
             return self._predict_one(images, threshold)
@@ -149,6 +150,8 @@ class Detector:
         small = normalise(resize_image(image, self.config.image_size))[None]
         anomaly_map = anomaly_maps(self.model, small, self.precision).cpu().numpy()
         score = float(metrics.image_scores(anomaly_map, self.config.evaluation.score_pool)[0])
+        if not np.isfinite(score):
+            raise UserError(f"the detector gives NaN: {DIVERGED}")
         if threshold is None and self.calibration is not None:
             threshold = self.calibration.image_threshold
         height, width = image.shape[:2]
@@ -206,7 +209,17 @@ def _to_array(image: Picture) -> Image:
     if isinstance(image, (str, Path)):
         return read_image(Path(image))
     if isinstance(image, PILImage.Image):
-        return np.asarray(image.convert("RGB"))
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        image = _from_pil(image)
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
         raise UserError(f"an image is a uint8 RGB array (H, W, 3), got {image.dtype} {image.shape}")
     return image
+
+
+def _from_pil(image: PILImage.Image) -> Image:
+    """Return what ``read_image`` gives of the image's file."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode in {"I", "F"}:
+        raise UserError(f"an image of PIL's mode {image.mode!r} has no known range; give its file, or 8-bit values")
+    if image.mode.startswith("I;16"):
+        image = PILImage.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return np.asarray(image.convert("RGB"))

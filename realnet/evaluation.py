@@ -14,7 +14,7 @@ from realnet.data.datasets import TestDataset
 from realnet.data.index import Entry
 from realnet.distributed import Process
 from realnet.errors import UserError, message_of
-from realnet.inference import anomaly_maps
+from realnet.inference import DIVERGED, anomaly_maps
 from realnet.metrics import ScoreCurve
 from realnet.models.realnet import RealNet
 from realnet.precision import Precision
@@ -128,8 +128,16 @@ def score_class(
     )
 
 
+def not_numbers(scores: ClassScores) -> str:
+    """Say how many images the network gives NaN for, and why; "" where there are none."""
+    number = int(np.count_nonzero(~np.isfinite(scores.image_scores)))
+    return f"the detector gives NaN for {number} of {len(scores.image_scores)} images: {DIVERGED}" if number else ""
+
+
 def curves_of(scores: ClassScores) -> Curves:
     """Sort the scores of images and of pixels; images whose pixels' truth is not known count for the first alone."""
+    if broken := not_numbers(scores):
+        return Curves(Undefined(broken), Undefined(broken))
     image = _defined(lambda: metrics.image_curve(scores.image_scores, scores.labels))
     reason = _no_pixel_truth(scores)
     if reason:

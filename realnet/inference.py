@@ -6,6 +6,9 @@ from torch import Tensor
 from realnet.models.realnet import RealNet
 from realnet.precision import Precision
 
+DIVERGED = "its weights diverged, or try runtime.precision=fp32"
+"""Why a network's output may be NaN, and what to do."""
+
 
 def anomaly_maps(model: RealNet, image: Tensor, precision: Precision) -> Tensor:
     """Return the anomaly maps (B, H, W), float32 in [0, 1], of ImageNet-normalised images (B, 3, H, W).

@@ -77,6 +77,39 @@ def find_images(source: Path, *, output: Path) -> tuple[Path, list[str]]:
     return source, files
 
 
+def protect_files(root: Path, files: Sequence[str], output: Path) -> None:
+    """Make sure that heatmaps replace nothing but the heatmaps of an earlier prediction.
+
+    Args:
+        root: folder of the images.
+        files: relative to it.
+        output: the folder of the heatmaps; one that holds ``predictions.csv`` is of an earlier prediction.
+
+    Raises:
+        UserError: where ``output`` is the images' own folder, or a heatmap would replace an image or any other file.
+    """
+    if output.resolve() == root.resolve():
+        raise UserError(f"--output {output} is the folder of the images; heatmaps need one of their own")
+    inputs = {_identity(root / file) for file in files}
+    is_own = (output / PREDICTIONS).is_file()
+    targets = ((output / heatmap_name(file), _identity(output / heatmap_name(file))) for file in files)
+    lost = [str(path) for path, found in targets if found is not None and (found in inputs or not is_own)]
+    if lost:
+        raise UserError(
+            f"heatmaps would replace {len(lost)} files that are no earlier prediction's, such as {lost[0]}; give "
+            "another --output"
+        )
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file from all others, by whatever name; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def choose_detector(dataset: str, wanted: Sequence[str], given: Path | None = None) -> tuple[str, Path]:
     """Return the class and its checkpoint: the file given, else its last, else its best on the test split.
 
@@ -129,7 +162,7 @@ def predict_files(
         process: this process.
 
     Raises:
-        UserError: where a heatmap cannot be written.
+        UserError: where a heatmap cannot be written, or the network gives NaN.
     """
     step = batch_size * process.world_size
     with ThreadPoolExecutor(batch_size) as pool:
@@ -203,7 +236,10 @@ def _predict_batch(
         if isinstance(found, Unreadable):
             return found
         start = time.perf_counter()
-        prediction = detector.predict(found.image, threshold=threshold)
+        try:
+            prediction = detector.predict(found.image, threshold=threshold)
+        except UserError as error:
+            raise UserError(f"{found.file}: {error}") from error
         return found, prediction, found.seconds + time.perf_counter() - start
 
     def draw(found: tuple[_Read, Prediction, float] | Unreadable) -> FileVerdict | Unreadable:

@@ -126,7 +126,8 @@ def label_grid(
 def _heat(anomaly_map: FloatArray, scale: float) -> NDArray[np.float64]:
     if not scale > 0:
         raise ValueError(f"display scale is {scale}; give the anomaly, above 0, that is shown as hottest")
-    return np.clip(anomaly_map.astype(np.float64) / scale, 0, 1)
+    known = np.nan_to_num(anomaly_map.astype(np.float64), nan=scale)  # NaN shall not look normal
+    return np.clip(known / scale, 0, 1)
 
 
 def _outlined(picture: Picture, region: NDArray[np.bool_]) -> Picture:

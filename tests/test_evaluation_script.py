@@ -13,7 +13,7 @@ import pytest
 import tiny_detector
 from conftest import ROOT, load_script
 
-from realnet import paths
+from realnet import assessment, evaluation, paths
 from realnet.data.images import read_image
 from realnet.errors import UserError
 from realnet.reporting.results import read_class
@@ -93,6 +93,11 @@ def test_results_are_kept_until_something_changes(both_classes, capsys):
     assert is_kept()
     assert not is_kept("--no-resume")
     assert not is_kept("--set", "evaluation.score_pool=2") and not is_kept()
+    (VIS / "weave/best/test/hole/000.png").unlink()
+    assert not is_kept() and is_kept()
+    index = Path("data/tiny/samples/test_weave.json")
+    index.write_text(index.read_text().replace('"label": 1, "label_name": "defective"', '"label": 0', 1))
+    assert not is_kept() and is_kept()
     mask = next(Path("data/tiny/images/weave/ground_truth/hole").iterdir())
     mask.write_bytes(mask.read_bytes())
     assert not is_kept()
@@ -100,6 +105,34 @@ def test_results_are_kept_until_something_changes(both_classes, capsys):
     shutil.rmtree("data/tiny/samples", ignore_errors=True)
     next(Path("data/tiny/images/weave/ground_truth/stain").iterdir()).unlink()
     assert not is_kept() and is_kept()
+
+
+def test_a_network_that_gives_nan_gets_no_verdicts(tiny, capsys):
+    tiny_detector.save("weave", diverged=True)
+    assert evaluate("--class_name", "weave") == 0
+    printed, why = capsys.readouterr().out, "the detector gives NaN for 5 of 5 images: its weights diverged, or try"
+    assert f"image F1-max, pixel F1-max not computed: {why} runtime.precision=fp32\n" in printed
+    assert "missed" not in printed and "false alarm" not in printed
+    assert set(metrics_of("weave").values()) == {None} and read_class(VIS / "weave").of("last").verdicts is None
+    page = (VIS / "weave/report.html").read_text()
+    assert why in page and "hence no verdicts" in page and ">false alarm" not in page
+
+
+def test_weights_written_during_the_evaluation_are_others(both_classes, monkeypatch, capsys):
+    def score_class(*arguments, **keywords):
+        tiny_detector.save("weave", seed=3)
+        return evaluation.score_class(*arguments, **keywords)
+
+    monkeypatch.setattr(assessment, "score_class", score_class)
+    assert evaluate("--class_name", "weave") == 0
+    assert "(1 of 2 classes)" in capsys.readouterr().out and "<h2>weave</h2>" in (VIS / "report.html").read_text()
+    assert read_class(VIS / "weave") is None  # of the weights that are there now nothing is known
+
+
+def test_a_page_that_cannot_be_written_is_said(both_classes):
+    (VIS / "report.html").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"cannot write .*realnet_vis/report\.html"):
+        evaluate()
 
 
 def test_a_missing_checkpoint_names_the_command(tiny, capsys):

@@ -109,6 +109,39 @@ def test_results_inside_the_input_folder_are_no_input():
         assert len(rows(folder / "found")) == 5
 
 
+@pytest.mark.parametrize(
+    ("source", "output", "reason"),
+    [
+        ("photos", "photos", "the folder of the images"),
+        ("photos/000.png", "photos", "the folder of the images"),
+        ("photos", "photos/../photos", "the folder of the images"),
+        ("photos/stain", "photos", "would replace 1 files"),  # photos/000.png is no heatmap
+        ("new", "photos", "would replace 1 files"),
+        ("linked", "found", "would replace 1 files"),
+    ],
+)
+def test_a_photograph_is_never_replaced(tiny, source, output, reason):
+    for folder in ("photos", "photos/stain", "new", "found", "linked"):
+        Path(folder).mkdir()
+        shutil.copy(TEST / "hole/000.png", folder)
+    Path("found/predictions.csv").write_text("of an earlier prediction\n")
+    Path("linked/000.png").unlink()
+    Path("linked/000.png").symlink_to(tiny / "found/000.png")
+    before = {path: path.read_bytes() for path in tiny.rglob("*.*") if path.is_file()}
+    with pytest.raises(UserError, match=reason):
+        predict("--input", source, "--output", output)
+    assert {path: path.read_bytes() for path in tiny.rglob("*.*") if path.is_file()} == before
+
+
+def test_a_network_that_gives_nan_gives_no_verdict():
+    tiny_detector.save("weave", diverged=True)
+    with pytest.raises(
+        UserError, match=r"fibre/000\.png: the detector gives NaN: its weights diverged, or try runtime"
+    ):
+        predict("--input", TEST)
+    assert not rows()
+
+
 def test_large_images_keep_their_proportions():
     picture = np.random.default_rng(0).integers(0, 256, (1100, 2200, 3)).astype(np.uint8)
     write_image(Path("photo.jpg"), picture)

@@ -51,12 +51,16 @@ def save(
     seed: int = 0,
     calibration: Calibration | None = CALIBRATION,
     dataset: str = "tiny",
+    diverged: bool = False,
 ) -> Path:
-    """Write the checkpoint of a class under the current folder."""
+    """Write the checkpoint of a class under the current folder; one that diverged gives NaN."""
     path = paths.output(dataset, "realnet", "checkpoints", class_name) / name
+    learned = {key: value.clone() for key, value in _state(seed).items() if not key.startswith("backbone.")}
+    if diverged:
+        learned["rrs.decoder3.2.bias"].fill_(torch.nan)
     weights = Checkpoint(
         kind="realnet",
-        state_dict={key: value for key, value in _state(seed).items() if not key.startswith("backbone.")},
+        state_dict=learned,
         dataset=dataset,
         classes=(class_name,),
         class_name=class_name,

@@ -1,6 +1,7 @@
 """Images and masks: files, sizes, and the value ranges that networks take."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -113,11 +114,14 @@ def _decode(path: Path, flags: int) -> NDArray[Any]:
         raise UserError(
             f"cannot read the image {path}: {error.strerror}; check the path and its permissions"
         ) from error
-    # some OpenCV versions fill what a truncated file lacks with grey, and say nothing
-    pixels = None if not data or _is_truncated(data) else cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    pixels = None
+    if data and not _is_truncated(data):  # some OpenCV versions fill what is missing with grey, and say nothing
+        with suppress(cv2.error):  # such as for more than 2^30 pixels
+            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if pixels is None:
         raise UserError(
-            f"{path} ({len(data)} bytes) is truncated or no image that OpenCV reads; replace the file or remove it"
+            f"{path} ({len(data)} bytes) is truncated or no image that OpenCV reads (of 2^30 pixels at most); replace "
+            "the file or remove it"
         )
     return pixels
 

@@ -176,7 +176,7 @@ def chip(scene: Scene, rng: np.random.Generator) -> Defect:
     """Break a piece off the edge, where the table shows."""
     angle = rng.uniform(0, 2 * np.pi)
     centre = PLATE_SIDE * np.clip(1.4 * np.array([np.cos(angle), np.sin(angle)]), -1, 1)
-    distance = _blob(scene, rng, radius=(0.18, 0.26), centre=centre)
+    distance = _blob(scene, rng, radius=(0.22, 0.32), centre=centre)
     return Defect(distance, _flat(scene, scene.colours[0, 0]))
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from realnet import visuals
 from realnet.data.images import read_image, resize_image, resize_mask, write_image
+from realnet.data.index import IMAGE_SUFFIXES
 from realnet.evaluation import ClassScores
 from realnet.metrics import CurvePoints, FloatArray
 from realnet.progress import bar
@@ -78,11 +79,13 @@ def display_size(size: Sequence[int], *, smallest: int = 0, largest: int = 2**31
 def heatmap_name(filename: str, class_name: str = "") -> PurePosixPath:
     """Return the heatmap's path for an image's: the same, without the class's folder, and as PNG.
 
-    Another ending is kept inside the name, so that ``003.jpg`` and ``003.png`` do not meet.
+    Another ending is kept inside the name, and so is that of a PNG whose name would then be another image's: neither
+    ``003.jpg`` and ``003.png`` meet, nor do ``003.jpg`` and ``003.jpg.png``.
     """
     path = PurePosixPath(filename)
     inside = path.relative_to(class_name) if class_name in map(str, path.parents) else path
-    return inside if inside.suffix.lower() == ".png" else inside.with_name(f"{inside.name}.png")
+    is_plain = inside.suffix.lower() == ".png" and PurePosixPath(inside.stem).suffix.lower() not in IMAGE_SUFFIXES
+    return inside if is_plain else inside.with_name(f"{inside.name}.png")
 
 
 def verdict_title(score: float, threshold: float | None) -> str:
@@ -125,7 +128,6 @@ def _write(
         classes=reports,
         notes=[f"evaluated {max(result.made for result in results)}"],
     )
-    folder.mkdir(parents=True, exist_ok=True)
     write_report(folder / REPORT, data)
 
 

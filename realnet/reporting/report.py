@@ -13,6 +13,7 @@ from realnet.metrics import CurvePoints
 from realnet.reporting import charts
 from realnet.reporting.charts import OF_IMAGES, OF_PIXELS, Line
 from realnet.reporting.gallery import Display, Item, error_of, gallery_parts
+from realnet.writing import whole_file
 
 TITLES = {
     "image_auroc": "image AUROC",
@@ -102,15 +103,10 @@ def write_report(path: Path, report: ReportData) -> None:
     """Write the page, one image in memory at a time; the file appears only once it is whole.
 
     Raises:
-        OSError: the folder does not exist or cannot be written to.
+        UserError: where it cannot be written.
     """
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("w", encoding="utf-8") as page:
-            _write_page(page, report)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_file(path) as page:
+        _write_page(page, report)
 
 
 def _write_page(page: TextIO, report: ReportData) -> None:

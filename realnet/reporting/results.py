@@ -1,7 +1,6 @@
 """What an evaluation found out, as files: ``metrics.json`` of each class, and of the dataset with ``metrics.csv``."""
 
 import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -12,6 +11,7 @@ from realnet import paths
 from realnet.calibration import Calibration
 from realnet.evaluation import METRICS, Metric
 from realnet.reporting.gallery import Display
+from realnet.writing import whole_file
 
 Protocol = Literal["last", "best", "given"]
 PROTOCOLS: Mapping[Protocol, str] = {
@@ -125,8 +125,13 @@ class DatasetResult(Record):
 
 
 def write_class(folder: Path, result: ClassResult) -> None:
-    """Write a class's ``metrics.json``."""
-    _write(folder / METRICS_JSON, result.model_dump_json(indent=1))
+    """Write a class's ``metrics.json``.
+
+    Raises:
+        UserError: where it cannot be written.
+    """
+    with whole_file(folder / METRICS_JSON) as file:
+        file.write(result.model_dump_json(indent=1))
 
 
 def read_class(folder: Path) -> ClassResult | None:
@@ -141,23 +146,28 @@ def read_class(folder: Path) -> ClassResult | None:
     return result if all(map(_is_current, result.checkpoints)) else None
 
 
-def collect(dataset: str, classes: Sequence[str]) -> list[ClassResult]:
-    """Return the current results of those classes that have been evaluated, by this command or an earlier one."""
-    found = [read_class(paths.output(dataset, "realnet", "vis", name)) for name in classes]
+def collect(dataset: str, classes: Sequence[str], made: Sequence[ClassResult] = ()) -> list[ClassResult]:
+    """Return the results just made and, of the other classes, those of earlier commands that are still current."""
+    known = {result.class_name: result for result in made}
+    found = [known.get(name) or read_class(paths.output(dataset, "realnet", "vis", name)) for name in classes]
     return [result for result in found if result is not None]
 
 
 def write_dataset(folder: Path, results: Sequence[ClassResult], means: Mapping[Protocol, dict[str, Metric]]) -> None:
-    """Write a dataset's ``metrics.json`` and ``metrics.csv``, a line for each class and protocol, then the means."""
+    """Write a dataset's ``metrics.json`` and ``metrics.csv``, a line for each class and protocol, then the means.
+
+    Raises:
+        UserError: where they cannot be written.
+    """
     classes = {one.class_name: {c.protocol: c.metrics for c in one.checkpoints} for one in results}
     summary = DatasetResult(dataset=results[0].dataset, mean=dict(means), classes=classes)
-    _write(folder / METRICS_JSON, summary.model_dump_json(indent=1))
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["class", "protocol", "checkpoint", "step", *METRICS, "threshold", "missed", "false_alarms"])
-    table.writerows(_line(one.class_name, checkpoint) for one in results for checkpoint in one.checkpoints)
-    table.writerows(["mean", protocol, "", "", *_numbers(mean)] for protocol, mean in means.items())
-    _write(folder / METRICS_CSV, text.getvalue())
+    with whole_file(folder / METRICS_JSON) as file:
+        file.write(summary.model_dump_json(indent=1))
+    with whole_file(folder / METRICS_CSV) as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(["class", "protocol", "checkpoint", "step", *METRICS, "threshold", "missed", "false_alarms"])
+        table.writerows(_line(one.class_name, checkpoint) for one in results for checkpoint in one.checkpoints)
+        table.writerows(["mean", protocol, "", "", *_numbers(mean)] for protocol, mean in means.items())
 
 
 def _line(class_name: str, result: CheckpointResult) -> list[object]:
@@ -174,11 +184,3 @@ def _numbers(metrics: Mapping[str, Metric]) -> list[str]:
 def _is_current(result: CheckpointResult) -> bool:
     path = Path(result.checkpoint)
     return path.is_file() and path.stat().st_mtime_ns == result.modified_ns
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file all at once: several evaluations of a dataset may run side by side."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)

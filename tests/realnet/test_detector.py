@@ -46,6 +46,21 @@ def test_a_picture_may_come_in_any_form(detector, pictures):
     assert detector.predict([]) == []
 
 
+@pytest.mark.parametrize("mode", ["L", "I;16", "P", "LA", "1", "RGBA"])
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_a_file_and_its_pil_image_are_the_same_picture(detector, tmp_path, mode, orientation):
+    values = np.random.default_rng(0).integers(0, 256, (40, 70)).astype(np.uint8)
+    picture = Image.fromarray(values.astype(np.uint16) * 256 + 77 if mode == "I;16" else values)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "x.png"
+    (picture if mode == "I;16" else picture.convert(mode)).save(path, exif=exif)
+    assert Image.open(path).mode == mode
+    by_path, opened = detector.predict([path, Image.open(path)])
+    np.testing.assert_array_equal(by_path.anomaly_map, opened.anomaly_map)
+    assert by_path.image_score == opened.image_score
+
+
 def test_alone_and_among_others_an_image_is_predicted_to_the_same_bit(detector, pictures):
     together = detector.predict(pictures)
     backwards = detector.predict(pictures[::-1])[::-1]
@@ -72,10 +87,23 @@ def test_the_verdict_follows_the_threshold(tiny, detector, pictures):
     assert bare.predict(pictures[0], threshold=0.0).verdict == "defect"
 
 
-@pytest.mark.parametrize("picture", [np.zeros((8, 8, 3)), np.zeros((8, 8), np.uint8), np.zeros((8, 8, 4), np.uint8)])
+@pytest.mark.parametrize(
+    "picture",
+    [
+        np.zeros((8, 8, 3)),
+        *(np.zeros(shape, np.uint8) for shape in [(8, 8), (8, 8, 4), (0, 0, 3), (8, 0, 3)]),
+        Image.new("RGB", (0, 8)),
+    ],
+)
 def test_another_array_is_refused(detector, picture):
     with pytest.raises(UserError, match=r"a uint8 RGB array \(H, W, 3\), got"):
         detector.predict(picture)
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_a_pil_image_of_no_known_range_is_refused(detector, mode):
+    with pytest.raises(UserError, match=f"PIL's mode '{mode}' has no known range"):
+        detector.predict(Image.new(mode, (8, 8)))
 
 
 def test_a_foreign_checkpoint_is_refused_by_name(tiny, detector):

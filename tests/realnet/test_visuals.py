@@ -26,6 +26,11 @@ def test_the_scale_is_fixed_so_other_pixels_do_not_change_a_colour():
     assert (visuals.heatmap(weak, scale=1)[1:] == visuals.heatmap(strong, scale=1)[1:]).all()
 
 
+def test_nan_is_shown_as_hottest():
+    hot = visuals.heatmap(np.array([[0.5, np.nan]]), scale=0.5)
+    assert (hot[0, 0] == hot[0, 1]).all()
+
+
 def test_overlay_leaves_a_cold_image_and_its_inputs_as_they_are():
     image, anomaly_map = GREY.copy(), blob()
     picture = visuals.overlay(image, anomaly_map, scale=1)

@@ -1,4 +1,5 @@
 import struct
+import zlib
 
 import cv2
 import numpy as np
@@ -87,6 +88,18 @@ def test_other_files_are_refused_by_name(tmp_path):
         images.read_image(tmp_path / "note.png")
     with pytest.raises(UserError, match=r"absent\.png: No such file"):
         images.read_image(tmp_path / "absent.png")
+
+
+def test_what_is_too_large_for_the_decoder_is_refused_by_name(tmp_path):
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(bytes(1000)))
+    (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + pixels + chunk(b"IEND", b""))
+    for read in (images.read_image, images.read_mask):
+        with pytest.raises(UserError, match=r"x\.png .*2\^30 pixels"):
+            read(tmp_path / "x.png")
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])

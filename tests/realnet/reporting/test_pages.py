@@ -1,3 +1,4 @@
+from itertools import product
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -16,14 +17,17 @@ from realnet.reporting.pages import display_size, heatmap_name, heatmap_panel, v
         ("elsewhere/003.png", "tile", "elsewhere/003.png"),
         ("tile.png", "tile", "tile.png"),
         ("a/b.PNG", "", "a/b.PNG"),
+        ("a/shot.2024.png", "", "a/shot.2024.png"),
     ],
 )
 def test_every_image_has_a_heatmap_of_its_own(filename, class_name, expected):
     assert heatmap_name(filename, class_name) == PurePosixPath(expected)
 
 
-def test_images_of_one_stem_do_not_share_a_heatmap():
-    assert len({heatmap_name(f"a/1.{suffix}") for suffix in ("png", "jpg", "bmp")}) == 3
+def test_no_two_images_share_a_heatmap():
+    endings = ("png", "jpg", "bmp", "JPG", "PNG")
+    names = {".".join(["1", *parts]) for length in (1, 2, 3) for parts in product(endings, repeat=length)}
+    assert len({heatmap_name(f"a/{name}") for name in names}) == len(names) == 155
 
 
 def test_display_size_keeps_the_proportions():

@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from realnet.errors import UserError
 from realnet.metrics import CurvePoints
 from realnet.reporting.gallery import Display, Item, Pictures
 from realnet.reporting.report import ClassReport, ReportData, Result, ResultTable, write_report
@@ -116,9 +117,9 @@ def test_a_page_that_fails_leaves_the_old_one(tmp_path):
     old = written(tmp_path, report([class_report()]))
 
     def unreadable():
-        raise OSError("gone")
+        raise UserError("gone")
 
-    with pytest.raises(OSError, match="gone"):
+    with pytest.raises(UserError, match="gone"):
         written(tmp_path, report([class_report(items=items(load=unreadable))]))
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == old
     assert len(list(tmp_path.iterdir())) == 1

@@ -1,7 +1,9 @@
 import csv
 import json
 import math
+import multiprocessing
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +11,7 @@ from realnet import paths
 from realnet.calibration import Calibration
 from realnet.evaluation import METRICS, Metric
 from realnet.reporting.gallery import Display
+from realnet.reporting.pages import write_dataset_page
 from realnet.reporting.results import (
     CheckpointResult,
     ClassResult,
@@ -115,6 +118,36 @@ def test_a_datasets_files_hold_each_class_and_protocol_and_the_means(tmp_path):
     whole = json.loads((tmp_path / "metrics.json").read_text())
     assert whole["classes"]["b"]["last"]["aupro"] == {"value": None, "reason": "no defect image has a mask"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.csv", "metrics.json"]
+
+
+def test_evaluations_side_by_side_leave_whole_files(tmp_path, monkeypatch):
+    """Both have written before either renames."""
+    fork = multiprocessing.get_context("fork")
+    meet = fork.Barrier(2)
+    results = [class_result(name, checkpoint_result(checkpoint=f"weights/{name}/last.pth")) for name in ("a", "b")]
+
+    def replace(path, target, whole_replace=Path.replace):
+        meet.wait(30)
+        return whole_replace(path, target)
+
+    def evaluate():
+        write_class(tmp_path / "a", results[0])
+        write_dataset(tmp_path, results, means(results))
+        write_dataset_page(tmp_path, results, ["a", "b"])
+
+    monkeypatch.setattr(Path, "replace", replace)
+    both = [fork.Process(target=evaluate) for _ in range(2)]
+    for one in both:
+        one.start()
+    for one in both:
+        one.join()
+    assert [one.exitcode for one in both] == [0, 0]
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")) == [
+        "a/metrics.json",
+        "metrics.csv",
+        "metrics.json",
+        "report.html",
+    ]
 
 
 def test_published_means_stand_beside_whole_datasets_alone():
