@@ -19,6 +19,7 @@ from realnet.data.index import Entry
 from realnet.data.registry import OpenDataset
 from realnet.detector import Detector
 from realnet.distributed import Process
+from realnet.errors import UserError
 from realnet.evaluation import ClassScores, Curves, curves_of, not_numbers, score_class, summarise
 from realnet.metrics import CurvePoints, ScoreCurve
 from realnet.reporting.gallery import Display
@@ -40,8 +41,14 @@ logger = logging.getLogger("realnet")
 
 
 def find_checkpoints(dataset: str, class_name: str, given: Path | None = None) -> dict[Protocol, Path]:
-    """Return the file given, else the class's checkpoints that there are: the last, and the best on the test split."""
+    """Return the file given, else the class's checkpoints that there are: the last, and the best on the test split.
+
+    Raises:
+        UserError: where there is no such file.
+    """
     if given is not None:
+        if not given.is_file():
+            raise UserError(f"--checkpoint {given} does not exist; give a detector's file, or leave it out")
         return {"given": given}
     folder = paths.output(dataset, "realnet", "checkpoints", class_name)
     known: dict[Protocol, Path] = {"last": folder / paths.LAST, "best": folder / paths.BEST}

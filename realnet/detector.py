@@ -21,7 +21,7 @@ from realnet.checkpoint import Checkpoint
 from realnet.config import RealNetConfig
 from realnet.data.images import Image, normalise, read_image, resize_image
 from realnet.errors import UserError
-from realnet.inference import DIVERGED, anomaly_maps
+from realnet.inference import DIVERGED, anomaly_maps, check_score_pool
 from realnet.models.realnet import RealNet
 from realnet.networks import build_detector, compile_networks, has_backbone, place
 from realnet.precision import Precision
@@ -93,10 +93,12 @@ class Detector:
             class_name: likewise.
 
         Raises:
-            UserError: where the file is absent, does not fit, or was trained on other backbone weights.
+            UserError: where the file is absent, does not fit, or was trained on other backbone weights, or where
+                the config's ``score_pool`` is larger than the images.
         """
         stored = checkpoint.load(Path(path), kind="realnet", dataset=dataset, class_name=class_name)
         used = _config_of(stored, config, Path(path))
+        check_score_pool(used.evaluation.score_pool, used.image_size)
         brings_backbone = has_backbone(stored.state_dict)
         model = build_detector(used, backbone_weights="given" if brings_backbone else None)
         own = {} if brings_backbone else {f"backbone.{k}": v for k, v in model.backbone.state_dict().items()}

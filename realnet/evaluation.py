@@ -14,7 +14,7 @@ from realnet.data.datasets import TestDataset
 from realnet.data.index import Entry
 from realnet.distributed import Process
 from realnet.errors import UserError, message_of
-from realnet.inference import DIVERGED, anomaly_maps
+from realnet.inference import DIVERGED, anomaly_maps, check_score_pool
 from realnet.metrics import ScoreCurve
 from realnet.models.realnet import RealNet
 from realnet.precision import Precision
@@ -103,9 +103,7 @@ def score_class(
     Raises:
         UserError: on all processes alike, where an image or a mask cannot be used, or the images are too small.
     """
-    if min(dataset.image_size) < config.score_pool:
-        height, width = dataset.image_size
-        raise UserError(f"evaluation.score_pool is {config.score_pool}, more than the images' {height}x{width} pixels")
+    check_score_pool(config.score_pool, dataset.image_size)
     was_training = model.training
     model.eval()
     try:

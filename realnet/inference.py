@@ -3,11 +3,19 @@
 import torch
 from torch import Tensor
 
+from realnet.errors import UserError
 from realnet.models.realnet import RealNet
 from realnet.precision import Precision
 
 DIVERGED = "its weights diverged, or try runtime.precision=fp32"
 """Why a network's output may be NaN, and what to do."""
+
+
+def check_score_pool(score_pool: int, image_size: tuple[int, int]) -> None:
+    """Raise UserError where the pool of the image score is larger than the maps, of (height, width)."""
+    if score_pool > min(image_size):
+        height, width = image_size
+        raise UserError(f"evaluation.score_pool is {score_pool}, more than the images' {height}x{width} pixels")
 
 
 def anomaly_maps(model: RealNet, image: Tensor, precision: Precision) -> Tensor:

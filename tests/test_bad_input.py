@@ -87,6 +87,16 @@ CHECKPOINTS = [
         [f"{script} --checkpoint {spoil.DIFFUSION}" for script in (f"evaluation_realnet {WEAVE}", PREDICT)],
         ["is of kind 'diffusion', but 'realnet' is needed; give the right file"],
     ),
+    (
+        spoil.detectors,
+        [f"{script} --checkpoint nope.pth" for script in (f"evaluation_realnet {WEAVE}", PREDICT)],
+        ["--checkpoint nope.pth does not exist; give"],
+    ),
+    (
+        spoil.detectors,
+        [f"{PREDICT} --set evaluation.score_pool=100", f"{PREDICT} --dry-run --set evaluation.score_pool=100"],
+        ["evaluation.score_pool is 100, more than the images' 32x32 pixels"],
+    ),
     (spoil.diffusion, [f"train_classifier --set pretrained={spoil.DIFFUSION}"], ["'classifier' is needed; give"]),
     (spoil.detectors, [f"sample --set diffusion={spoil.DETECTOR}"], ["'realnet', but 'diffusion' is needed; give"]),
     (

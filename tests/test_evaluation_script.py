@@ -118,6 +118,22 @@ def test_a_network_that_gives_nan_gets_no_verdicts(tiny, capsys):
     assert why in page and "hence no verdicts" in page and ">false alarm" not in page
 
 
+def test_names_that_are_odd_or_long_are_evaluated(both_classes, capsys):
+    odd = TEST / "hole" / os.fsdecode(b"Stra\xdfe.png")
+    shutil.copy(TEST / "good/000.png", TEST / "good" / f"{'n' * 251}.jpg")
+    shutil.copy(TEST / "stain/000.png", odd)
+    assert evaluate("--class_name", "weave") == 0
+    assert "Stra\\udcdfe.png" in (VIS / "weave/report.html").read_text()
+    assert [image.filename for image in read_class(VIS / "weave").of("last").images if "Stra" in image.filename] == [
+        "weave/test/hole/Stra\\udcdfe.png"
+    ]
+    assert (VIS / "weave/last/test/hole" / odd.name).is_file() and len(images(VIS / "weave/last/test/good")) == 3
+    capsys.readouterr()
+    assert evaluate("--class_name", "weave") == 0 and "kept" in capsys.readouterr().out
+    odd.write_bytes(b"no image")
+    assert evaluate("--class_name", "weave", "widget") == 1 and "Stra\\udcdfe.png" in capsys.readouterr().out
+
+
 def test_weights_written_during_the_evaluation_are_others(both_classes, monkeypatch, capsys):
     def score_class(*arguments, **keywords):
         tiny_detector.save("weave", seed=3)

@@ -1,5 +1,7 @@
 """An evaluation's pictures: the report pages, and one heatmap file for each test image."""
 
+import hashlib
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -21,6 +23,8 @@ from realnet.reporting.tables import f1_text, tables
 
 SMALLEST_SIDE = 256
 """Smaller heatmaps are enlarged, so that captions fit and details show."""
+LONGEST_NAME = 255
+"""Bytes that file systems take."""
 
 
 def write_heatmaps(scores: ClassScores, image_root: Path, folder: Path, display: Display, description: str) -> None:
@@ -80,12 +84,17 @@ def heatmap_name(filename: str, class_name: str = "") -> PurePosixPath:
     """Return the heatmap's path for an image's: the same, without the class's folder, and as PNG.
 
     Another ending is kept inside the name, and so is that of a PNG whose name would then be another image's: neither
-    ``003.jpg`` and ``003.png`` meet, nor do ``003.jpg`` and ``003.jpg.png``.
+    ``003.jpg`` and ``003.png`` meet, nor do ``003.jpg`` and ``003.jpg.png``. A name that would be too long for a file is
+    cut, and told from others by a digest.
     """
     path = PurePosixPath(filename)
     inside = path.relative_to(class_name) if class_name in map(str, path.parents) else path
     is_plain = inside.suffix.lower() == ".png" and PurePosixPath(inside.stem).suffix.lower() not in IMAGE_SUFFIXES
-    return inside if is_plain else inside.with_name(f"{inside.name}.png")
+    name = inside.name if is_plain else f"{inside.name}.png"
+    whole = os.fsencode(name)
+    if len(whole) > LONGEST_NAME:
+        name = f"{whole[:200].decode(errors='ignore')}-{hashlib.sha256(whole).hexdigest()[:16]}.png"
+    return inside.with_name(name)
 
 
 def verdict_title(score: float, threshold: float | None) -> str:

@@ -3,9 +3,9 @@
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from realnet import paths
 from realnet.calibration import Calibration
@@ -23,6 +23,8 @@ METRICS_JSON, METRICS_CSV, REPORT = "metrics.json", "metrics.csv", "report.html"
 
 Drawn = tuple[tuple[float, ...], tuple[float, ...]]
 """x and y of a curve that is thinned for drawing."""
+Name = Annotated[str, AfterValidator(lambda name: name.encode(errors="backslashreplace").decode())]
+"""Of a file; what is not UTF-8, which JSON cannot hold, with backslashes."""
 
 
 class Record(BaseModel):
@@ -34,8 +36,8 @@ class Record(BaseModel):
 class ImageResult(Record):
     """A test image: its file (relative to the image root), its kind, the truth, and its score."""
 
-    filename: str
-    kind: str
+    filename: Name
+    kind: Name
     is_defect: bool
     score: float
 
