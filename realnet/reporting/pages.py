@@ -84,8 +84,8 @@ def heatmap_name(filename: str, class_name: str = "") -> PurePosixPath:
     """Return the heatmap's path for an image's: the same, without the class's folder, and as PNG.
 
     Another ending is kept inside the name, and so is that of a PNG whose name would then be another image's: neither
-    ``003.jpg`` and ``003.png`` meet, nor do ``003.jpg`` and ``003.jpg.png``. A name that would be too long for a file is
-    cut, and told from others by a digest.
+    ``003.jpg`` and ``003.png`` meet, nor do ``003.jpg`` and ``003.jpg.png``. A name that would be too long for a file
+    is cut, and told from others by a digest.
     """
     path = PurePosixPath(filename)
     inside = path.relative_to(class_name) if class_name in map(str, path.parents) else path
