@@ -11,6 +11,9 @@ class UserError(Exception):
     Scripts print the message without a traceback and exit with code 2.
     """
 
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
+
 
 class Stopped(Exception):
     """A signal has ended the work early: it is saved, and the text says how to go on. Scripts exit with code 0."""
@@ -37,3 +40,8 @@ def for_each(function: Callable[[ItemT], ResultT], items: Iterable[ItemT]) -> li
 def message_of(error: UserError) -> str:
     """Return the message alone; a worker of a DataLoader hands its errors on wrapped in a traceback."""
     return str(error).rpartition(f"{UserError.__module__}.{UserError.__name__}: ")[2]
+
+
+def printable(text: str) -> str:
+    """Return the text with backslashes for what UTF-8 cannot write, as of file names that are not in it."""
+    return text.encode(errors="backslashreplace").decode()
