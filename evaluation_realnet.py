@@ -1,6 +1,6 @@
 """Stage 5: evaluate the detectors of one class or several on their test splits."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = {name: found for name, found in chosen.items() if found}
     if flags.dry_run:
         plan.show(config, plan.evaluation(config, dataset, chosen, device=flags.device))
-        return _left_out(failed, is_main=True)
+        _show_left_out(failed)
+        return 1 if failed else 0
 
     results: list[ClassResult] = []
     with process(flags.device) as this, console(this.is_main):
@@ -69,8 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UserError("\n".join(failed.values()))
         if this.is_main:
             _show(results, dataset.classes)
-            _write_pages(results, dataset.classes, flags.checkpoint)
-        return _left_out(failed, is_main=this.is_main)
+            _show_left_out(failed)
+            _write_pages(results, dataset.classes, failed, flags.checkpoint)
+        return 1 if failed else 0
 
 
 def _show(results: "Sequence[ClassResult]", classes: Sequence[str]) -> None:
@@ -82,7 +84,14 @@ def _show(results: "Sequence[ClassResult]", classes: Sequence[str]) -> None:
     print("", *tables.verdict_lines(results), "", sep="\n")
 
 
-def _write_pages(results: "Sequence[ClassResult]", classes: Sequence[str], given: Path | None) -> None:
+def _show_left_out(failed: Mapping[str, str]) -> None:
+    if failed:
+        print("left out", *(f"{name}: {reason}" for name, reason in failed.items()), "", sep="\n")
+
+
+def _write_pages(
+    results: "Sequence[ClassResult]", classes: Sequence[str], failed: Container[str], given: Path | None
+) -> None:
     """Write the dataset's results (a file given by hand is no part of them), and say where everything is."""
     from realnet.assessment import heatmaps_folder, results_folder
     from realnet.reporting.pages import write_dataset_page
@@ -94,18 +103,12 @@ def _write_pages(results: "Sequence[ClassResult]", classes: Sequence[str], given
     lines = [f"heatmaps   {heatmaps_folder(folder, one.protocol)}" for one in results[0].checkpoints]
     lines += [f"report     {folder / REPORT}", f"numbers    {folder / METRICS_JSON}"]
     if given is None:
-        evaluated = collect(dataset, classes, results)
+        evaluated = collect(dataset, [name for name in classes if name not in failed], results)
         write_dataset(root, evaluated, means(evaluated))
         write_dataset_page(root, evaluated, classes)
         number = f"{len(evaluated)} of {len(classes)} classes"
         lines += [f"table      {root / METRICS_CSV} ({number})", f"report     {root / REPORT} ({number})"]
     cli.close(True, *lines)
-
-
-def _left_out(failed: dict[str, str], *, is_main: bool) -> int:
-    if failed and is_main:
-        print(f"\nleft out: {', '.join(failed)}", *failed.values(), sep="\n", flush=True)
-    return 1 if failed else 0
 
 
 if __name__ == "__main__":

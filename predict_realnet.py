@@ -73,6 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         shown = bar(verdicts, total=len(found.files), description=class_name, is_main=this.is_main)
         summary = write_predictions(shown, output, this)
 
+    threshold, source = flags.threshold, "given"
+    if threshold is None and detector.calibration is not None:
+        threshold, source = detector.calibration.image_threshold, "calibrated"
     names = {
         "defect": "defect",
         "normal": "normal",
@@ -86,6 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         *filter(None, [found.passed_over_text()]),
         *([f"{len(reasons):>6} left out", *reasons] if reasons else []),
         f"detector   {path}",
+        *([f"threshold  {threshold:.4g} ({source})"] if threshold is not None else []),
         f"verdicts   {output / PREDICTIONS}",
         f"heatmaps   {output}",
     )

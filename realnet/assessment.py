@@ -32,8 +32,10 @@ from realnet.reporting.results import (
     Drawn,
     ImageResult,
     Protocol,
+    Source,
     Verdicts,
     read_class,
+    read_earlier,
     write_class,
 )
 
@@ -103,6 +105,8 @@ def assess_class(
     if resume and (kept := _kept(folder, inputs, test)):
         logger.info("%s: results of %s kept: nothing has changed; --no-resume evaluates anew", class_name, kept.made)
         return kept
+    if process.is_main:
+        _remove_stale_heatmaps(folder, class_name, test)
     results: list[CheckpointResult] = []
     for protocol in reversed([protocol for protocol in PROTOCOLS if protocol in checkpoints]):
         path = checkpoints[protocol]
@@ -148,6 +152,15 @@ def _kept(folder: Path, inputs: str, test: Sequence[Entry]) -> ClassResult | Non
     return stored if all(path.is_file() for path in written) else None
 
 
+def _remove_stale_heatmaps(folder: Path, class_name: str, test: Sequence[Entry]) -> None:
+    """Remove the heatmaps that the evaluation before this one wrote of images that are tested no longer."""
+    earlier, tested = read_earlier(folder), {entry.filename for entry in test}
+    for one in earlier.checkpoints if earlier else ():
+        stale = [heatmap_name(image.filename, class_name) for image in one.images if image.filename not in tested]
+        for name in stale:
+            (heatmaps_folder(folder, one.protocol) / name).unlink(missing_ok=True)
+
+
 def _assess_checkpoint(
     dataset: OpenDataset, class_name: str, protocol: Protocol, path: Path, config: RealNetConfig, process: Process
 ) -> tuple[CheckpointResult, ClassScores]:
@@ -174,7 +187,7 @@ def _assess_checkpoint(
         calibration=detector.calibration,
         display=display,
         threshold_note=note,
-        verdicts=_verdicts(scores, curves, display.threshold),
+        verdicts=_verdicts(scores, curves, display.threshold, "calibrated" if detector.calibration else "test labels"),
         images=tuple(
             ImageResult(filename=entry.filename, kind=entry.kind, is_defect=bool(entry.label), score=float(score))
             for entry, score in zip(entries, scores.image_scores, strict=True)
@@ -195,12 +208,11 @@ def _display(calibration: Calibration | None, scores: ClassScores, curves: Curve
     image, pixel = (
         curve.f1_max.threshold if isinstance(curve, ScoreCurve) else None for curve in (curves.image, curves.pixel)
     )
-    return Display(
-        image, pixel, 1.0
-    ), "The checkpoint holds no calibration: thresholds of the best F1 on the test split"
+    note = "No calibration for these settings is stored: thresholds picked on the test labels, for the best F1"
+    return Display(image, pixel, 1.0), note
 
 
-def _verdicts(scores: ClassScores, curves: Curves, threshold: float | None) -> Verdicts | None:
+def _verdicts(scores: ClassScores, curves: Curves, threshold: float | None, source: Source) -> Verdicts | None:
     if threshold is None:
         return None
     is_found, is_defect = scores.image_scores >= threshold, scores.labels == 1
@@ -210,6 +222,7 @@ def _verdicts(scores: ClassScores, curves: Curves, threshold: float | None) -> V
     best = curves.image.f1_max if isinstance(curves.image, ScoreCurve) else None
     return Verdicts(
         threshold=threshold,
+        source=source,
         missed=missed,
         false_alarms=alarms,
         f1=2 * found / (2 * found + missed + alarms) if best else None,
@@ -236,3 +249,10 @@ def _notes(scores: ClassScores) -> Iterator[str]:
     without = int(np.count_nonzero(~scores.has_mask))
     if without and scores.masks.any():
         yield f"{without} defect images without a mask are left out of the metrics of pixels"
+    vanished = np.flatnonzero(scores.has_mask & (scores.labels == 1) & ~scores.masks.any(axis=(1, 2)))
+    if len(vanished):
+        height, width = scores.masks.shape[1:]
+        yield (
+            f"{len(vanished)} masks show no defect at {height}x{width} pixels, such as "
+            f"{scores.entries[vanished[0]].maskname}: the metrics of pixels take these images for normal"
+        )

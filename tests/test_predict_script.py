@@ -57,7 +57,7 @@ def test_a_folder_gives_verdicts_and_heatmaps_in_its_own_tree(capsys):
     assert sorted(path.relative_to(OUTPUT).as_posix() for path in OUTPUT.rglob("*.png")) == sorted(found)
     printed = capsys.readouterr().out
     assert str(OUTPUT / "predictions.csv") in printed and "ckpt_last.pth" in printed
-    assert "defect" in printed and "normal" in printed
+    assert "defect" in printed and "normal" in printed and "\nthreshold  0.65 (calibrated)\n" in printed
 
 
 def test_alone_in_a_batch_and_among_others_all_bits_are_equal():
@@ -127,8 +127,9 @@ def test_names_of_any_kind_get_a_verdict_or_are_listed(capsys, monkeypatch):
     assert f"{long}.png: File name too long" in capsys.readouterr().out and len(rows()) == 2
 
 
-def test_the_threshold_can_be_given():
+def test_the_threshold_can_be_given(capsys):
     assert predict("--input", TEST, "--threshold", 0) == 0
+    assert "\nthreshold  0 (given)\n" in capsys.readouterr().out
     assert {row["verdict"] for row in rows().values()} == {"defect"}
     assert {row["threshold"] for row in rows().values()} == {"0.0"}
     assert predict("--input", TEST, "--threshold", 1) == 0
@@ -141,7 +142,8 @@ def test_without_calibration_there_is_no_verdict_but_a_score(capsys):
     tiny_detector.save("weave", calibration=None)
     assert predict("--input", TEST) == 0
     assert {(row["threshold"], row["verdict"]) for row in rows().values()} == {("", "")}
-    assert "5 without a verdict" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "5 without a verdict" in printed and "\nthreshold" not in printed
 
 
 def test_results_inside_the_input_folder_are_no_input():

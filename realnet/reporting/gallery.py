@@ -130,11 +130,15 @@ def _tile(caption: str, content: str) -> str:
 
 
 def _mask(item: Item, mask: MaskArray | None, size: tuple[int, int]) -> str:
-    if not item.is_defect or mask is None:
-        text = "no mask" if item.is_defect else "normal"
+    if not item.is_defect or mask is None or not mask.any():
+        text = "normal" if not item.is_defect else "no mask" if mask is None else _vanished(mask)
         return f'<div class="none" style="aspect-ratio: {size[0]} / {size[1]}">{text}</div>'
     share = _resized((mask != 0).astype(np.float32), size)
     return _image(visuals.mask_picture(share > 0), ".png")  # not the nearest pixel: a small defect would vanish
+
+
+def _vanished(mask: MaskArray) -> str:
+    return "the mask shows no defect at {}x{} pixels".format(*mask.shape)
 
 
 def _resized(values: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:

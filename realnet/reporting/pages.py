@@ -84,8 +84,8 @@ def heatmap_name(filename: str, class_name: str = "") -> PurePosixPath:
     """Return the heatmap's path for an image's: the same, without the class's folder, and as PNG.
 
     Another ending is kept inside the name, and so is that of a PNG whose name would then be another image's: neither
-    ``003.jpg`` and ``003.png`` meet, nor do ``003.jpg`` and ``003.jpg.png``. A name that would be too long for a file
-    is cut, and told from others by a digest.
+    ``003.jpg`` and ``003.png`` meet, nor do ``003.jpg`` and ``003.jpg.png``. A name that would be too long is cut, and
+    told from others by a digest.
     """
     path = PurePosixPath(filename)
     inside = path.relative_to(class_name) if class_name in map(str, path.parents) else path
@@ -127,15 +127,15 @@ def write_dataset_page(folder: Path, results: Sequence[ClassResult], classes: Se
 def _write(
     folder: Path, results: Sequence[ClassResult], reports: Sequence[ClassReport], *, classes: Sequence[str]
 ) -> None:
-    first = results[0].checkpoints[0]
-    path = Path(first.checkpoint)
+    missing = [name for name in classes if name not in {result.class_name for result in results}]
     data = ReportData(
         dataset=results[0].dataset,
-        checkpoint=str(path if len(results) == 1 else path.parent.with_name("<class>") / path.name),
-        protocol=PROTOCOLS[first.protocol],
         tables=tables(results, classes),
         classes=reports,
-        notes=[f"evaluated {max(result.made for result in results)}"],
+        notes=[
+            f"evaluated {max(result.made for result in results)}",
+            *([f"without results: {', '.join(missing)}"] if missing else []),
+        ],
     )
     write_report(folder / REPORT, data)
 
@@ -146,6 +146,8 @@ def _class_report(result: ClassResult, items: Sequence[Item], *, gallery_page: s
     curves = {name: _points(drawn) for name, drawn in first.curves.items()}
     return ClassReport(
         class_name=result.class_name,
+        checkpoint=first.checkpoint,
+        protocol=PROTOCOLS[first.protocol],
         items=items,
         display=first.display,
         threshold_note=note,

@@ -20,6 +20,8 @@ PROTOCOLS: Mapping[Protocol, str] = {
     "best": "best on the test split, as published",
     "given": "the file given by --checkpoint",
 }
+Source = Literal["calibrated", "test labels"]
+"""Where a threshold comes from."""
 METRICS_JSON, METRICS_CSV, REPORT = "metrics.json", "metrics.csv", "report.html"
 
 Drawn = tuple[tuple[float, ...], tuple[float, ...]]
@@ -48,6 +50,7 @@ class Verdicts(Record):
 
     Attributes:
         threshold: a score at or above it is a defect.
+        source: of the threshold; the best F1 on the test split where it is the test labels.
         missed: defect images below it.
         false_alarms: normal images at or above it.
         f1: at the threshold; None where only one of normal and defect is there.
@@ -56,6 +59,7 @@ class Verdicts(Record):
     """
 
     threshold: float
+    source: Source
     missed: int
     false_alarms: int
     f1: float | None
@@ -142,11 +146,16 @@ def read_class(folder: Path) -> ClassResult | None:
 
     Results whose checkpoint was written anew since are not what that checkpoint would give.
     """
+    result = read_earlier(folder)
+    return result if result and all(map(_is_current, result.checkpoints)) else None
+
+
+def read_earlier(folder: Path) -> ClassResult | None:
+    """Read a class's ``metrics.json``, by whatever weights; None where there is none, or one of another version."""
     try:
-        result = ClassResult.model_validate_json((folder / METRICS_JSON).read_text(encoding="utf-8"))
+        return ClassResult.model_validate_json((folder / METRICS_JSON).read_text(encoding="utf-8"))
     except (OSError, ValidationError):
         return None
-    return result if all(map(_is_current, result.checkpoints)) else None
 
 
 def collect(dataset: str, classes: Sequence[str], made: Sequence[ClassResult] = ()) -> list[ClassResult]:
@@ -168,14 +177,17 @@ def write_dataset(folder: Path, results: Sequence[ClassResult], means: Mapping[P
         file.write(summary.model_dump_json(indent=1))
     with whole_file(folder / METRICS_CSV) as file:
         table = csv.writer(file, lineterminator="\n")
-        table.writerow(["class", "protocol", "checkpoint", "step", *METRICS, "threshold", "missed", "false_alarms"])
+        judged = ["threshold", "threshold_source", "missed", "false_alarms"]
+        table.writerow(["class", "protocol", "checkpoint", "step", *METRICS, *judged])
         table.writerows(_line(one.class_name, checkpoint) for one in results for checkpoint in one.checkpoints)
         table.writerows(["mean", protocol, "", "", *_numbers(mean)] for protocol, mean in means.items())
 
 
 def _line(class_name: str, result: CheckpointResult) -> list[object]:
     verdicts = result.verdicts
-    judged = [] if verdicts is None else [f"{verdicts.threshold:.6g}", verdicts.missed, verdicts.false_alarms]
+    judged: list[object] = []
+    if verdicts is not None:
+        judged = [f"{verdicts.threshold:.6g}", verdicts.source, verdicts.missed, verdicts.false_alarms]
     return [class_name, result.protocol, result.checkpoint, result.step, *_numbers(result.metrics), *judged]
 
 

@@ -77,6 +77,8 @@ def test_thumbnails_are_small_and_keep_a_one_pixel_defect():
 
 def test_what_has_no_mask_says_so():
     assert "no mask" in page([item("a", 0.9, load=lambda: pictures(mask=False))])
+    vanished = Pictures(np.zeros((8, 8, 3), np.uint8), np.zeros((4, 4)), np.zeros((4, 6), bool))
+    assert "the mask shows no defect at 4x6 pixels" in page([item("a", 0.9, load=lambda: vanished)])
     normal = page([item("a", 0.1, is_defect=False)])
     assert ">normal</div>" in normal and len(list(images(normal))) == 3
 

@@ -25,7 +25,9 @@ from realnet.reporting.results import (
 from realnet.reporting.tables import PUBLISHED, console_lines, f1_text, means, tables, verdict_lines
 
 VALUES = {name: Metric(0.9 + index / 100) for index, name in enumerate(METRICS)}
-VERDICTS = Verdicts(threshold=0.5, missed=1, false_alarms=0, f1=0.8, best_f1=0.9, best_threshold=0.4)
+VERDICTS = Verdicts(
+    threshold=0.5, source="calibrated", missed=1, false_alarms=0, f1=0.8, best_f1=0.9, best_threshold=0.4
+)
 
 
 def checkpoint_result(protocol="last", *, path=None, **changes):
@@ -113,6 +115,7 @@ def test_a_datasets_files_hold_each_class_and_protocol_and_the_means(tmp_path):
         ("mean", "best"),
     ]
     assert float(rows[0]["image_auroc"]) == 0.9 and rows[0]["missed"] == "1" and rows[0]["step"] == "7"
+    assert rows[0]["threshold_source"] == "calibrated"
     assert rows[2]["aupro"] == "" and rows[2]["threshold"] is None
     assert float(rows[3]["aupro"]) == 0.92
     whole = json.loads((tmp_path / "metrics.json").read_text())
@@ -173,7 +176,7 @@ def test_the_console_table_is_aligned_and_says_what_is_missing():
         "",
         "a",
         "longer",
-        "mean",
+        "mean of 2",
         "published mean of all classes",
     ]
     assert table[2].split() == ["longer", "90.00", "91.00", "–", "93.00", "–", "95.00", "96.00"]
@@ -184,7 +187,7 @@ def test_the_console_table_is_aligned_and_says_what_is_missing():
 def test_the_verdicts_are_told_with_the_best_possible():
     one = class_result("a", checkpoint_result(), notes=("2 defect images without a mask",))
     assert list(verdict_lines([one])) == [
-        "a, last: threshold 0.5: 1 of 1 defects missed, 0 false alarms on 1 normal images; "
+        "a, last: threshold 0.5 (calibrated): 1 of 1 defects missed, 0 false alarms on 1 normal images; "
         "F1 0.8000 at the threshold, the best possible 0.9000 at 0.4",
         "a: 2 defect images without a mask",
     ]
