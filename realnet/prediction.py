@@ -19,6 +19,7 @@ from realnet.distributed import Process
 from realnet.errors import UserError
 from realnet.reporting.gallery import Display
 from realnet.reporting.pages import SMALLEST_SIDE, display_size, heatmap_name, heatmap_panel, verdict_title
+from realnet.writing import refusing
 
 PREDICTIONS = "predictions.csv"
 LARGEST_SIDE = 1024
@@ -196,15 +197,12 @@ def write_predictions(found: Iterable[FileVerdict | Unreadable], output: Path, p
 @contextmanager
 def _table(folder: Path) -> Iterator["csv.DictWriter[str]"]:
     path = folder / PREDICTIONS
-    try:
+    with refusing(path):
         folder.mkdir(parents=True, exist_ok=True)
-        file = path.open("w", encoding="utf-8", newline="", buffering=1)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; give another --output") from error
-    with file:
-        table = csv.DictWriter(file, [field.name for field in fields(FileVerdict)], lineterminator="\n")
-        table.writeheader()
-        yield table
+        with path.open("w", encoding="utf-8", newline="", buffering=1) as file:
+            table = csv.DictWriter(file, [field.name for field in fields(FileVerdict)], lineterminator="\n")
+            table.writeheader()
+            yield table
 
 
 def _walk(source: Path, output: Path) -> Iterator[str]:
