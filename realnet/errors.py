@@ -1,3 +1,5 @@
+import errno
+import re
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
@@ -35,6 +37,28 @@ def for_each(function: Callable[[ItemT], ResultT], items: Iterable[ItemT]) -> li
     if refusals:
         raise UserError("\n".join(dict.fromkeys(refusals)))
     return results
+
+
+_OF_THE_DISK = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO),
+    *(errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
+}
+_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|ALLOC_FAILED")
+
+
+def advice_on(error: Exception) -> str | None:
+    """Say what this computer lacks, and what helps, where an error comes of that; None: it is another one."""
+    if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+        where = error.filename or "a file cannot be written"
+        return f"{where}: {error.strerror}; free space there, check its permissions, or choose another folder"
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _OF_MEMORY.search(str(error))):
+        reason = ". ".join((str(error) or type(error).__name__).splitlines()[0].split(". ")[:2])
+        return (
+            f"there is not enough memory ({reason}). Make the batches smaller (train.batch_size, with "
+            "train.accumulation so much larger; evaluation.batch_size; of sample.py batch_size), or set "
+            "runtime.activation_checkpointing=true or runtime.precision=bf16; --dry-run states the need"
+        )
+    return None
 
 
 def message_of(error: UserError) -> str:
