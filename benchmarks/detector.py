@@ -24,8 +24,8 @@ from realnet.models.afs import afs_criteria, afs_criterion
 from realnet.models.realnet import RealNet
 from realnet.networks import build_detector, place
 from realnet.precision import Precision
-from realnet.training.detector import detect_pairs
 from realnet.training.optimisation import Optimisation
+from realnet.training.pairs import detect_pairs
 
 PARTS = ("inference", "training", "afs")
 

@@ -12,7 +12,7 @@ from typing import NoReturn, TypeVar
 
 from realnet import config as configs
 from realnet import cpu, paths
-from realnet.errors import UserError, message_of
+from realnet.errors import UserError, advice_on, message_of
 
 cpu.spin_briefly()
 
@@ -99,7 +99,9 @@ def close(is_main: bool, *lines: str) -> None:
 
 
 def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
-    """Run a script's main, which may return an exit code: bad input ends with one message and exit code 2.
+    """Run a script's main, which may return an exit code.
+
+    Bad input, a full disk and too little memory end with one message and exit code 2.
 
     Where one of several processes fails, the others end with its message and exit code.
     """
@@ -111,8 +113,9 @@ def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
         _fail(f"error: {message_of(error)}", 2)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
-    except Exception:
-        _fail(traceback.format_exc().rstrip(), 1)
+    except Exception as error:
+        advice = advice_on(error)
+        _fail(*(f"error: {advice}", 2) if advice else (traceback.format_exc().rstrip(), 1))
 
 
 def _fail(text: str, code: int) -> NoReturn:

@@ -20,6 +20,7 @@ from realnet.errors import UserError
 from realnet.photographs import LeftOut
 from realnet.reporting.gallery import Display
 from realnet.reporting.pages import SMALLEST_SIDE, display_size, heatmap_name, heatmap_panel, verdict_title
+from realnet.writing import refusing
 
 PREDICTIONS = "predictions.csv"
 UNFIT_NAME = {errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ}
@@ -173,14 +174,12 @@ def write_predictions(found: Iterable[FileVerdict | LeftOut], output: Path, proc
 @contextmanager
 def _table(folder: Path) -> Iterator["csv.DictWriter[str]"]:
     path = folder / PREDICTIONS
-    try:
+    with refusing(path):
         folder.mkdir(parents=True, exist_ok=True)
         with path.open("w", encoding="utf-8", errors="backslashreplace", newline="", buffering=1) as file:
             table = csv.DictWriter(file, [field.name for field in fields(FileVerdict)], lineterminator="\n")
             table.writeheader()
             yield table
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; free space, or give another --output") from error
 
 
 def _predict_batch(

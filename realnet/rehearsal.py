@@ -21,7 +21,7 @@ from realnet.models.realnet import RealNet
 from realnet.networks import build_classifier, build_diffusion, build_unet
 from realnet.precision import Precision
 from realnet.sampling import Sampler
-from realnet.training.detector import detect_joined
+from realnet.training.pairs import detect_joined
 
 ADAM_MOMENTS = 2
 CPU = torch.device("cpu")  # where fake tensors say they are

@@ -10,9 +10,9 @@ import numpy as np
 
 from realnet import config, paths
 from realnet.config import SampleConfig
-from realnet.data.images import Image, write_image
 from realnet.errors import UserError
 from realnet.precision import Precision
+from realnet.writing import refusing, whole
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,8 @@ def describe(source: str, settings: SampleConfig, number_format: Precision) -> s
 
 def prepare(folder: Path, description: str, resume: bool) -> None:
     """Make the folder ready; refuse to mix images of other settings with new ones."""
-    folder.mkdir(parents=True, exist_ok=True)
+    with refusing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     settings = folder / paths.SDAS_SETTINGS
     if not resume:
         # the settings last: whoever is killed before leaves no images without the settings they were made with
@@ -63,22 +64,14 @@ def prepare(folder: Path, description: str, resume: bool) -> None:
             "--output writes elsewhere"
         )
     partial = folder / f".{paths.SDAS_SETTINGS}"
-    partial.write_text(description, encoding="utf-8")
-    partial.replace(settings)
-
-
-def write_whole(path: Path, image: Image) -> None:
-    """Write an image, of which a reader never sees a part."""
-    partial = path.with_name(f".{path.name}")
-    write_image(partial, image)
-    partial.replace(path)
+    with whole(settings, partial):
+        partial.write_text(description, encoding="utf-8")
 
 
 def write_manifest(folder: Path, wanted: Sequence[Draw], source: str) -> None:
     """List a folder's images; it is whole then."""
     partial = folder / f".{paths.SDAS_MANIFEST}"
-    with partial.open("w", newline="", encoding="utf-8") as file:
+    with whole(folder / paths.SDAS_MANIFEST, partial), partial.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
         rows.writerow(["file", "class", "seed", "strength", "checkpoint"])
         rows.writerows([draw.file, draw.class_name, draw.seed, f"{draw.strength:.6f}", source] for draw in wanted)
-    partial.replace(folder / paths.SDAS_MANIFEST)

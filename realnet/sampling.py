@@ -14,7 +14,7 @@ from guided_diffusion.gaussian import GaussianDiffusion
 from guided_diffusion.sampling import ClassifierGuidance, ddim_sample_loop, p_sample_loop
 from realnet import checkpoint, config, distributed, paths, precision, samples
 from realnet.config import ClassifierConfig, DiffusionConfig, SampleConfig
-from realnet.data.images import Image
+from realnet.data.images import Image, write_whole_image
 from realnet.distributed import Process
 from realnet.errors import Stopped, UserError
 from realnet.networks import build_classifier, build_diffusion, build_unet, compile_networks, place
@@ -134,7 +134,7 @@ def _write_images(
             images = sample_batch(sampler, padded, settings, number_format)[: len(batch)]
             _finish(written)
             files = (folder / draw.file for draw in batch)
-            written = [writers.submit(samples.write_whole, *each) for each in zip(files, images, strict=True)]
+            written = [writers.submit(write_whole_image, *each) for each in zip(files, images, strict=True)]
             progress.update(len(batch))
         _finish(written)
 

@@ -115,7 +115,7 @@ def test_kills_in_the_last_save(tiny):
 @pytest.mark.parametrize(
     ("command", "first", "last"),
     [
-        (f"{DIFFUSION} {RARELY}", ["half of strengths#.png"], Fate("step", 1, signal.SIGTERM)),
+        (f"{DIFFUSION} {RARELY}", ["half of .strengths#.png"], Fate("step", 1, signal.SIGTERM)),
         (
             f"{DETECTOR} {RARELY} --class_name weave",
             ["after ckpt_best.pth", "half of .ckpt_best.pth.partial"],

@@ -1,7 +1,6 @@
 """Local anomalies as a product: images, masks, the normal images they came from, and a manifest."""
 
 import csv
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from realnet.data.index import Entry
 from realnet.data.synthesis import AnomalySynthesizer, LocalAnomaly
 from realnet.errors import UserError
 from realnet.progress import bar
+from realnet.writing import whole_file
 
 MANIFEST = "manifest.csv"
 FOLDERS = ("image", "mask", "source")
@@ -143,9 +143,7 @@ def _record(file: str, entry: Entry, anomaly: LocalAnomaly, draw: tuple[int, int
 
 
 def _write_manifest(path: Path, records: Sequence[Record]) -> None:
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
+    with whole_file(path) as file:
         writer = csv.DictWriter(file, fieldnames=list(asdict(records[0])))
         writer.writeheader()
         writer.writerows(asdict(record) for record in records)
-    temporary.replace(path)

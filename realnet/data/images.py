@@ -13,6 +13,7 @@ from PIL import Image as PILImage
 from torch import Tensor
 
 from realnet.errors import UserError
+from realnet.writing import refusing, whole
 
 Image = NDArray[Any]  # OpenCV's own annotations do not know uint8
 """RGB of uint8, (H, W, 3)."""
@@ -61,11 +62,20 @@ def write_image(path: Path, image: Image | Mask) -> None:
         pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
     quality = [cv2.IMWRITE_JPEG_QUALITY, 95] if path.suffix.lower() in {".jpg", ".jpeg"} else []
     encoded = cv2.imencode(path.suffix, pixels, quality)[1]
-    try:
+    with refusing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encoded.tobytes())
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; free space there or choose another folder") from error
+
+
+def write_whole_image(path: Path, image: Image) -> None:
+    """Write an image, of which a reader never sees a part; one process at a time writes it.
+
+    Raises:
+        UserError: where the file cannot be written.
+    """
+    part = path.with_name(f".{path.name}")
+    with whole(path, part):
+        write_image(part, image)
 
 
 def resize_image(image: Image, size: tuple[int, int]) -> Image:

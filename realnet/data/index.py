@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from realnet.errors import UserError
+from realnet.writing import whole
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 NORMAL_FOLDERS = frozenset({"good", "ok", "normal"})
@@ -119,14 +120,17 @@ def build_index(root: Path, class_name: str) -> ClassIndex:
 
 
 def write_index(samples_dir: Path, class_name: str, index: ClassIndex) -> None:
-    """Write ``train_<class>.json`` and ``test_<class>.json``, each all at once."""
-    samples_dir.mkdir(parents=True, exist_ok=True)
+    """Write ``train_<class>.json`` and ``test_<class>.json``, each all at once.
+
+    Raises:
+        UserError: where they cannot be written.
+    """
     for split, entries in (("train", index.train), ("test", index.test)):
         path = samples_dir / f"{split}_{class_name}.json"
         # processes of one run may write the same index; each replaces it whole
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text("".join(f"{json.dumps(_to_line(entry))}\n" for entry in entries), encoding="utf-8")
-        temporary.replace(path)
+        with whole(path, temporary):
+            temporary.write_text("".join(f"{json.dumps(_to_line(entry))}\n" for entry in entries), encoding="utf-8")
 
 
 def read_index(samples_dir: Path, class_name: str) -> ClassIndex:

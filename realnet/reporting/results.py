@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from realnet import paths
 from realnet.calibration import Calibration
+from realnet.errors import printable
 from realnet.evaluation import METRICS, Metric
 from realnet.reporting.gallery import Display
 from realnet.writing import whole_file
@@ -25,8 +26,8 @@ METRICS_JSON, METRICS_CSV, REPORT = "metrics.json", "metrics.csv", "report.html"
 
 Drawn = tuple[tuple[float, ...], tuple[float, ...]]
 """x and y of a curve that is thinned for drawing."""
-Name = Annotated[str, AfterValidator(lambda name: name.encode(errors="backslashreplace").decode())]
-"""Of a file; what is not UTF-8, which JSON cannot hold, with backslashes."""
+Name = Annotated[str, AfterValidator(printable)]
+"""Of a file, as JSON can hold it."""
 
 
 class Record(BaseModel):

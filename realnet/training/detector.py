@@ -26,12 +26,12 @@ from realnet.errors import Stopped
 from realnet.evaluation import Metric, curves_of, score_class, summarise
 from realnet.losses import cross_entropy_loss, focal_loss, reconstruction_loss
 from realnet.models.afs import afs_criteria
-from realnet.models.realnet import Detection, RealNet
 from realnet.networks import build_detector, compile_networks, place
 from realnet.progress import bar, follow
 from realnet.stopping import leave_signals_to_main
 from realnet.training import state
 from realnet.training.loop import fit
+from realnet.training.pairs import detect_pairs
 from realnet.training.run import Run
 
 logger = logging.getLogger("realnet")
@@ -277,30 +277,6 @@ class DetectorTask:
                 raise Stopped("stopped before the first step; the same command goes on")
             yield batch
         self.train_set.only_anomalous = False
-
-
-def detect_pairs(model: RealNet, batch: dict[str, Any], device: torch.device) -> tuple[Detection, dict[str, Tensor]]:
-    """Detect on a training batch; return that and the clean originals' features by block.
-
-    The backbone runs once on what differs: an item without anomaly is its own original.
-    """
-    anomalous = batch["has_anomaly"].nonzero().flatten()  # on the CPU: no synchronisation
-    images = torch.cat([batch["image"], batch["clean"][anomalous]]).to(device, non_blocking=True)
-    if device.type == "cuda":
-        images = images.contiguous(memory_format=torch.channels_last)
-    return detect_joined(model, images, anomalous.to(device, non_blocking=True))
-
-
-def detect_joined(model: RealNet, images: Tensor, place: Tensor) -> tuple[Detection, dict[str, Tensor]]:
-    """Detect as :func:`detect_pairs` on images (B + K, 3, H, W): B items, then the originals of the K at ``place``."""
-    with torch.inference_mode():
-        levels = model.backbone(images)
-    number, size = len(images) - len(place), (images.shape[-2], images.shape[-1])
-    selected, clean = {}, {}
-    for name, features in model.afs(levels, size).items():
-        selected[name] = features[:number]
-        clean[name] = features[:number].index_copy(0, place, features[number:])
-    return model.detect(selected, size), clean
 
 
 def published_score(metrics: Mapping[str, Metric]) -> float | None:

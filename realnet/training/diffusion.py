@@ -14,7 +14,6 @@ from realnet.checkpoint import Checkpoint
 from realnet.config import ClassifierConfig, DiffusionConfig
 from realnet.data.check import advise, require_sound
 from realnet.data.datasets import DiffusionDataset
-from realnet.data.images import write_image
 from realnet.data.index import Entry
 from realnet.data.registry import keep_index, open_dataset
 from realnet.distributed import Process
@@ -129,10 +128,8 @@ class DiffusionTask:
             logger.info("step %d: the diffusion model is %s", step, verdict(self.health))
             run.scalars(step, {f"health/{name}": value for name, value in figures.items()})
             folder = paths.output(self.data.dataset, "diffusion", "vis")
-            folder.mkdir(parents=True, exist_ok=True)
             for name, panel in health.panels.items():
-                run.image(step, name, panel)
-                write_image(folder / f"{name}_{step:07d}.png", panel)
+                run.image(step, name, panel, folder / f"{name}_{step:07d}.png")
         return True
 
     def _look(self) -> Health | None:

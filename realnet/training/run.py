@@ -1,10 +1,14 @@
 """What surrounds a training loop: progress, log, metrics, and an orderly end."""
 
+import errno
 import json
 import logging
+import os
+import sys
+import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from logging.handlers import MemoryHandler
 from pathlib import Path
 from types import TracebackType
@@ -14,9 +18,11 @@ import numpy as np
 import torch
 
 from realnet.config import Section, dump
+from realnet.data.images import Image, write_whole_image
 from realnet.distributed import Process
 from realnet.errors import Stopped, UserError
 from realnet.progress import bar, console
+from realnet.writing import refusing, whole
 
 logger = logging.getLogger("realnet")
 
@@ -25,7 +31,8 @@ class Run:
     """A context for a training: logs to the console, a file, ``metrics.jsonl`` and TensorBoard, on rank 0.
 
     Nothing is written before :meth:`open`; the file then begins with what was logged until then, and ends with the
-    error that ended the run, if one did.
+    error that ended the run, if one did. What cannot be written from then on, such as on a full disk, is missing in the
+    logs; that is said once, and the run goes on.
 
     Args:
         folder: where the logs go.
@@ -37,8 +44,10 @@ class Run:
         self._handlers = ExitStack()
         self._log = MemoryHandler(capacity=10_000, flushLevel=logging.CRITICAL + 1)
         self._writer: Any = None
+        self._has_gaps = False
 
     def __enter__(self) -> Self:
+        self._handlers.enter_context(_quiet_threads())
         self._handlers.enter_context(console(self.process.is_main, self._log))
         return self
 
@@ -50,9 +59,10 @@ class Run:
         elif kind and error:  # the console has it from the script
             reason = None if isinstance(error, UserError) else (kind, error, trace)
             self._log.handle(logger.makeRecord(logger.name, logging.ERROR, __file__, 0, "%s", (error,), reason))
-        self._handlers.close()
         if self._writer is not None:
-            self._writer.close()
+            with self._sparing():
+                self._writer.close()
+        self._handlers.close()
 
     def open(self, config: Section, start_step: int, *, validated: bool = True) -> None:
         """Begin to write.
@@ -61,14 +71,20 @@ class Run:
             config: saved as ``config.yaml``.
             start_step: what the logs hold beyond it, from a run that was cut off, is dropped.
             validated: whether the validation after that step, if one belongs there, is done; else it is dropped too.
+
+        Raises:
+            UserError: where nothing can be written.
         """
-        if not self.process.is_main:
-            return
+        if self.process.is_main:
+            with refusing(self.folder):
+                self._open(config, start_step, validated)
+
+    def _open(self, config: Section, start_step: int, validated: bool) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "config.yaml").write_text(dump(config), encoding="utf-8")
-        file = logging.FileHandler(self.folder / "log.txt", encoding="utf-8")
+        file = _LogFile(self.folder / "log.txt", self._lose)
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         self._handlers.callback(file.close)
         self._log.setTarget(file)
@@ -90,15 +106,33 @@ class Run:
         if not self.process.is_main:
             return
         line = {"step": step, "time": round(time.time(), 3), **{k: float(v) for k, v in values.items()}}
-        with self._metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-        for key, value in values.items():
-            self._writer.add_scalar(key, value, step)
+        with self._sparing():
+            _append(self._metrics, f"{json.dumps(line)}\n")
+        with self._sparing():
+            for key, value in values.items():
+                self._writer.add_scalar(key, value, step)
 
-    def image(self, step: int, tag: str, image: np.ndarray) -> None:
-        """Write a picture (H, W, 3) uint8 to TensorBoard."""
-        if self.process.is_main:
+    def image(self, step: int, tag: str, image: Image, path: Path) -> None:
+        """Write a picture (H, W, 3) uint8 to a file and to TensorBoard."""
+        if not self.process.is_main:
+            return
+        with self._sparing():
+            write_whole_image(path, image)
+        with self._sparing():
             self._writer.add_image(tag, image, step, dataformats="HWC")
+
+    @contextmanager
+    def _sparing(self) -> Iterator[None]:
+        """Lose a log rather than the training."""
+        try:
+            yield
+        except (OSError, UserError) as error:
+            self._lose(error)
+
+    def _lose(self, error: BaseException | None) -> None:
+        if not self._has_gaps:
+            self._has_gaps = True
+            logger.warning("WARNING: the logs in %s have gaps from here on (%s); free space there", self.folder, error)
 
     @property
     def _metrics(self) -> Path:
@@ -111,8 +145,48 @@ class Run:
         lines = self._metrics.read_text().splitlines() if step else []
         kept = [line for line in lines if _place_of(line) <= last]
         partial = self._metrics.with_suffix(".partial")  # a kill leaves the old lines or the kept ones
-        partial.write_text("".join(f"{line}\n" for line in kept))
-        partial.replace(self._metrics)
+        with whole(self._metrics, partial):
+            partial.write_text("".join(f"{line}\n" for line in kept))
+
+
+class _LogFile(logging.FileHandler):
+    """A log that loses lines which cannot be written."""
+
+    def __init__(self, path: Path, lose: Callable[[BaseException | None], None]) -> None:
+        super().__init__(path, encoding="utf-8")
+        self._lose = lose
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002 - logging's signature
+        self._lose(sys.exception())
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
+
+
+@contextmanager
+def _quiet_threads() -> Iterator[None]:
+    """Spare the console the tracebacks of TensorBoard's thread, whose errors the next call to it raises."""
+
+    def report(lost: threading.ExceptHookArgs) -> None:
+        if not isinstance(lost.exc_value, OSError):
+            whole_report(lost)
+
+    whole_report, threading.excepthook = threading.excepthook, report
+    try:
+        yield
+    finally:
+        threading.excepthook = whole_report
+
+
+def _append(path: Path, line: str) -> None:
+    """Add a line to a file; all of it or nothing."""
+    data = line.encode()
+    with path.open("ab", buffering=0) as file:
+        end = file.tell()
+        if file.write(data) < len(data):
+            file.truncate(end)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _place_of(line: str) -> float:
