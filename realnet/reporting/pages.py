@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
+from urllib.parse import quote
 
 import cv2
 import numpy as np
@@ -117,7 +118,7 @@ def write_dataset_page(folder: Path, results: Sequence[ClassResult], classes: Se
         _class_report(
             result,
             [_item(image, _not_shown) for image in result.checkpoints[0].images],
-            gallery_page=f"{result.class_name}/{REPORT}",
+            gallery_page=quote(os.fsencode(f"{result.class_name}/{REPORT}")),
         )
         for result in results
     ]

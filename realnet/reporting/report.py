@@ -66,7 +66,7 @@ class ClassReport:
         pixel_roc: curve of the pixels; None where it was not computed.
         pro: mean region overlap up to `fpr_limit`; None where it was not computed.
         fpr_limit: where `pro` ends.
-        gallery_page: relative link to the page that holds the gallery; None shows it here.
+        gallery_page: relative link, as URLs are written, to the page that holds the gallery; None shows it here.
     """
 
     class_name: str

@@ -2,8 +2,10 @@ import csv
 import json
 import math
 import multiprocessing
+import re
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
@@ -151,6 +153,14 @@ def test_evaluations_side_by_side_leave_whole_files(tmp_path, monkeypatch):
         "metrics.json",
         "report.html",
     ]
+
+
+def test_links_lead_to_classes_of_any_name(tmp_path):
+    names = ["a b", "50%", "#1", "x:y", "Straße"]
+    write_dataset_page(tmp_path, [class_result(name) for name in names], names)
+    links = re.findall(r'href="([^"]+)"', (tmp_path / "report.html").read_text())
+    assert [urlsplit(link)[:2] + urlsplit(link)[3:] for link in links] == [("", "", "", "")] * len(names)
+    assert [unquote(urlsplit(link).path) for link in links] == [f"{name}/report.html" for name in names]
 
 
 def test_published_means_stand_beside_whole_datasets_alone():
