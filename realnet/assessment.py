@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from realnet import checkpoint, paths
+from realnet import checkpoint, distributed, paths
 from realnet.calibration import Calibration
 from realnet.config import RealNetConfig
 from realnet.data.check import require_sound
@@ -99,10 +99,12 @@ def assess_class(
     Raises:
         UserError: where a checkpoint, an image or a mask cannot be used.
     """
-    require_sound(dataset, [class_name])
-    test = dataset.index(class_name, write=False).test
-    inputs = _inputs(dataset, test, checkpoints, config)
-    if resume and (kept := _kept(folder, inputs, test)):
+    with distributed.alike():
+        require_sound(dataset, [class_name])
+        test = dataset.index(class_name, write=False).test
+        inputs = _inputs(dataset, test, checkpoints, config)
+    kept = _kept(folder, inputs, test) if resume else None
+    if not distributed.any_process(kept is None) and kept:
         logger.info("%s: results of %s kept: nothing has changed; --no-resume evaluates anew", class_name, kept.made)
         return kept
     if process.is_main:
@@ -113,9 +115,10 @@ def assess_class(
         # of each checkpoint's maps only those of the one at hand are in memory; the last are the pictured ones
         result, scores = _assess_checkpoint(dataset, class_name, protocol, path, config, process)
         results.insert(0, result)
-        if process.is_main:
-            description = f"{class_name}: heatmaps ({protocol})"
-            write_heatmaps(scores, dataset.image_root, heatmaps_folder(folder, protocol), result.display, description)
+        with distributed.alike():
+            if process.is_main:
+                description, place = f"{class_name}: heatmaps ({protocol})", heatmaps_folder(folder, protocol)
+                write_heatmaps(scores, dataset.image_root, place, result.display, description)
     whole = ClassResult(
         dataset=dataset.name,
         class_name=class_name,
@@ -124,9 +127,10 @@ def assess_class(
         checkpoints=tuple(results),
         inputs=inputs,
     )
-    if process.is_main:
-        write_class_page(folder, whole, scores, dataset.image_root)
-        write_class(folder, whole)
+    with distributed.alike():
+        if process.is_main:
+            write_class_page(folder, whole, scores, dataset.image_root)
+            write_class(folder, whole)
     return whole
 
 
@@ -165,8 +169,11 @@ def _assess_checkpoint(
     dataset: OpenDataset, class_name: str, protocol: Protocol, path: Path, config: RealNetConfig, process: Process
 ) -> tuple[CheckpointResult, ClassScores]:
     modified_ns = path.stat().st_mtime_ns  # before it is read: a file that is written meanwhile is another one
-    detector = Detector.load(path, device=process.device, config=config, dataset=dataset.name, class_name=class_name)
-    entries = dataset.index(class_name).test
+    with distributed.alike():
+        detector = Detector.load(
+            path, device=process.device, config=config, dataset=dataset.name, class_name=class_name
+        )
+        entries = dataset.index(class_name).test
     scores = score_class(
         detector.model,
         TestDataset(entries, dataset.image_root, image_size=detector.config.image_size),

@@ -13,7 +13,6 @@ from realnet.config import EvaluationConfig, RuntimeConfig
 from realnet.data.datasets import TestDataset
 from realnet.data.index import Entry
 from realnet.distributed import Process
-from realnet.errors import UserError, message_of
 from realnet.inference import DIVERGED, anomaly_maps
 from realnet.metrics import ScoreCurve
 from realnet.models.realnet import RealNet
@@ -106,14 +105,11 @@ def score_class(
     was_training = model.training
     model.eval()
     try:
-        share: _Share | str = _score_share(model, dataset, config, runtime, precision, process, description)
-    except UserError as error:
-        share = message_of(error)  # the other processes wait for this one's part
-    model.train(was_training)
+        with distributed.alike():
+            share = _score_share(model, dataset, config, runtime, precision, process, description)
+    finally:
+        model.train(was_training)
     shares = distributed.gather(share)
-    problems = [one for one in shares if isinstance(one, str)]
-    if problems:
-        raise UserError("\n".join(problems))
     maps, masks, has_mask = (_interleaved(parts) for parts in zip(*shares, strict=True))
     return ClassScores(
         entries=dataset.entries,

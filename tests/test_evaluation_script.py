@@ -280,22 +280,37 @@ def test_dry_run_checks_the_weights_and_touches_nothing(both_classes, tiny, caps
         evaluate("--dry-run")
 
 
-def test_two_processes_give_the_numbers_of_one(both_classes):
-    assert evaluate("--class_name", "weave") == 0
-    alone = read_class(VIS / "weave").of("last")
-    shutil.rmtree(VIS)
+def by_two_processes(*arguments: str) -> subprocess.CompletedProcess:
     script = str(ROOT / "evaluation_realnet.py")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29641", script]
-    ended = subprocess.run(
-        [*launcher, "--dataset", "tiny", "--class_name", "weave", "--device", "cpu"],
+    return subprocess.run(
+        [*launcher, "--dataset", "tiny", "--device", "cpu", *arguments],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def test_two_processes_give_the_numbers_of_one(both_classes):
+    assert evaluate("--class_name", "weave") == 0
+    alone = read_class(VIS / "weave").of("last")
+    shutil.rmtree(VIS)
+    ended = by_two_processes("--class_name", "weave")
     assert ended.returncode == 0, ended.stderr
     together = read_class(VIS / "weave").of("last")
     scores = [[image.score for image in result.images] for result in (alone, together)]
     np.testing.assert_allclose(scores[0], scores[1], rtol=1e-5)
     assert alone.metrics == together.metrics
     assert ended.stdout.count("tiny, last step") == 1
+
+
+def test_a_class_that_fails_on_one_process_fails_on_all(both_classes):
+    assert evaluate("--class_name", "widget") == 0
+    alone = metrics_of("widget")
+    shutil.rmtree(VIS)
+    (VIS / "weave").mkdir(parents=True)
+    (VIS / "weave/best").write_text("the main process cannot write heatmaps here")
+    ended = by_two_processes()
+    assert ended.returncode == 1 and "left out\nweave: cannot write " in ended.stdout, ended.stderr
+    assert metrics_of("widget") == alone
