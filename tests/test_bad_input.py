@@ -220,3 +220,21 @@ def test_a_process_of_its_own_says_the_same(tiny):
     assert ended.returncode == 2
     assert contents(tiny) == before
     check(ended.stderr, ["weave/train/good/001.png", "widget/train/good/001.png", "replace them"])
+
+
+def test_workers_do_not_outlive_a_refusal(tiny):
+    picture = Path("data/tiny/images/weave/train/good/000.png")
+    whole = picture.read_bytes()
+    start = whole.index(b"IDAT") + 10
+    picture.write_bytes(whole[:start] + b"U" * (len(whole) - start - 20) + whole[-20:])
+    flags = ["--dataset", "tiny", "--class_name", "weave", "--device", "cpu", "--set", "runtime.num_workers=1"]
+    ended = subprocess.run(
+        [sys.executable, ROOT / "train_realnet.py", *flags],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 2 and "good/000.png" in ended.stderr, ended.stderr
+    assert "Traceback" not in ended.stderr
