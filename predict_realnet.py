@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from realnet import plan
     from realnet.detector import Detector
-    from realnet.distributed import process
+    from realnet.distributed import planned, process
     from realnet.errors import UserError
     from realnet.prediction import (
         PREDICTIONS,
@@ -55,11 +55,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     output = flags.output or paths.output(flags.dataset, "realnet", "vis", class_name) / "predictions"
     root, files = find_images(flags.input, output=output)
     protect_files(root, files, output)
-    with process("cpu" if flags.dry_run else flags.device) as this, console(this.is_main):
-        detector = Detector.load(path, device=this.device, config=config, dataset=flags.dataset, class_name=class_name)
-        if flags.dry_run:
-            plan.show(config, plan.prediction(detector, str(path), len(files), output, device=flags.device))
-            return 0
+    known = {"config": config, "dataset": flags.dataset, "class_name": class_name}
+    if flags.dry_run:
+        this, detector = planned(flags.device), Detector.load(path, device="meta", **known)
+        plan.show(config, plan.prediction(detector, str(path), len(files), output, this), this)
+        return 0
+    with process(flags.device) as this, console(this.is_main):
+        detector = Detector.load(path, device=this.device, **known)
         found = predict_files(
             detector, files, root, output, threshold=flags.threshold, batch_size=flags.batch_size, process=this
         )
