@@ -97,12 +97,13 @@ def _write_pages(
     """Write the dataset's results (a file given by hand is no part of them), and say where everything is."""
     from realnet.assessment import heatmaps_folder, results_folder
     from realnet.reporting.pages import write_dataset_page
-    from realnet.reporting.results import METRICS_CSV, METRICS_JSON, REPORT, collect, write_dataset
+    from realnet.reporting.results import METRICS_CSV, METRICS_JSON, PROTOCOLS, REPORT, collect, write_dataset
     from realnet.reporting.tables import means
 
     dataset, name = results[0].dataset, results[0].class_name if len(results) == 1 else "<class>"
     folder, root = results_folder(dataset, name, given), paths.output(dataset, "realnet", "vis")
-    lines = [f"heatmaps   {heatmaps_folder(folder, one.protocol)}" for one in results[0].checkpoints]
+    made = [protocol for protocol in PROTOCOLS if any(result.of(protocol) for result in results)]
+    lines = [f"heatmaps   {heatmaps_folder(folder, protocol)}" for protocol in made]
     lines += [f"report     {folder / REPORT}", f"numbers    {folder / METRICS_JSON}"]
     if given is None:
         evaluated = collect(dataset, [name for name in classes if name not in failed], results)

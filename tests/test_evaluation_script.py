@@ -77,6 +77,7 @@ def test_a_threshold_from_the_test_labels_is_called_so(both_classes, capsys):
     printed = capsys.readouterr().out
     assert re.search(r"\nweave, best: threshold \S+ \(picked on the test labels\): ", printed)
     assert re.search(r"\nwidget, last: threshold 0\.65 \(calibrated\): ", printed)
+    assert printed.count("heatmaps   experiments/tiny/realnet_vis/<class>/") == 2
     rows = list(csv.DictReader((VIS / "metrics.csv").open()))
     assert [row["threshold_source"] for row in rows[:2]] == ["test labels", "calibrated"]
     page = (VIS / "report.html").read_text()

@@ -147,9 +147,10 @@ def _resized(values: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
 
 
 def _image(picture: Picture, ending: str) -> str:
-    """Embed a picture as a data URI."""
+    """Embed a picture as a data URI, on a button that enlarges it."""
     options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if ending == ".jpg" else []
     _, encoded = cv2.imencode(ending, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)
     kind = "jpeg" if ending == ".jpg" else "png"
     data = base64.b64encode(encoded.tobytes()).decode()
-    return f'<img alt="" loading="lazy" decoding="async" src="data:image/{kind};base64,{data}">'
+    image = f'<img alt="" loading="lazy" decoding="async" src="data:image/{kind};base64,{data}">'
+    return f'<button type="button" class="zoom" aria-label="enlarge" title="enlarge">{image}</button>'

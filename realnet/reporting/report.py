@@ -135,10 +135,14 @@ def _table(table: ResultTable) -> str:
         body.append(_row(mean_name(table), table.mean, columns, 'class="mean"'))
     rows = [*table.rows.values(), table.mean or {}]
     has_published = any(result.published is not None for row in rows for result in row.values())
-    legend = "In %" + ("; small: published" if has_published else "")
+    legend = ["In %"]
+    if "image_f1_max" in columns:
+        legend.append("F1-max: at the best threshold, by the test labels")
+    if has_published:
+        legend.append("small: published")
     return (
         f'<h3>{escape(table.protocol)}</h3><div class="wide"><table><tr><th></th>{head}</tr>{"".join(body)}</table>'
-        f'</div><p class="note">{legend}.</p>{"".join(_reasons(table.rows))}\n'
+        f'</div><p class="note">{"; ".join(legend)}.</p>{"".join(_reasons(table.rows))}\n'
     )
 
 
@@ -154,7 +158,7 @@ def _cell(result: Result) -> str:
 
 def mean_name(table: ResultTable) -> str:
     """Say how many classes a table's mean is of: other protocols may have others."""
-    return f"mean of {len(table.rows)}"
+    return f"mean of {len(table.rows)} {'class' if len(table.rows) == 1 else 'classes'}"
 
 
 def missing_metrics(row: Mapping[str, Result]) -> dict[str, list[str]]:

@@ -59,6 +59,12 @@ def test_a_card_holds_image_mask_map_and_overlay():
     assert heat[20, 20, 0] < 100 and overlay[20, 20, 0] > 180  # the cold map is dark, the cold overlay is the image
 
 
+def test_every_picture_is_on_a_button_that_enlarges_it():
+    html = page([item("a", 0.9), item("b", 0.1, is_defect=False)])
+    assert len(re.findall(r'<button type="button" class="zoom" aria-label="enlarge[^<]*><img ', html)) == 7
+    assert html.count("<img") == 7
+
+
 def test_the_overlay_follows_scale_and_pixel_threshold():
     def overlay(display):
         return list(images(page([item("a", 0.9)], display)))[-1].astype(int)

@@ -92,7 +92,7 @@ def test_several_classes_have_a_mean_and_links_to_their_pages(tmp_path):
     table = ResultTable("best on the test split, as published", {"a": ROW, "b": ROW}, mean={"image_auroc": Result(0.5)})
     html = written(tmp_path, report(classes, tables=[table]))
     page = parsed(html)
-    assert re.search(r'class="mean"><th>mean of 2</th><td>50\.00</td><td>–</td>', html)
+    assert re.search(r'class="mean"><th>mean of 2 classes</th><td>50\.00</td><td>–</td>', html)
     assert page.links == ["a/report.html"] and "article" not in page.tags
     assert "2 classes" in html
     assert re.search(

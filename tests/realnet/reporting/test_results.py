@@ -186,7 +186,7 @@ def test_the_console_table_is_aligned_and_says_what_is_missing():
         "",
         "a",
         "longer",
-        "mean of 2",
+        "mean of 2 classes",
         "published mean of all classes",
     ]
     assert table[2].split() == ["longer", "90.00", "91.00", "–", "93.00", "–", "95.00", "96.00"]
