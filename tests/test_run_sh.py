@@ -28,6 +28,7 @@ if [[ $1 == -m ]]; then how="$2 $4 "; shift 4; fi
 job="$1 ${*: 5}" job=${job% }
 trap 'sleep 0.2; echo "saved $job" >>calls; exit 0' TERM INT
 echo "begin ${CUDA_VISIBLE_DEVICES:--} ${how-}$job" >>calls
+if [[ -n ${how-} ]]; then echo "grace $TORCH_ELASTIC_SHUTDOWN_TIMEOUT" >>calls; fi
 if [[ $job == "${SLOW-}" ]]; then sleep 60 >&- 2>&- & wait; fi
 until (($(grep -c begin calls) >= ${TOGETHER:-1})); do sleep 0.02; done
 echo "end ${CUDA_VISIBLE_DEVICES:--}" >>calls
@@ -184,6 +185,7 @@ def test_shared_stages_and_sampling_take_all_gpus_at_once(run):
     assert run("diffusion,sample", "tiny", "weave", GPUS="4")[0] == 0
     launcher = "torch.distributed.run --nproc_per_node=4"
     assert calls() == [f"{launcher} train_diffusion.py", f"{launcher} sample.py weave"]
+    assert calls("grace") == ["240", "240"]  # less than SLURM's 300 seconds
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
