@@ -203,7 +203,7 @@ slurm)
     setup requirements.txt
     names=$(classes_of "${@:2}")
     mapfile -t classes <<<"$names"
-    exec bash experiments/sweep.slurm submit "$2" "${classes[@]}"
+    exec bash experiments/sweep.slurm submit "$2" "experiments/$2/sweep_log/$(date +%Y%m%d-%H%M%S)-$$" "${classes[@]}"
     ;;
 *)
     usage
