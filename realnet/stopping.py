@@ -1,6 +1,7 @@
 """SIGTERM and Ctrl-C: a run that is asked to stop finishes what it is at, saves, and ends well."""
 
 import signal
+import time
 from collections.abc import Iterable, Iterator
 from types import FrameType, TracebackType
 from typing import Any, Self, TypeVar
@@ -10,6 +11,8 @@ import torch
 from realnet.errors import Stopped
 
 ItemT = TypeVar("ItemT")
+REPEAT_SECONDS = 1.0
+"""Within these the same Ctrl-C may come again: a terminal sends it to all, and torchrun hands it on to its workers."""
 
 
 class StopSignals:
@@ -21,6 +24,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.asked = False
+        self._when = 0.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -46,9 +50,11 @@ class StopSignals:
             yield item
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
-        if self.asked and number == signal.SIGINT:
+        now = time.monotonic()
+        if not self.asked:
+            self.asked, self._when = True, now
+        elif number == signal.SIGINT and now - self._when > REPEAT_SECONDS:
             raise KeyboardInterrupt
-        self.asked = True
 
 
 def leave_signals_to_main(_worker: int) -> None:
