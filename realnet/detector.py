@@ -98,7 +98,8 @@ class Detector:
         """
         stored = checkpoint.load(Path(path), kind="realnet", dataset=dataset, class_name=class_name)
         used = _config_of(stored, config, Path(path))
-        model = build_detector(used, backbone_weights="given" if has_backbone(stored.state_dict) else None)
+        given = "given" if has_backbone(stored.state_dict) else None
+        model = build_detector(used, backbone_weights=given, only_backbone=True)
         _fill(model, stored, Path(path))
         _check_backbone(model, stored, Path(path))
         where = torch.device(device) if device else best_device()
