@@ -39,9 +39,8 @@ def _fill(network: nn.Module) -> None:
 
 
 def _empty(tensor: Tensor) -> Tensor:
-    return torch.empty(
-        tensor.shape, dtype=tensor.dtype, device="cpu"
-    )  # empty_like would make the tensor a fake one too
+    """Return a fake tensor like another; ``empty_like`` would make a fake one of that too, which takes longer."""
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
 
 
 class _Meter(TorchDispatchMode):
