@@ -105,7 +105,7 @@ class Detector:
         brings_backbone = has_backbone(stored.state_dict)
         if not brings_backbone:
             used = _with_backbone_weights(used, backbone_weights, Path(path))
-        model = build_detector(used, backbone_weights="given" if brings_backbone else None)
+        model = build_detector(used, backbone_weights="given" if brings_backbone else None, only_backbone=True)
         _fill(model, stored, Path(path))
         _check_backbone(model, stored, Path(path))
         where = torch.device(device) if device else best_device()

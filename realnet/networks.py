@@ -4,7 +4,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar, cast
 
 import torch
@@ -84,18 +84,21 @@ def build_classifier(config: ClassifierConfig, num_classes: int) -> NoisyClassif
         )
 
 
-def build_detector(config: RealNetConfig, *, backbone_weights: str | None = None) -> RealNet:
+def build_detector(
+    config: RealNetConfig, *, backbone_weights: str | None = None, only_backbone: bool = False
+) -> RealNet:
     """Build the detector that a config describes (method, section 3).
 
     Args:
         config: the detector's config.
         backbone_weights: instead of the config's; ``given`` where a checkpoint brings them.
+        only_backbone: leave the rest without contents, on the meta device.
 
     Raises:
         UserError: where backbone, blocks and image size do not fit.
     """
     backbone = Backbone(config.backbone.name, backbone_weights or config.backbone.weights)
-    with _named_refusals("reconstruction"):
+    with _named_refusals("reconstruction"), torch.device("meta") if only_backbone else nullcontext():
         model = RealNet(
             backbone,
             [_block(name, block, backbone) for name, block in config.blocks.items()],

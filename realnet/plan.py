@@ -104,7 +104,7 @@ def detectors(
 ) -> dict[str, object]:
     """Return the plan of detector training, as :func:`diffusion`; loads the backbone, which checks its weights."""
     number_format = precision.planned(config.runtime.precision, process.device)
-    model = build_detector(config)
+    model = build_detector(config, only_backbone=True)
     trainable = _count([*model.recon.parameters(), *model.rrs.parameters()])
     frozen = _count(model.backbone.parameters())
     levels = ", ".join(f"{level.name} {level.channels}@{level.stride}" for level in model.backbone.levels)

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, load_script
+from processes import free_port
 
 from realnet import checkpoint, sampling
 from realnet.data.images import read_image
 from realnet.errors import UserError
 
 STAGES = ("train_diffusion", "train_classifier", "sample", "train_realnet")
-LAUNCH = ("-m", "torch.distributed.launch", "--nproc_per_node=2", "--master_port=29612")
+LAUNCH = ("-m", "torch.distributed.launch", "--nproc_per_node=2")
 
 
 def command(*arguments: str, timeout: int = 120) -> subprocess.CompletedProcess:
@@ -148,7 +149,7 @@ def test_a_dry_run_counts_the_processes_and_one_prints(tiny, run_script, monkeyp
 def test_distributed_launch_is_accepted(tiny, flag):
     script = str(ROOT / "sample.py" if not flag else ROOT / "train_realnet.py")
     arguments = ["--dataset", "tiny", "--dry-run"] if flag else ["--dataset", "tiny", "--help"]
-    ended = command(*LAUNCH, script, *flag, *arguments)
+    ended = command(*LAUNCH, f"--master_port={free_port()}", script, *flag, *arguments)
     assert ended.returncode == 0, ended.stderr
 
 
