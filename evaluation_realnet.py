@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from realnet import plan
     from realnet.assessment import assess_class, find_checkpoints, missing_checkpoint, results_folder
     from realnet.data.registry import open_dataset
-    from realnet.distributed import process
+    from realnet.distributed import planned, process
     from realnet.errors import UserError, message_of
     from realnet.progress import console
 
@@ -50,8 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise UserError("\n".join(failed.values()))
     chosen = {name: found for name, found in chosen.items() if found}
     if flags.dry_run:
-        plan.show(config, plan.evaluation(config, dataset, chosen, device=flags.device))
-        _show_left_out(failed)
+        this = planned(flags.device)
+        plan.show(config, plan.evaluation(config, dataset, chosen, this), this)
+        if this.is_main:
+            _show_left_out(failed)
         return 1 if failed else 0
 
     results: list[ClassResult] = []

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from realnet import plan
     from realnet.detector import Detector
-    from realnet.distributed import process
+    from realnet.distributed import planned, process
     from realnet.errors import UserError
     from realnet.photographs import find_images
     from realnet.prediction import (
@@ -56,11 +56,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     output = flags.output or paths.output(flags.dataset, "realnet", "vis", class_name) / "predictions"
     found = find_images(flags.input, output=output)
     protect_files(found.root, found.files, output)
-    with process("cpu" if flags.dry_run else flags.device) as this, console(this.is_main):
-        detector = Detector.load(path, device=this.device, config=config, dataset=flags.dataset, class_name=class_name)
-        if flags.dry_run:
-            plan.show(config, plan.prediction(detector, str(path), len(found.files), output, device=flags.device))
-            return 0
+    known = {"config": config, "dataset": flags.dataset, "class_name": class_name}
+    if flags.dry_run:
+        this, detector = planned(flags.device), Detector.load(path, device="meta", **known)
+        plan.show(config, plan.prediction(detector, str(path), len(found.files), output, this), this)
+        return 0
+    with process(flags.device) as this, console(this.is_main):
+        detector = Detector.load(path, device=this.device, **known)
         verdicts = predict_files(
             detector,
             found.files,

@@ -76,8 +76,9 @@ find_gpus() { # count: that a process sees; gpus: their ids, as numbers or UUIDs
     gpus=("${gpus[@]:-}")
 }
 
-shared() { # a script over all GPUs at once
+shared() { # a script over all GPUs at once; after a signal torchrun would kill it in 30 s, which may save for longer
     if ((count > 1)); then
+        export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-240}
         run "$python" -m torch.distributed.run --standalone --nproc_per_node="$count" "$@"
     else
         run "$python" "$@"
@@ -202,7 +203,7 @@ slurm)
     setup requirements.txt
     names=$(classes_of "${@:2}")
     mapfile -t classes <<<"$names"
-    exec bash experiments/sweep.slurm submit "$2" "${classes[@]}"
+    exec bash experiments/sweep.slurm submit "$2" "experiments/$2/sweep_log/$(date +%Y%m%d-%H%M%S)-$$" "${classes[@]}"
     ;;
 *)
     usage

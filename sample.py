@@ -37,9 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     config = cli.load_config(SampleConfig, "sample", flags)
 
+    import torch
+
     from realnet import plan
     from realnet.data.registry import open_dataset
-    from realnet.distributed import process
+    from realnet.distributed import planned, process
     from realnet.progress import console
     from realnet.sampling import load_sampler, sample_class
     from realnet.training.health import is_ready, verdict
@@ -47,11 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     dataset = open_dataset(flags.dataset)
     classes = cli.choose_classes(flags.classes, dataset.classes, flags.dataset)
     root = flags.output or paths.DATA / flags.dataset / "sdas"
-    with process("cpu" if flags.dry_run else flags.device) as this, this.stop, console(this.is_main):
+    if flags.dry_run:
+        this = planned(flags.device)
+        sampler = load_sampler(flags.dataset, config, dataset.classes, torch.device("meta"))
+        plan.show(config, plan.sampling(config, sampler, classes, root, this, resume=flags.resume), this)
+        return
+    with process(flags.device) as this, this.stop, console(this.is_main):
         sampler = load_sampler(flags.dataset, config, dataset.classes, this.device)
-        if flags.dry_run:
-            plan.show(config, plan.sampling(config, sampler, classes, root, device=flags.device))
-            return
         if this.is_main and not is_ready(sampler.health):
             print(f"WARNING: the diffusion model is {verdict(sampler.health)}")
         for class_name in classes:

@@ -18,14 +18,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = cli.load_config(ClassifierConfig, "classifier", flags)
 
     from realnet import plan
-    from realnet.distributed import process
+    from realnet.distributed import planned, process
     from realnet.training.classifier import check_classes, train_classifier
     from realnet.training.diffusion import normal_images
 
     data = normal_images(flags.dataset)
     check_classes(data)
     if flags.dry_run:
-        plan.show(config, plan.classifier(config, data, device=flags.device))
+        this = planned(flags.device)
+        plan.show(config, plan.classifier(config, data, this, resume=flags.resume), this)
         return
     with process(flags.device) as this, this.stop:
         last = train_classifier(config, data, this, resume=flags.resume)

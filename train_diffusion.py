@@ -18,12 +18,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = cli.load_config(DiffusionConfig, "diffusion", flags)
 
     from realnet import plan
-    from realnet.distributed import process
+    from realnet.distributed import planned, process
     from realnet.training.diffusion import normal_images, train_diffusion
 
     data = normal_images(flags.dataset)
     if flags.dry_run:
-        plan.show(config, plan.diffusion(config, data, device=flags.device))
+        this = planned(flags.device)
+        plan.show(config, plan.diffusion(config, data, this, resume=flags.resume), this)
         return
     with process(flags.device) as this, this.stop:
         last = train_diffusion(config, data, this, resume=flags.resume)

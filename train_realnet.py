@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     from realnet import plan
     from realnet.data.registry import open_dataset
-    from realnet.distributed import process
+    from realnet.distributed import planned, process
     from realnet.errors import for_each
     from realnet.training.batches import require_batches
     from realnet.training.detector import detector_data, train_detector
@@ -28,7 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     classes = cli.choose_classes(flags.class_name, dataset.classes, flags.dataset)
     jobs = for_each(lambda name: detector_data(dataset, name, config), classes)
     if flags.dry_run:
-        plan.show(config, plan.detectors(config, jobs, device=flags.device))
+        this = planned(flags.device)
+        plan.show(config, plan.detectors(config, jobs, this, resume=flags.resume), this)
         return
     with process(flags.device) as this, this.stop:
         require_batches({data.class_name: len(data.train) for data in jobs}, config.train, this.world_size)

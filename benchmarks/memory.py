@@ -112,7 +112,7 @@ def sample_config(case: Case) -> SampleConfig:
 
 def estimate(case: Case) -> int:
     """Return the bytes that ``--dry-run`` states."""
-    number_format = precision.planned(case.number_format, case.device)  # type: ignore[arg-type]  # from the flags
+    number_format = precision.planned(case.number_format, torch.device(case.device))  # type: ignore[arg-type]  # from the flags
     if case.stage == "diffusion":
         return rehearsal.diffusion_training(diffusion_config(case), len(CLASSES), number_format)
     if case.stage == "classifier":

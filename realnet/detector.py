@@ -20,6 +20,7 @@ from realnet.calibration import Calibration
 from realnet.checkpoint import Checkpoint
 from realnet.config import RealNetConfig
 from realnet.data.images import Image, normalise, read_image, resize_image
+from realnet.distributed import best_device
 from realnet.errors import UserError
 from realnet.inference import DIVERGED, anomaly_maps
 from realnet.models.realnet import RealNet
@@ -86,7 +87,7 @@ class Detector:
 
         Args:
             path: ``ckpt_last.pth`` or ``ckpt_best.pth``.
-            device: where to run; None takes a GPU where there is one.
+            device: where to run; None takes the best that is there.
             config: describes the network of a published checkpoint, which holds no config of ours. Of a checkpoint of
                 ours it replaces what is no part of the network: ``runtime``, ``evaluation``, and ``backbone.weights``
                 where it names a file, or the file that the detector was trained on is not there.
@@ -104,11 +105,10 @@ class Detector:
         brings_backbone = has_backbone(stored.state_dict)
         if not brings_backbone:
             used = _with_backbone_weights(used, backbone_weights, Path(path))
-        model = build_detector(used, backbone_weights="given" if brings_backbone else None)
-        own = {} if brings_backbone else {f"backbone.{k}": v for k, v in model.backbone.state_dict().items()}
-        checkpoint.load_into(model, {**own, **stored.state_dict}, str(path))
+        model = build_detector(used, backbone_weights="given" if brings_backbone else None, only_backbone=True)
+        _fill(model, stored, Path(path))
         _check_backbone(model, stored, Path(path))
-        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        where = torch.device(device) if device else best_device()
         number_format = precisions.resolve(used.runtime.precision, where)
         number_format.cast(place(model, where, used.runtime)).eval()
         compile_networks(used.runtime, model)
@@ -163,6 +163,25 @@ class Detector:
         height, width = image.shape[:2]
         full = cv2.resize(anomaly_map[0], (width, height), interpolation=cv2.INTER_LINEAR)
         return Prediction(score, full, threshold)
+
+
+def require_fit(path: Path, config: RealNetConfig, *, dataset: str, class_name: str) -> None:
+    """Check that a checkpoint holds the detector that its config describes; its backbone is not looked at.
+
+    Raises:
+        UserError: as :meth:`Detector.load`.
+    """
+    stored = checkpoint.load(path, kind="realnet", dataset=dataset, class_name=class_name)
+    with torch.device("meta"):
+        model = build_detector(_config_of(stored, config, path), backbone_weights="given")
+    _fill(model, stored, path)
+
+
+def _fill(model: RealNet, stored: Checkpoint, path: Path) -> None:
+    """Load the weights; a backbone that the checkpoint does not bring stays as it is."""
+    own = {f"backbone.{key}": value for key, value in model.backbone.state_dict().items()}
+    kept = {} if has_backbone(stored.state_dict) else own
+    checkpoint.load_into(model, {**kept, **stored.state_dict}, str(path))
 
 
 def _config_of(stored: Checkpoint, config: RealNetConfig | None, path: Path) -> RealNetConfig:

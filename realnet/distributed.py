@@ -48,10 +48,10 @@ def process(device: str | None = None) -> Iterator[Process]:
         device: ``cpu``, ``cuda``, ``cuda:1`` or ``mps``; None takes the best that is there.
 
     Raises:
-        UserError: where the device is not to be had.
+        UserError: where the device is not to be had, or is another process's.
     """
-    rank, world_size, local_rank = (int(os.environ.get(key, default)) for key, default in _LAUNCHER)
-    chosen = _device(device, local_rank)
+    rank, world_size = _launched()
+    chosen = _device(device)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     else:
@@ -65,29 +65,67 @@ def process(device: str | None = None) -> Iterator[Process]:
     # gloo carries the small control messages of every device, so that they cost no synchronisation with the GPU
     backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=TIMEOUT)
+    if chosen.type == "cuda":
+        require_own_gpus(chosen)
     with suppress(Stopped):  # all processes stop together
         yield Process(rank, world_size, chosen)
     left.set()  # a process that fails does not come here: it does not leave in order (see fail)
     dist.destroy_process_group()
 
 
-_LAUNCHER = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
+def planned(device: str | None = None) -> Process:
+    """Return this process of a run to come, which it does not join; its device need not be here.
 
+    Args:
+        device: as of :func:`process`.
 
-def _device(name: str | None, local_rank: int) -> torch.device:
-    if name is None:
-        if torch.cuda.is_available():
-            return torch.device("cuda", local_rank % torch.cuda.device_count())
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    Raises:
+        UserError: where there is no such kind of device.
+    """
     try:
-        device = torch.device(name)
+        chosen = torch.device(device) if device else best_device()
+    except RuntimeError as error:
+        raise UserError(f"--device {device} is no device; give cpu, cuda or mps") from error
+    return Process(*_launched(), chosen)
+
+
+def best_device() -> torch.device:
+    """Return what is taken where no device is named: a GPU, Apple's (mps), or else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _launched() -> tuple[int, int]:
+    """Return rank and number of processes, as a launcher says them."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _device(name: str | None) -> torch.device:
+    wanted = name or best_device()
+    try:
+        device = torch.device(wanted)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"--device {name} is not to be had here ({reason}); leave it out, or give cpu") from error
+        raise UserError(f"--device {wanted} is not to be had here ({reason}); leave it out, or give cpu") from error
     if device.type == "cuda" and device.index is None:
-        return torch.device("cuda", local_rank % torch.cuda.device_count())
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     return device
+
+
+def require_own_gpus(device: torch.device) -> None:
+    """Check that no two processes share a GPU.
+
+    Raises:
+        UserError: on all processes alike.
+    """
+    gpus = gather(str(torch.cuda.get_device_properties(device).uuid))
+    if len(set(gpus)) < len(gpus):
+        raise UserError(
+            f"{len(gpus)} processes were started on {len(set(gpus))} GPUs, and each needs its own; start as many as "
+            "there are GPUs (--nproc_per_node), and leave --device out: CUDA_VISIBLE_DEVICES chooses among them"
+        )
 
 
 def fail(text: str, code: int) -> NoReturn:

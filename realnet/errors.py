@@ -1,3 +1,5 @@
+"""What scripts say instead of a traceback."""
+
 import errno
 import re
 from collections.abc import Callable, Iterable

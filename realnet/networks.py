@@ -4,8 +4,8 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import TypeVar
+from contextlib import contextmanager, nullcontext
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -84,18 +84,21 @@ def build_classifier(config: ClassifierConfig, num_classes: int) -> NoisyClassif
         )
 
 
-def build_detector(config: RealNetConfig, *, backbone_weights: str | None = None) -> RealNet:
+def build_detector(
+    config: RealNetConfig, *, backbone_weights: str | None = None, only_backbone: bool = False
+) -> RealNet:
     """Build the detector that a config describes (method, section 3).
 
     Args:
         config: the detector's config.
         backbone_weights: instead of the config's; ``given`` where a checkpoint brings them.
+        only_backbone: leave the rest without contents, on the meta device.
 
     Raises:
         UserError: where backbone, blocks and image size do not fit.
     """
     backbone = Backbone(config.backbone.name, backbone_weights or config.backbone.weights)
-    with _named_refusals("reconstruction"):
+    with _named_refusals("reconstruction"), torch.device("meta") if only_backbone else nullcontext():
         model = RealNet(
             backbone,
             [_block(name, block, backbone) for name, block in config.blocks.items()],
@@ -113,7 +116,7 @@ def place(network: NetworkT, device: torch.device, runtime: RuntimeConfig) -> Ne
     """Move a network to its device, in the memory layout that the config asks for there."""
     network.to(device)
     if device.type == "cuda" and runtime.channels_last:
-        network.to(memory_format=torch.channels_last)
+        cast(Any, network).to(memory_format=torch.channels_last)  # a keyword that torch 2.11's types do not know
     return network
 
 

@@ -70,15 +70,11 @@ def resolve(name: Literal["auto", "fp32", "bf16", "fp16"], device: torch.device)
     return Precision(DTYPES[name], device)
 
 
-def planned(name: Literal["auto", "fp32", "bf16", "fp16"], device: str | None = None) -> Precision:
-    """Return the number format of a run to come; a GPU that is named need not be here, and is taken to have bf16.
+def planned(name: Literal["auto", "fp32", "bf16", "fp16"], device: torch.device) -> Precision:
+    """Return the number format of a run to come; a GPU that is not here is taken to have bf16.
 
     Raises:
-        UserError: as :func:`resolve`, and for a device that does not exist.
+        UserError: as :func:`resolve`.
     """
-    has_gpu = torch.cuda.is_available()
-    try:
-        chosen = torch.device(device or ("cuda" if has_gpu else "cpu"))
-    except RuntimeError as error:
-        raise UserError(f"--device {device} is no device; give cpu, cuda or mps") from error
-    return resolve("bf16" if name == "auto" and chosen.type == "cuda" and not has_gpu else name, chosen)
+    is_elsewhere = device.type == "cuda" and not torch.cuda.is_available()
+    return resolve("bf16" if name == "auto" and is_elsewhere else name, device)

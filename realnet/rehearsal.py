@@ -104,9 +104,9 @@ def _training(
 ) -> int:
     """Return the peak of a step from the second on, when Adam's moments are there."""
 
-    def work() -> list[Tensor]:
+    def work() -> Tensor:
         learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        kept = [torch.empty_like(parameter) for parameter in learned for _ in range(copies)]
+        kept = torch.empty(copies, sum(parameter.nbytes for parameter in learned), dtype=torch.uint8)
         if config.train.accumulation > 1:  # a micro-batch meets the gradients of the one before
             for parameter in learned:
                 parameter.grad = torch.empty_like(parameter)

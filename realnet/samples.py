@@ -49,6 +49,20 @@ def describe(source: str, settings: SampleConfig, number_format: Precision) -> s
     return f"# made from {source}; in {number_format.name}\n{config.dump(kept)}"
 
 
+def require_settings(folder: Path, description: str) -> None:
+    """Check that images of a folder, where it holds some, were made as new ones would be.
+
+    Raises:
+        UserError: where they were not.
+    """
+    settings = folder / paths.SDAS_SETTINGS
+    if settings.exists() and settings.read_text(encoding="utf-8") != description:
+        raise UserError(
+            f"{folder} holds images of other settings (see {settings}); --no-resume makes all anew in their place, "
+            "--output writes elsewhere"
+        )
+
+
 def prepare(folder: Path, description: str, resume: bool) -> None:
     """Make the folder ready; refuse to mix images of other settings with new ones."""
     with refusing(folder):
@@ -58,11 +72,7 @@ def prepare(folder: Path, description: str, resume: bool) -> None:
         # the settings last: whoever is killed before leaves no images without the settings they were made with
         for file in [*folder.glob("[0-9]*.jpg"), *folder.glob("[0-9]*.png"), folder / paths.SDAS_MANIFEST, settings]:
             file.unlink(missing_ok=True)
-    if settings.exists() and settings.read_text(encoding="utf-8") != description:
-        raise UserError(
-            f"{folder} holds images of other settings (see {settings}); --no-resume makes all anew in their place, "
-            "--output writes elsewhere"
-        )
+    require_settings(folder, description)
     partial = folder / f".{paths.SDAS_SETTINGS}"
     with whole(settings, partial):
         partial.write_text(description, encoding="utf-8")

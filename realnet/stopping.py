@@ -4,6 +4,7 @@ import atexit
 import multiprocessing
 import multiprocessing.util
 import signal
+import time
 from collections.abc import Iterable, Iterator
 from types import FrameType, TracebackType
 from typing import Any, Self, TypeVar
@@ -13,6 +14,8 @@ import torch
 from realnet.errors import Stopped
 
 ItemT = TypeVar("ItemT")
+REPEAT_SECONDS = 1.0
+"""Within these the same Ctrl-C may come again: a terminal sends it to all, and torchrun hands it on to its workers."""
 
 
 class StopSignals:
@@ -24,6 +27,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.asked = False
+        self._when = 0.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -49,9 +53,11 @@ class StopSignals:
             yield item
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
-        if self.asked and number == signal.SIGINT:
+        now = time.monotonic()
+        if not self.asked:
+            self.asked, self._when = True, now
+        elif number == signal.SIGINT and now - self._when > REPEAT_SECONDS:
             raise KeyboardInterrupt
-        self.asked = True
 
 
 def leave_signals_to_main(_worker: int) -> None:

@@ -99,11 +99,20 @@ def detector_of_widget() -> None:
 
 
 def detector_of_other_tensors() -> None:
-    stored = checkpoint.read(tiny_detector.save("weave"))
+    _change_tensors(tiny_detector.save("weave"))
+
+
+def best_detector_of_other_tensors() -> None:
+    detectors()
+    _change_tensors(tiny_detector.save("weave", paths.BEST))
+
+
+def _change_tensors(path: Path) -> None:
+    stored = checkpoint.read(path)
     state = stored["state_dict"] = {key: value.clone() for key, value in stored["state_dict"].items()}
     state["rrs.more"], state["rrs.decoder3.2.bias"] = torch.ones(2), torch.ones(7)
     del state["rrs.decoder3.2.weight"]
-    checkpoint.write(DETECTOR, stored)
+    checkpoint.write(path, stored)
 
 
 def cut_detector() -> None:

@@ -98,7 +98,11 @@ CHECKPOINTS = [
         [f"{script} {LARGER}" for script in (PREDICT, f"{PREDICT} --dry-run", f"evaluation_realnet {WEAVE}")],
         ["evaluation.score_pool is 48, more than the 32x32 pixels that", "ckpt_last.pth is for"],
     ),
-    (spoil.diffusion, [f"train_classifier --set pretrained={spoil.DIFFUSION}"], ["'classifier' is needed; give"]),
+    (
+        spoil.diffusion,
+        [f"train_classifier --set pretrained={spoil.DIFFUSION}{more}" for more in ("", " --dry-run")],
+        ["'classifier' is needed; give"],
+    ),
     (spoil.detectors, [f"sample --set diffusion={spoil.DETECTOR}"], ["'realnet', but 'diffusion' is needed; give"]),
     (
         spoil.detector_of_another_dataset,
@@ -113,16 +117,25 @@ CHECKPOINTS = [
     ),
     (
         spoil.detector_of_other_tensors,
-        [f"evaluation_realnet {WEAVE}", PREDICT],
+        [f"{command}{more}" for command in (f"evaluation_realnet {WEAVE}", PREDICT) for more in ("", " --dry-run")],
         ["missing: rrs.decoder3.2.weight (2, ", "extra: rrs.more (2,)", "shape: rrs.decoder3.2.bias (7,), needed (2,)"],
     ),
     (
+        spoil.best_detector_of_other_tensors,
+        ["evaluation_realnet --dry-run"],
+        ["ckpt_best.pth does not fit the network"],
+    ),
+    (
         spoil.pretrained_diffusion_of_other_tensors,
-        ["train_diffusion --set pretrained=given.pt"],
+        [f"train_diffusion --set pretrained=given.pt{more}" for more in ("", " --dry-run")],
         ["given.pt does not fit", "missing: out.2.bias", "shape: time_embed.0.weight (256, 64), needed (128, 32)"],
     ),
     (spoil.cut_detector, [f"evaluation_realnet {WEAVE}", PREDICT], ["ckpt_last.pth is no complete", "make it or down"]),
-    (spoil.cut_states, ["train_diffusion"], ["state.pth cannot be read", "start anew with --no-resume"]),
+    (
+        spoil.cut_states,
+        ["train_diffusion", "train_diffusion --dry-run"],
+        ["state.pth cannot be read", "start anew with --no-resume"],
+    ),
     (spoil.diffusion_and_a_third_class, ["sample"], ["weave, widget, the dataset has weave, widget, zebra; train it"]),
     (
         spoil.published_diffusion_of_three_classes,
@@ -143,6 +156,7 @@ CONFIGS = [
     (sound, ["sample --num_samples 0"], ["num_samples: Input should be greater than 0 (got 0)"]),
     (sound, [f"{s} --config absent.yaml" for s in TRAINING], ["cannot read the config absent.yaml", "--config"]),
     (sound, [f"{s} --device gpu7" for s in TRAINING], ["--device gpu7 is not to be had here", "cpu"]),
+    (sound, [f"{s} --device gpu7 --dry-run" for s in TRAINING], ["--device gpu7 is no device; give cpu, cuda or mps"]),
     (sound, ["train_diffusion --set image_size=33"], ["image_size 33x33 must be a multiple of 2"]),
     (sound, ["train_realnet --set image_size=40"], ["image_size 40x40: both sides must be multiples of 32"]),
     (sound, ["train_realnet --set 'blocks={a: {levels: {layer9: 8}}}'"], ["no level 'layer9'; it has layer1 (64"]),

@@ -28,6 +28,7 @@ if [[ $1 == -m ]]; then how="$2 $4 "; shift 4; fi
 job="$1 ${*: 5}" job=${job% }
 trap 'sleep 0.2; echo "saved $job" >>calls; exit 0' TERM INT
 echo "begin ${CUDA_VISIBLE_DEVICES:--} ${how-}$job" >>calls
+if [[ -n ${how-} ]]; then echo "grace $TORCH_ELASTIC_SHUTDOWN_TIMEOUT" >>calls; fi
 if [[ $job == "${SLOW-}" ]]; then sleep 60 >&- 2>&- & wait; fi
 until (($(grep -c begin calls) >= ${TOGETHER:-1})); do sleep 0.02; done
 echo "end ${CUDA_VISIBLE_DEVICES:--}" >>calls
@@ -35,6 +36,7 @@ echo "end ${CUDA_VISIBLE_DEVICES:--}" >>calls
 """
 SLURM = r"""#!/usr/bin/env bash
 echo "${0##*/} $*" >>calls
+[[ " $* " != *" ${REFUSED:-nothing} "* ]] || exit 1
 grep -c sbatch calls
 """
 CLASSES = ["linen", "weave", "widget"]
@@ -47,7 +49,7 @@ def start(tmp_path, monkeypatch) -> Iterator[Callable[..., subprocess.Popen]]:
     (tmp_path / "experiments/tiny").mkdir(parents=True)
     for name in ("run.sh", "experiments/sweep.slurm"):
         shutil.copy(ROOT / name, tmp_path / name)
-    for name, text in {"python": PYTHON, "sbatch": SLURM, "scontrol": SLURM}.items():
+    for name, text in {"python": PYTHON, "sbatch": SLURM, "scontrol": SLURM, "scancel": SLURM}.items():
         (tmp_path / "bin" / name).write_text(text)
         (tmp_path / "bin" / name).chmod(0o755)
     monkeypatch.chdir(tmp_path)
@@ -184,6 +186,7 @@ def test_shared_stages_and_sampling_take_all_gpus_at_once(run):
     assert run("diffusion,sample", "tiny", "weave", GPUS="4")[0] == 0
     launcher = "torch.distributed.run --nproc_per_node=4"
     assert calls() == [f"{launcher} train_diffusion.py", f"{launcher} sample.py weave"]
+    assert calls("grace") == ["240", "240"]  # less than SLURM's 300 seconds
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -219,17 +222,28 @@ def test_an_unknown_class_ends_the_sweep_before_it_starts(run, stage):
 
 def test_a_cluster_gets_three_jobs_in_a_chain(run):
     code, printed = run("slurm", "tiny", SHARED_OPTIONS="--gpus=4 --time=2-0")
-    assert code == 0 and "table      experiments/tiny/sweep_log/table-3.log" in printed
+    log = sweep_log()
+    assert code == 0 and f"table      {log}/table-3.log" in printed
     shared, classes, table = calls("sbatch")
     assert "--gpus=4 --time=2-0" in shared and "--dependency" not in shared
     assert "--array=0-2" in classes and "--dependency=afterany:1" in classes
     assert "--dependency=afterany:2" in table
-    assert table.endswith("experiments/sweep.slurm table tiny linen weave widget")
+    assert table.endswith(f"experiments/sweep.slurm table tiny {log} linen weave widget")
+
+
+def test_a_job_that_is_refused_takes_back_those_before_it(run):
+    assert run("slurm", "tiny", REFUSED="table")[0] == 1
+    assert calls("scancel") == ["1 2"]
+
+
+def sweep_log() -> Path:
+    """The folder of the last sweep."""
+    return max(Path("experiments/tiny/sweep_log").iterdir(), key=lambda path: path.stat().st_mtime_ns)
 
 
 def job(start: Callable, name: str, task: str = "", **settings: str) -> tuple[int, str]:
     settings |= {"SLURM_ARRAY_TASK_ID": task} if task else {}
-    process = start("experiments/sweep.slurm", name, "tiny", *CLASSES, **settings)
+    process = start("experiments/sweep.slurm", name, "tiny", str(sweep_log()), *CLASSES, **settings)
     printed, _ = process.communicate(timeout=20)
     return process.returncode, printed
 
@@ -241,22 +255,34 @@ def test_the_jobs_do_what_the_sweep_does(run, start):
     assert each("sample.py")[1] in calls() and "evaluation_realnet.py weave" not in calls()
     code, printed = job(start, "table")
     assert code == 1 and "FAILED: weave" in printed and calls()[-1] == "evaluation_realnet.py linen widget"
+    assert job(start, "classes", "1")[0] == 0
+    code, printed = job(start, "table")
+    assert code == 0 and "FAILED" not in printed
 
 
 def test_jobs_do_not_sample_after_a_shared_job_that_failed(run, start):
-    Path("experiments/tiny/sweep_log").mkdir()
-    Path("experiments/tiny/sweep_log/shared.done").touch()  # of a sweep before this one
     run("slurm", "tiny")
+    assert job(start, "shared")[0] == 0
+    before = sweep_log()
+    Path("calls").unlink()
+    run("slurm", "tiny")
+    assert sweep_log() != before and (before / "shared.done").exists()
     assert job(start, "shared", FAIL="train_diffusion.py")[0] == 1
     assert job(start, "classes", "0")[0] == 0
     assert not any("sample" in call for call in calls()) and "train_realnet.py linen" in calls()
 
 
-def test_a_job_near_its_time_limit_saves_and_queues_again(run, start):
+@pytest.mark.parametrize(("seconds", "is_queued"), [(60, True), (0, False)])
+def test_a_job_near_its_time_limit_saves_and_queues_again_unless_it_has_just_begun(run, start, seconds, is_queued):
     run("slurm", "tiny")
-    process = start("experiments/sweep.slurm", "shared", "tiny", SLOW="train_diffusion.py", SLURM_JOB_ID="7")
+    arguments = ("experiments/sweep.slurm", "shared", "tiny", str(sweep_log()))
+    process = start(*arguments, SLOW="train_diffusion.py", SLURM_JOB_ID="7", SECONDS=str(seconds))
     wait_for("train_diffusion.py")
     process.send_signal(signal.SIGUSR1)
+    if not is_queued:
+        assert "not queued again" in "".join(process.stdout.readline() for _ in range(2))  # below the stage's name
+        assert process.poll() is None and calls("saved") == []
+        return
     process.communicate(timeout=20)
     assert Path("calls").read_text().splitlines()[-2:] == ["saved train_diffusion.py", "scontrol requeue 7"]
-    assert not Path("experiments/tiny/sweep_log/shared.done").exists()
+    assert not (sweep_log() / "shared.done").exists()

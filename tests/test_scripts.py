@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, load_script
+from processes import free_port
 
 from realnet import checkpoint, sampling
 from realnet.data.images import read_image
 from realnet.errors import UserError
 
 STAGES = ("train_diffusion", "train_classifier", "sample", "train_realnet")
-LAUNCH = ("-m", "torch.distributed.launch", "--nproc_per_node=2", "--master_port=29612")
+LAUNCH = ("-m", "torch.distributed.launch", "--nproc_per_node=2")
 
 
 def command(*arguments: str, timeout: int = 120) -> subprocess.CompletedProcess:
@@ -100,11 +101,55 @@ def test_dry_run_prints_the_plan_and_touches_nothing(tiny, run_script, script):
     assert sorted(tiny.rglob("*")) == before
 
 
+@pytest.mark.parametrize(
+    ("script", "more"),
+    [
+        ("train_diffusion", "pretrained=absent.pt"),
+        ("train_classifier", "pretrained=absent.pt"),
+        ("train_realnet", "seed=100"),
+    ],
+)
+def test_a_dry_run_says_where_a_run_goes_on(tiny, run_script, script, more):
+    command = (script, "--dataset", "tiny")
+    run_script(*command, "--set", "train.num_steps=2")
+    assert "begins goes on from step 2" in " ".join(run_script(*command, "--dry-run", "--set", more).split())
+    assert " begins anew" in " ".join(run_script(*command, "--dry-run", "--no-resume").split())
+    with pytest.raises(UserError, match=r"is of another run(.|\n)*optimiser.learning_rate: 0.0001 then, 0.5 now"):
+        run_script(*command, "--dry-run", "--set", "optimiser.learning_rate=0.5")
+
+
+def test_a_dry_run_of_sampling_looks_at_what_is_there(tiny, run_script):
+    run_script("train_diffusion", "--dataset", "tiny", "--set", "train.num_steps=1")
+    command = ("sample", "--dataset", "tiny", "--classes", "weave")
+    run_script(*command)
+    (tiny / "data/tiny/sdas/weave/00001.jpg").unlink()
+    assert "new 1 of these" in " ".join(run_script(*command, "--dry-run").split())
+    with pytest.raises(UserError, match="weave holds images of other settings"):
+        run_script(*command, "--dry-run", "--strength", "0", "0")
+    assert "new 3 of these" in " ".join(
+        run_script(*command, "--dry-run", "--strength", "0", "0", "--no-resume").split()
+    )
+    half = ("--device", "cuda", "--set", "runtime.precision=fp16", "--output", "other")
+    assert "on cuda in fp16" in run_script(*command, "--dry-run", *half)
+
+
+def test_a_dry_run_counts_the_processes_and_one_prints(tiny, run_script, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    command = ("train_diffusion", "--dataset", "tiny", "--dry-run", "--set", "train.num_steps=null")
+    epochs = ("--set", "train.num_epochs=5")
+    printed = " ".join(run_script(*command, *epochs).split())
+    assert "batch 12 a step, by 3 processes steps 5" in printed
+    monkeypatch.setenv("RANK", "1")
+    assert run_script(*command, *epochs) == ""
+    with pytest.raises(UserError, match="too few images for a batch of 24"):
+        run_script(*command, "--set", "train.batch_size=4")
+
+
 @pytest.mark.parametrize("flag", [[], ["--local_rank=0"], ["--local-rank=0"]])
 def test_distributed_launch_is_accepted(tiny, flag):
     script = str(ROOT / "sample.py" if not flag else ROOT / "train_realnet.py")
     arguments = ["--dataset", "tiny", "--dry-run"] if flag else ["--dataset", "tiny", "--help"]
-    ended = command(*LAUNCH, script, *flag, *arguments)
+    ended = command(*LAUNCH, f"--master_port={free_port()}", script, *flag, *arguments)
     assert ended.returncode == 0, ended.stderr
 
 

@@ -2,15 +2,16 @@
 
 import hashlib
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sized
 from pathlib import Path
 from typing import Any
 
 from realnet import checkpoint, distributed
 from realnet.config import TrainingConfig
 from realnet.data.sampling import EpochSampler
+from realnet.distributed import Process
 from realnet.errors import UserError
-from realnet.training.batches import total_steps
+from realnet.training.batches import make_sampler, total_steps
 
 logger = logging.getLogger("realnet")
 
@@ -103,6 +104,28 @@ def load(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
     if candidates:
         raise UserError(f"{path} cannot be read, nor is there a state before it; start anew with --no-resume")
     return None
+
+
+def first_step(
+    config: TrainingConfig, items: Sized, process: Process, last: Path, subject: Callable[[], Mapping[str, Any]]
+) -> int:
+    """Return the step that a run to come would begin at; 0: it would begin anew.
+
+    Args:
+        config: of the stage.
+        items: the training items.
+        process: this process of that run.
+        last: where its weights lie.
+        subject: says what is trained on what.
+
+    Raises:
+        UserError: for too few items, and as :func:`load`.
+    """
+    sampler, path = make_sampler(items, config.train, process, seed=config.seed), path_of(last)
+    if not (path.is_file() or checkpoint.previous(path).is_file()):
+        return 0
+    stored = load(path, identity(config, sampler, subject()))
+    return stored["step"] if stored else 0
 
 
 def discard(path: Path) -> None:

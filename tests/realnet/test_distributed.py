@@ -1,6 +1,7 @@
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -199,3 +200,19 @@ def err_before_the_other_can_meet_it() -> None:
 )
 def test_a_process_that_waits_ends_with_the_one_that_failed(tiny, target, code, message):
     assert_failed(run_together(target), code, message, printed_by=1)
+
+
+def test_processes_that_share_a_gpu_are_refused(monkeypatch):
+    gpus = iter(["GPU-1", "GPU-2"])
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(uuid=next(gpus)))
+    monkeypatch.setattr(distributed, "gather", lambda gpu: [gpu, "GPU-2", "GPU-3"])
+    distributed.require_own_gpus(torch.device("cuda", 0))
+    with pytest.raises(UserError, match=r"3 processes were started on 2 GPUs(.|\n)*--nproc_per_node"):
+        distributed.require_own_gpus(torch.device("cuda", 1))
+
+
+@pytest.mark.parametrize(("gpu", "apple", "name"), [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")])
+def test_where_no_device_is_named_the_best_is_taken(monkeypatch, gpu, apple, name):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: apple)
+    assert distributed.best_device().type == distributed.planned().device.type == name

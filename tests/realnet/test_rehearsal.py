@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from realnet import config, precision, rehearsal
+from realnet import config, distributed, precision, rehearsal
 from realnet.config import ClassifierConfig, DiffusionConfig, RealNetConfig
 from realnet.networks import build_detector
 from realnet.precision import Precision
@@ -57,4 +57,4 @@ def test_each_stage_needs_its_weights_and_more(tiny):
 @pytest.mark.parametrize(("device", "name"), [("cuda", "bf16"), ("cpu", "fp32"), (None, "fp32")])
 def test_a_plan_is_for_the_device_that_is_named(monkeypatch, device, name):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert precision.planned("auto", device).name == name
+    assert precision.planned("auto", distributed.planned(device).device).name == name
