@@ -20,7 +20,7 @@ from realnet.data.registry import OpenDataset
 from realnet.detector import Detector
 from realnet.distributed import Process
 from realnet.errors import UserError
-from realnet.evaluation import ClassScores, Curves, curves_of, not_numbers, score_class, summarise
+from realnet.evaluation import ClassScores, Curves, alike, curves_of, not_numbers, score_class, summarise
 from realnet.metrics import CurvePoints, ScoreCurve
 from realnet.reporting.gallery import Display
 from realnet.reporting.pages import heatmap_name, write_class_page, write_heatmaps
@@ -99,7 +99,7 @@ def assess_class(
     Raises:
         UserError: where a checkpoint, an image or a mask cannot be used.
     """
-    with distributed.alike():
+    with alike():
         require_sound(dataset, [class_name])
         test = dataset.index(class_name, write=False).test
         inputs = _inputs(dataset, test, checkpoints, config)
@@ -115,7 +115,7 @@ def assess_class(
         # of each checkpoint's maps only those of the one at hand are in memory; the last are the pictured ones
         result, scores = _assess_checkpoint(dataset, class_name, protocol, path, config, process)
         results.insert(0, result)
-        with distributed.alike():
+        with alike():
             if process.is_main:
                 description, place = f"{class_name}: heatmaps ({protocol})", heatmaps_folder(folder, protocol)
                 write_heatmaps(scores, dataset.image_root, place, result.display, description)
@@ -127,7 +127,7 @@ def assess_class(
         checkpoints=tuple(results),
         inputs=inputs,
     )
-    with distributed.alike():
+    with alike():
         if process.is_main:
             write_class_page(folder, whole, scores, dataset.image_root)
             write_class(folder, whole)
@@ -169,7 +169,7 @@ def _assess_checkpoint(
     dataset: OpenDataset, class_name: str, protocol: Protocol, path: Path, config: RealNetConfig, process: Process
 ) -> tuple[CheckpointResult, ClassScores]:
     modified_ns = path.stat().st_mtime_ns  # before it is read: a file that is written meanwhile is another one
-    with distributed.alike():
+    with alike():
         detector = Detector.load(
             path, device=process.device, config=config, dataset=dataset.name, class_name=class_name
         )

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from realnet import cpu
-from realnet.errors import Stopped, UserError, message_of
+from realnet.errors import Stopped, UserError
 from realnet.stopping import StopSignals
 
 BUCKET_ELEMENTS = 64 * 2**20  # gradients are averaged in pieces of this size, to bound the copy
@@ -241,25 +241,6 @@ def gather(value: Any) -> list[Any]:
     values: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values
-
-
-@contextmanager
-def alike() -> Iterator[None]:
-    """End a block on all processes alike: where it refuses something on one, none goes on without the others.
-
-    Nothing in the block may wait for another process.
-
-    Raises:
-        UserError: what the processes refused, equal messages once.
-    """
-    refusal = ""
-    try:
-        yield
-    except UserError as error:
-        refusal = message_of(error)
-    refusals = [one for one in gather(refusal) if one]
-    if refusals:
-        raise UserError("\n".join(dict.fromkeys(refusals)))
 
 
 def barrier() -> None:

@@ -1,6 +1,7 @@
 """Score a class's test split and sum it up in metrics (method.md, section 4)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from realnet.config import EvaluationConfig, RuntimeConfig
 from realnet.data.datasets import TestDataset
 from realnet.data.index import Entry
 from realnet.distributed import Process
+from realnet.errors import UserError, message_of
 from realnet.inference import DIVERGED, anomaly_maps
 from realnet.metrics import ScoreCurve
 from realnet.models.realnet import RealNet
@@ -78,6 +80,24 @@ class _Share(NamedTuple):
     has_mask: NDArray[np.bool_]
 
 
+@contextmanager
+def alike() -> Iterator[None]:
+    """End a block on all processes alike: where it refuses something on one, none goes on without the others.
+
+    Nothing in the block may wait for another process.
+
+    Raises:
+        UserError: what the processes refused, equal messages once.
+    """
+    refusal = ""
+    try:
+        yield
+    except UserError as error:
+        refusal = message_of(error)
+    if refusals := dict.fromkeys(filter(None, distributed.gather(refusal))):
+        raise UserError("\n".join(refusals))
+
+
 def score_class(
     model: RealNet,
     dataset: TestDataset,
@@ -105,7 +125,7 @@ def score_class(
     was_training = model.training
     model.eval()
     try:
-        with distributed.alike():
+        with alike():
             share = _score_share(model, dataset, config, runtime, precision, process, description)
     finally:
         model.train(was_training)
