@@ -125,6 +125,7 @@ def assess_class(
         made=datetime.now().astimezone().isoformat(" ", "minutes"),
         notes=tuple(_notes(scores)),
         checkpoints=tuple(results),
+        settings=config.evaluation.model_dump(exclude={"batch_size"}),
         inputs=inputs,
     )
     with alike():

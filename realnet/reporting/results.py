@@ -108,6 +108,7 @@ class ClassResult(Record):
         made: date and time.
         notes: what a reader must know to judge the numbers.
         checkpoints: one of each protocol at most.
+        settings: of scores and metrics; classes of others are not compared.
         inputs: digest of the files and settings that the results come from; empty where it was not taken.
     """
 
@@ -116,6 +117,7 @@ class ClassResult(Record):
     made: str
     notes: tuple[str, ...]
     checkpoints: tuple[CheckpointResult, ...]
+    settings: dict[str, float]
     inputs: str = ""
 
     def of(self, protocol: Protocol) -> CheckpointResult | None:
@@ -158,11 +160,14 @@ def read_earlier(folder: Path) -> ClassResult | None:
         return None
 
 
-def collect(dataset: str, classes: Sequence[str], made: Sequence[ClassResult] = ()) -> list[ClassResult]:
-    """Return the results just made and, of the other classes, those of earlier commands that are still current."""
+def collect(dataset: str, classes: Sequence[str], made: Sequence[ClassResult]) -> list[ClassResult]:
+    """Return the results just made and, of the other classes, those of earlier commands that are still current.
+
+    Only those by the same settings count.
+    """
     known = {result.class_name: result for result in made}
     found = [known.get(name) or read_class(paths.output(dataset, "realnet", "vis", name)) for name in classes]
-    return [result for result in found if result is not None]
+    return [result for result in found if result is not None and result.settings == made[0].settings]
 
 
 def write_dataset(folder: Path, results: Sequence[ClassResult], means: Mapping[Protocol, dict[str, Metric]]) -> None:

@@ -60,6 +60,7 @@ def class_result(name="a", *checkpoints, dataset="MPDD", notes=()):
         made="2026-01-02 03:04+00:00",
         notes=notes,
         checkpoints=checkpoints or (checkpoint_result(), checkpoint_result("best")),
+        settings={"score_pool": 16},
     )
 
 
@@ -100,7 +101,10 @@ def test_collect_finds_the_classes_of_earlier_commands(tmp_path, monkeypatch):
         weights.parent.mkdir(parents=True)
         weights.write_bytes(b"")
         write_class(paths.output("MPDD", "realnet", "vis", name), class_result(name, checkpoint_result(path=weights)))
-    assert [one.class_name for one in collect("MPDD", ["a", "b", "c"])] == ["a", "c"]
+    made = class_result("b")
+    assert [one.class_name for one in collect("MPDD", ["a", "b", "c"], [made])] == ["a", "b", "c"]
+    other = made.model_copy(update={"settings": {"score_pool": 8}})
+    assert [one.class_name for one in collect("MPDD", ["a", "b", "c"], [other])] == ["b"]
 
 
 def test_a_datasets_files_hold_each_class_and_protocol_and_the_means(tmp_path):
