@@ -53,6 +53,11 @@ def advice_on(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
         where = error.filename or "a file cannot be written"
         return f"{where}: {error.strerror}; free space there, check its permissions, or choose another folder"
+    if isinstance(error, RuntimeError) and "shared memory" in str(error):
+        return (
+            f"the workers that load images lack shared memory ({str(error).splitlines()[-1]}); give the container "
+            "more, such as by docker run --shm-size=8g, or set runtime.num_workers=0"
+        )
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _OF_MEMORY.search(str(error))):
         reason = ". ".join((str(error) or type(error).__name__).splitlines()[0].split(". ")[:2])
         return (
