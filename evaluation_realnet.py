@@ -1,6 +1,6 @@
 """Stage 5: evaluate the detectors of one class or several on their test splits."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,7 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if flags.dry_run:
         this = planned(flags.device)
         plan.show(config, plan.evaluation(config, dataset, chosen, this), this)
-        return _left_out(failed, is_main=this.is_main)
+        if this.is_main:
+            _show_left_out(failed)
+        return 1 if failed else 0
 
     results: list[ClassResult] = []
     with process(flags.device) as this, console(this.is_main):
@@ -70,8 +72,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UserError("\n".join(failed.values()))
         if this.is_main:
             _show(results, dataset.classes)
-            _write_pages(results, dataset.classes, flags.checkpoint)
-        return _left_out(failed, is_main=this.is_main)
+            _show_left_out(failed)
+            _write_pages(results, dataset.classes, failed, flags.checkpoint)
+        return 1 if failed else 0
 
 
 def _show(results: "Sequence[ClassResult]", classes: Sequence[str]) -> None:
@@ -83,30 +86,32 @@ def _show(results: "Sequence[ClassResult]", classes: Sequence[str]) -> None:
     print("", *tables.verdict_lines(results), "", sep="\n")
 
 
-def _write_pages(results: "Sequence[ClassResult]", classes: Sequence[str], given: Path | None) -> None:
+def _show_left_out(failed: Mapping[str, str]) -> None:
+    if failed:
+        print("left out", *(f"{name}: {reason}" for name, reason in failed.items()), "", sep="\n")
+
+
+def _write_pages(
+    results: "Sequence[ClassResult]", classes: Sequence[str], failed: Container[str], given: Path | None
+) -> None:
     """Write the dataset's results (a file given by hand is no part of them), and say where everything is."""
     from realnet.assessment import heatmaps_folder, results_folder
     from realnet.reporting.pages import write_dataset_page
-    from realnet.reporting.results import METRICS_CSV, METRICS_JSON, REPORT, collect, write_dataset
+    from realnet.reporting.results import METRICS_CSV, METRICS_JSON, PROTOCOLS, REPORT, collect, write_dataset
     from realnet.reporting.tables import means
 
     dataset, name = results[0].dataset, results[0].class_name if len(results) == 1 else "<class>"
     folder, root = results_folder(dataset, name, given), paths.output(dataset, "realnet", "vis")
-    lines = [f"heatmaps   {heatmaps_folder(folder, one.protocol)}" for one in results[0].checkpoints]
+    made = [protocol for protocol in PROTOCOLS if any(result.of(protocol) for result in results)]
+    lines = [f"heatmaps   {heatmaps_folder(folder, protocol)}" for protocol in made]
     lines += [f"report     {folder / REPORT}", f"numbers    {folder / METRICS_JSON}"]
     if given is None:
-        evaluated = collect(dataset, classes, results)
+        evaluated = collect(dataset, [name for name in classes if name not in failed], results)
         write_dataset(root, evaluated, means(evaluated))
         write_dataset_page(root, evaluated, classes)
         number = f"{len(evaluated)} of {len(classes)} classes"
         lines += [f"table      {root / METRICS_CSV} ({number})", f"report     {root / REPORT} ({number})"]
     cli.close(True, *lines)
-
-
-def _left_out(failed: dict[str, str], *, is_main: bool) -> int:
-    if failed and is_main:
-        print(f"\nleft out: {', '.join(failed)}", *failed.values(), sep="\n", flush=True)
-    return 1 if failed else 0
 
 
 if __name__ == "__main__":

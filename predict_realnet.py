@@ -10,7 +10,8 @@ EPILOG = """\
 reads    experiments/<dataset>/realnet_checkpoints/<class>/ckpt_last.pth, else ckpt_best.pth (or --checkpoint)
 writes   experiments/<dataset>/realnet_vis/<class>/predictions/ (or --output): predictions.csv, and a heatmap with the
          outline of what is found for each image, under the image's own path
-exit     1 where a file could not be read (the others are predicted), 2 for input that cannot be used
+exit     1 where a file or folder could not be read, or a heatmap not be written under its file's name (the others
+         are predicted), 2 for input that cannot be used
 """
 
 
@@ -37,10 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from realnet.detector import Detector
     from realnet.distributed import planned, process
     from realnet.errors import UserError
+    from realnet.photographs import find_images
     from realnet.prediction import (
         PREDICTIONS,
         choose_detector,
-        find_images,
         predict_files,
         protect_files,
         write_predictions,
@@ -53,37 +54,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise UserError(f"--batch_size {flags.batch_size} must be at least 1")
     class_name, path = choose_detector(flags.dataset, flags.class_name, flags.checkpoint)
     output = flags.output or paths.output(flags.dataset, "realnet", "vis", class_name) / "predictions"
-    root, files = find_images(flags.input, output=output)
-    protect_files(root, files, output)
+    found = find_images(flags.input, output=output)
+    protect_files(found.root, found.files, output)
     known = {"config": config, "dataset": flags.dataset, "class_name": class_name}
     if flags.dry_run:
         this, detector = planned(flags.device), Detector.load(path, device="meta", **known)
-        plan.show(config, plan.prediction(detector, str(path), len(files), output, this), this)
+        plan.show(config, plan.prediction(detector, str(path), len(found.files), output, this), this)
         return 0
     with process(flags.device) as this, console(this.is_main):
         detector = Detector.load(path, device=this.device, **known)
-        found = predict_files(
-            detector, files, root, output, threshold=flags.threshold, batch_size=flags.batch_size, process=this
+        verdicts = predict_files(
+            detector,
+            found.files,
+            found.root,
+            output,
+            threshold=flags.threshold,
+            batch_size=flags.batch_size,
+            process=this,
         )
-        shown = bar(found, total=len(files), description=class_name, is_main=this.is_main)
+        shown = bar(verdicts, total=len(found.files), description=class_name, is_main=this.is_main)
         summary = write_predictions(shown, output, this)
 
+    threshold, source = flags.threshold, "given"
+    if threshold is None and detector.calibration is not None:
+        threshold, source = detector.calibration.image_threshold, "calibrated"
     names = {
         "defect": "defect",
         "normal": "normal",
         None: "without a verdict: no threshold is stored, give --threshold",
     }
     counts = [f"{number:>6} {names[verdict]}" for verdict, number in sorted(summary.verdicts.items(), key=str)]
-    unreadable = [f"{len(summary.unreadable):>6} unreadable", *(one.reason for one in summary.unreadable)]
+    reasons = [one.reason for one in (*found.left_out, *summary.left_out)]
     cli.close(
         this.is_main,
         *counts,
-        *(unreadable if summary.unreadable else []),
+        *filter(None, [found.passed_over_text()]),
+        *([f"{len(reasons):>6} left out", *reasons] if reasons else []),
         f"detector   {path}",
+        *([f"threshold  {threshold:.4g} ({source})"] if threshold is not None else []),
         f"verdicts   {output / PREDICTIONS}",
         f"heatmaps   {output}",
     )
-    return 1 if summary.unreadable else 0
+    return 1 if reasons else 0
 
 
 if __name__ == "__main__":

@@ -37,7 +37,6 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     """Return a parser with the flags of all benchmarks of networks."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--repeats", type=int, default=3, help="the fastest counts")
     return parser
 
 

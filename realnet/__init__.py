@@ -4,14 +4,18 @@
 >>> detector = Detector.load("experiments/toy/realnet_checkpoints/weave/ckpt_last.pth")
 >>> detector.predict("picture.png").verdict
 'normal'
+
+Whatever is wrong with an input, a file or a setting is raised as ``UserError``, whose message says how to repair it.
 """
 
 from typing import TYPE_CHECKING, Any
 
+from realnet.errors import UserError
+
 if TYPE_CHECKING:
     from realnet.detector import Detector, Prediction
 
-__all__ = ["Detector", "Prediction"]
+__all__ = ["Detector", "Prediction", "UserError"]
 
 
 def __getattr__(name: str) -> Any:

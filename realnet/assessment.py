@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from realnet import checkpoint, paths
+from realnet import checkpoint, distributed, paths
 from realnet.calibration import Calibration
 from realnet.config import RealNetConfig
 from realnet.data.check import require_sound
@@ -19,7 +19,8 @@ from realnet.data.index import Entry
 from realnet.data.registry import OpenDataset
 from realnet.detector import Detector
 from realnet.distributed import Process
-from realnet.evaluation import ClassScores, Curves, curves_of, not_numbers, score_class, summarise
+from realnet.errors import UserError
+from realnet.evaluation import ClassScores, Curves, alike, curves_of, not_numbers, score_class, summarise
 from realnet.metrics import CurvePoints, ScoreCurve
 from realnet.reporting.gallery import Display
 from realnet.reporting.pages import heatmap_name, write_class_page, write_heatmaps
@@ -31,8 +32,10 @@ from realnet.reporting.results import (
     Drawn,
     ImageResult,
     Protocol,
+    Source,
     Verdicts,
     read_class,
+    read_earlier,
     write_class,
 )
 
@@ -40,8 +43,14 @@ logger = logging.getLogger("realnet")
 
 
 def find_checkpoints(dataset: str, class_name: str, given: Path | None = None) -> dict[Protocol, Path]:
-    """Return the file given, else the class's checkpoints that there are: the last, and the best on the test split."""
+    """Return the file given, else the class's checkpoints that there are: the last, and the best on the test split.
+
+    Raises:
+        UserError: where there is no such file.
+    """
     if given is not None:
+        if not given.is_file():
+            raise UserError(f"--checkpoint {given} does not exist; give a detector's file, or leave it out")
         return {"given": given}
     folder = paths.output(dataset, "realnet", "checkpoints", class_name)
     known: dict[Protocol, Path] = {"last": folder / paths.LAST, "best": folder / paths.BEST}
@@ -90,32 +99,39 @@ def assess_class(
     Raises:
         UserError: where a checkpoint, an image or a mask cannot be used.
     """
-    require_sound(dataset, [class_name])
-    test = dataset.index(class_name, write=False).test
-    inputs = _inputs(dataset, test, checkpoints, config)
-    if resume and (kept := _kept(folder, inputs, test)):
+    with alike():
+        require_sound(dataset, [class_name])
+        test = dataset.index(class_name, write=False).test
+        inputs = _inputs(dataset, test, checkpoints, config)
+    kept = _kept(folder, inputs, test) if resume else None
+    if not distributed.any_process(kept is None) and kept:
         logger.info("%s: results of %s kept: nothing has changed; --no-resume evaluates anew", class_name, kept.made)
         return kept
+    if process.is_main:
+        _remove_stale_heatmaps(folder, class_name, test)
     results: list[CheckpointResult] = []
     for protocol in reversed([protocol for protocol in PROTOCOLS if protocol in checkpoints]):
         path = checkpoints[protocol]
         # of each checkpoint's maps only those of the one at hand are in memory; the last are the pictured ones
         result, scores = _assess_checkpoint(dataset, class_name, protocol, path, config, process)
         results.insert(0, result)
-        if process.is_main:
-            description = f"{class_name}: heatmaps ({protocol})"
-            write_heatmaps(scores, dataset.image_root, heatmaps_folder(folder, protocol), result.display, description)
+        with alike():
+            if process.is_main:
+                description, place = f"{class_name}: heatmaps ({protocol})", heatmaps_folder(folder, protocol)
+                write_heatmaps(scores, dataset.image_root, place, result.display, description)
     whole = ClassResult(
         dataset=dataset.name,
         class_name=class_name,
         made=datetime.now().astimezone().isoformat(" ", "minutes"),
         notes=tuple(_notes(scores)),
         checkpoints=tuple(results),
+        settings=config.evaluation.model_dump(exclude={"batch_size"}),
         inputs=inputs,
     )
-    if process.is_main:
-        write_class_page(folder, whole, scores, dataset.image_root)
-        write_class(folder, whole)
+    with alike():
+        if process.is_main:
+            write_class_page(folder, whole, scores, dataset.image_root)
+            write_class(folder, whole)
     return whole
 
 
@@ -141,12 +157,24 @@ def _kept(folder: Path, inputs: str, test: Sequence[Entry]) -> ClassResult | Non
     return stored if all(path.is_file() for path in written) else None
 
 
+def _remove_stale_heatmaps(folder: Path, class_name: str, test: Sequence[Entry]) -> None:
+    """Remove the heatmaps that the evaluation before this one wrote of images that are tested no longer."""
+    earlier, tested = read_earlier(folder), {entry.filename for entry in test}
+    for one in earlier.checkpoints if earlier else ():
+        stale = [heatmap_name(image.filename, class_name) for image in one.images if image.filename not in tested]
+        for name in stale:
+            (heatmaps_folder(folder, one.protocol) / name).unlink(missing_ok=True)
+
+
 def _assess_checkpoint(
     dataset: OpenDataset, class_name: str, protocol: Protocol, path: Path, config: RealNetConfig, process: Process
 ) -> tuple[CheckpointResult, ClassScores]:
     modified_ns = path.stat().st_mtime_ns  # before it is read: a file that is written meanwhile is another one
-    detector = Detector.load(path, device=process.device, config=config, dataset=dataset.name, class_name=class_name)
-    entries = dataset.index(class_name).test
+    with alike():
+        detector = Detector.load(
+            path, device=process.device, config=config, dataset=dataset.name, class_name=class_name
+        )
+        entries = dataset.index(class_name).test
     scores = score_class(
         detector.model,
         TestDataset(entries, dataset.image_root, image_size=detector.config.image_size),
@@ -167,7 +195,7 @@ def _assess_checkpoint(
         calibration=detector.calibration,
         display=display,
         threshold_note=note,
-        verdicts=_verdicts(scores, curves, display.threshold),
+        verdicts=_verdicts(scores, curves, display.threshold, "calibrated" if detector.calibration else "test labels"),
         images=tuple(
             ImageResult(filename=entry.filename, kind=entry.kind, is_defect=bool(entry.label), score=float(score))
             for entry, score in zip(entries, scores.image_scores, strict=True)
@@ -188,12 +216,11 @@ def _display(calibration: Calibration | None, scores: ClassScores, curves: Curve
     image, pixel = (
         curve.f1_max.threshold if isinstance(curve, ScoreCurve) else None for curve in (curves.image, curves.pixel)
     )
-    return Display(
-        image, pixel, 1.0
-    ), "The checkpoint holds no calibration: thresholds of the best F1 on the test split"
+    note = "No calibration for these settings is stored: thresholds picked on the test labels, for the best F1"
+    return Display(image, pixel, 1.0), note
 
 
-def _verdicts(scores: ClassScores, curves: Curves, threshold: float | None) -> Verdicts | None:
+def _verdicts(scores: ClassScores, curves: Curves, threshold: float | None, source: Source) -> Verdicts | None:
     if threshold is None:
         return None
     is_found, is_defect = scores.image_scores >= threshold, scores.labels == 1
@@ -203,6 +230,7 @@ def _verdicts(scores: ClassScores, curves: Curves, threshold: float | None) -> V
     best = curves.image.f1_max if isinstance(curves.image, ScoreCurve) else None
     return Verdicts(
         threshold=threshold,
+        source=source,
         missed=missed,
         false_alarms=alarms,
         f1=2 * found / (2 * found + missed + alarms) if best else None,
@@ -229,3 +257,10 @@ def _notes(scores: ClassScores) -> Iterator[str]:
     without = int(np.count_nonzero(~scores.has_mask))
     if without and scores.masks.any():
         yield f"{without} defect images without a mask are left out of the metrics of pixels"
+    vanished = np.flatnonzero(scores.has_mask & (scores.labels == 1) & ~scores.masks.any(axis=(1, 2)))
+    if len(vanished):
+        height, width = scores.masks.shape[1:]
+        yield (
+            f"{len(vanished)} masks show no defect at {height}x{width} pixels, such as "
+            f"{scores.entries[vanished[0]].maskname}: the metrics of pixels take these images for normal"
+        )

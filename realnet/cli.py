@@ -54,7 +54,7 @@ def parser(
             "--resume",
             action=argparse.BooleanOptionalAction,
             default=True,
-            help="go on from the last checkpoint (the default), or start anew",
+            help="go on from what earlier runs have left (the default), or start anew",
         )
     made.add_argument("--dry-run", action="store_true", help="check everything, print the plan, and touch nothing")
     made.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)  # torch.distributed.launch's

@@ -79,6 +79,7 @@ class Detector:
         *,
         device: str | torch.device | None = None,
         config: RealNetConfig | None = None,
+        backbone_weights: str | Path | None = None,
         dataset: str | None = None,
         class_name: str | None = None,
     ) -> Self:
@@ -90,16 +91,21 @@ class Detector:
             config: describes the network of a published checkpoint, which holds no config of ours. Of a checkpoint of
                 ours it replaces what is no part of the network: ``runtime``, ``evaluation``, and ``backbone.weights``
                 where it names a file, or the file that the detector was trained on is not there.
+            backbone_weights: where the file lies that the backbone's weights are in, which are no part of our
+                checkpoints; None looks where they lay in training, relative to the current folder.
             dataset: refuse a checkpoint of another one.
             class_name: likewise.
 
         Raises:
-            UserError: where the file is absent, does not fit, or was trained on other backbone weights.
+            UserError: where the file is absent, does not fit, or was trained on other backbone weights, or where
+                the config's ``score_pool`` is larger than the images.
         """
         stored = checkpoint.load(Path(path), kind="realnet", dataset=dataset, class_name=class_name)
         used = _config_of(stored, config, Path(path))
-        given = "given" if has_backbone(stored.state_dict) else None
-        model = build_detector(used, backbone_weights=given, only_backbone=True)
+        brings_backbone = has_backbone(stored.state_dict)
+        if not brings_backbone:
+            used = _with_backbone_weights(used, backbone_weights, Path(path))
+        model = build_detector(used, backbone_weights="given" if brings_backbone else None, only_backbone=True)
         _fill(model, stored, Path(path))
         _check_backbone(model, stored, Path(path))
         where = torch.device(device) if device else best_device()
@@ -190,9 +196,22 @@ def _config_of(stored: Checkpoint, config: RealNetConfig | None, path: Path) -> 
         raise UserError(f"{path} holds a config that this version does not know ({what}); train it again") from error
     if config is None:
         return used
+    pool, (height, width) = config.evaluation.score_pool, used.image_size
+    if pool > min(height, width):
+        raise UserError(f"evaluation.score_pool is {pool}, more than the {height}x{width} pixels that {path} is for")
     weights = _backbone_weights(used.backbone.weights, config.backbone.weights)
     backbone = used.backbone.model_copy(update={"weights": weights})
     return used.model_copy(update={"backbone": backbone, "runtime": config.runtime, "evaluation": config.evaluation})
+
+
+def _with_backbone_weights(config: RealNetConfig, given: str | Path | None, path: Path) -> RealNetConfig:
+    weights = config.backbone.weights if given is None else str(given)
+    if weights not in {"hub", "none"} and not Path(weights).is_file():
+        raise UserError(
+            f"{path} needs the backbone weights {weights}, which are not there (seen from {Path.cwd()}); name the file "
+            "by --set backbone.weights=FILE, in Python by Detector.load(…, backbone_weights=FILE)"
+        )
+    return config.model_copy(update={"backbone": config.backbone.model_copy(update={"weights": weights})})
 
 
 def _backbone_weights(trained: str, here: str) -> str:
@@ -220,7 +239,7 @@ def _check_backbone(model: RealNet, stored: Checkpoint, path: Path) -> None:
     if expected != found:
         raise UserError(
             f"{path} was trained on other weights of {model.backbone.name} (checksum {expected[:12]}…, here "
-            f"{str(found)[:12]}…); give the same file in backbone.weights"
+            f"{str(found)[:12]}…); give the same file in backbone.weights (in Python: backbone_weights)"
         )
 
 

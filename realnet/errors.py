@@ -1,3 +1,5 @@
+"""What scripts say instead of a traceback."""
+
 import errno
 import re
 from collections.abc import Callable, Iterable
@@ -12,6 +14,9 @@ class UserError(Exception):
 
     Scripts print the message without a traceback and exit with code 2.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class Stopped(Exception):
@@ -66,3 +71,8 @@ def advice_on(error: Exception) -> str | None:
 def message_of(error: UserError) -> str:
     """Return the message alone; a worker of a DataLoader hands its errors on wrapped in a traceback."""
     return str(error).rpartition(f"{UserError.__module__}.{UserError.__name__}: ")[2]
+
+
+def printable(text: str) -> str:
+    """Return the text with backslashes for what UTF-8 cannot write, as of file names that are not in it."""
+    return text.encode(errors="backslashreplace").decode()

@@ -1,6 +1,7 @@
 """Score a class's test split and sum it up in metrics (method.md, section 4)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -79,6 +80,24 @@ class _Share(NamedTuple):
     has_mask: NDArray[np.bool_]
 
 
+@contextmanager
+def alike() -> Iterator[None]:
+    """End a block on all processes alike: where it refuses something on one, none goes on without the others.
+
+    Nothing in the block may wait for another process.
+
+    Raises:
+        UserError: what the processes refused, equal messages once.
+    """
+    refusal = ""
+    try:
+        yield
+    except UserError as error:
+        refusal = message_of(error)
+    if refusals := dict.fromkeys(filter(None, distributed.gather(refusal))):
+        raise UserError("\n".join(refusals))
+
+
 def score_class(
     model: RealNet,
     dataset: TestDataset,
@@ -101,22 +120,16 @@ def score_class(
         description: names the progress bar; "" shows none.
 
     Raises:
-        UserError: on all processes alike, where an image or a mask cannot be used, or the images are too small.
+        UserError: on all processes alike, where an image or a mask cannot be used.
     """
-    if min(dataset.image_size) < config.score_pool:
-        height, width = dataset.image_size
-        raise UserError(f"evaluation.score_pool is {config.score_pool}, more than the images' {height}x{width} pixels")
     was_training = model.training
     model.eval()
     try:
-        share: _Share | str = _score_share(model, dataset, config, runtime, precision, process, description)
-    except UserError as error:
-        share = message_of(error)  # the other processes wait for this one's part
-    model.train(was_training)
+        with alike():
+            share = _score_share(model, dataset, config, runtime, precision, process, description)
+    finally:
+        model.train(was_training)
     shares = distributed.gather(share)
-    problems = [one for one in shares if isinstance(one, str)]
-    if problems:
-        raise UserError("\n".join(problems))
     maps, masks, has_mask = (_interleaved(parts) for parts in zip(*shares, strict=True))
     return ClassScores(
         entries=dataset.entries,

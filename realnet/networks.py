@@ -5,7 +5,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -116,7 +116,7 @@ def place(network: NetworkT, device: torch.device, runtime: RuntimeConfig) -> Ne
     """Move a network to its device, in the memory layout that the config asks for there."""
     network.to(device)
     if device.type == "cuda" and runtime.channels_last:
-        network.to(memory_format=torch.channels_last)
+        cast(Any, network).to(memory_format=torch.channels_last)  # a keyword that torch 2.11's types do not know
     return network
 
 

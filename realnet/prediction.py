@@ -1,7 +1,7 @@
 """Verdicts on a folder of images: a heatmap for each, and ``predictions.csv``."""
 
 import csv
-import os
+import errno
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,15 +13,18 @@ from pathlib import Path
 from realnet import config, distributed, paths
 from realnet.assessment import find_checkpoints, missing_checkpoint
 from realnet.data.images import Image, read_image, write_image
-from realnet.data.index import IMAGE_SUFFIXES, natural_key
+from realnet.data.index import natural_key
 from realnet.detector import Detector, Prediction
 from realnet.distributed import Process
 from realnet.errors import UserError
+from realnet.photographs import LeftOut
 from realnet.reporting.gallery import Display
 from realnet.reporting.pages import SMALLEST_SIDE, display_size, heatmap_name, heatmap_panel, verdict_title
 from realnet.writing import refusing
 
 PREDICTIONS = "predictions.csv"
+UNFIT_NAME = {errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ}
+"""Reasons why a heatmap cannot be written that are its own name's, and not those of all files."""
 LARGEST_SIDE = 1024
 """Heatmaps of larger images are shrunk to this, in pixels of the longer side."""
 
@@ -38,19 +41,11 @@ class FileVerdict:
 
 
 @dataclass(frozen=True)
-class Unreadable:
-    """A file that is no image, and why."""
-
-    file: str
-    reason: str
-
-
-@dataclass(frozen=True)
 class Summary:
-    """How many images got which verdict (None: there is no threshold), and the files that are no images."""
+    """How many images got which verdict (None: there is no threshold), and the files that got none."""
 
     verdicts: Mapping[str | None, int]
-    unreadable: Sequence[Unreadable]
+    left_out: Sequence[LeftOut]
 
 
 @dataclass(frozen=True)
@@ -58,24 +53,6 @@ class _Read:
     file: str
     image: Image
     seconds: float
-
-
-def find_images(source: Path, *, output: Path) -> tuple[Path, list[str]]:
-    """Return the folder and, relative to it, the images in it and below it, in natural order; or a file alone.
-
-    Hidden files, files of other kinds, and what lies under ``output`` are left out.
-
-    Raises:
-        UserError: where there is no such file or folder, or no image in it.
-    """
-    if source.is_file():
-        return source.parent, [source.name]
-    if not source.is_dir():
-        raise UserError(f"--input {source} does not exist; give an image or a folder of images")
-    files = sorted(_walk(source, output.resolve()), key=natural_key)
-    if not files:
-        raise UserError(f"--input {source} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    return source, files
 
 
 def protect_files(root: Path, files: Sequence[str], output: Path) -> None:
@@ -146,7 +123,7 @@ def predict_files(
     threshold: float | None = None,
     batch_size: int = 8,
     process: Process,
-) -> Iterator[FileVerdict | Unreadable]:
+) -> Iterator[FileVerdict | LeftOut]:
     """Predict file after file, write each heatmap, and yield what is found, in the order of the files.
 
     Images are read and drawn ``batch_size`` at a time, on as many threads, and that many are in memory. Each runs
@@ -175,23 +152,23 @@ def predict_files(
             yield from (shares[i % len(shares)][i // len(shares)] for i in range(len(part)))
 
 
-def write_predictions(found: Iterable[FileVerdict | Unreadable], output: Path, process: Process) -> Summary:
+def write_predictions(found: Iterable[FileVerdict | LeftOut], output: Path, process: Process) -> Summary:
     """Write ``predictions.csv`` line by line as the verdicts come, on the main process, and count them.
 
     Raises:
         UserError: where it cannot be written.
     """
     verdicts: Counter[str | None] = Counter()
-    unreadable: list[Unreadable] = []
+    left_out: list[LeftOut] = []
     with _table(output) if process.is_main else nullcontext() as table:
         for one in found:
-            if isinstance(one, Unreadable):
-                unreadable.append(one)
+            if isinstance(one, LeftOut):
+                left_out.append(one)
                 continue
             verdicts[one.verdict] += 1
             if table is not None:
                 table.writerow(asdict(one))
-    return Summary(verdicts, unreadable)
+    return Summary(verdicts, left_out)
 
 
 @contextmanager
@@ -199,19 +176,10 @@ def _table(folder: Path) -> Iterator["csv.DictWriter[str]"]:
     path = folder / PREDICTIONS
     with refusing(path):
         folder.mkdir(parents=True, exist_ok=True)
-        with path.open("w", encoding="utf-8", newline="", buffering=1) as file:
+        with path.open("w", encoding="utf-8", errors="backslashreplace", newline="", buffering=1) as file:
             table = csv.DictWriter(file, [field.name for field in fields(FileVerdict)], lineterminator="\n")
             table.writeheader()
             yield table
-
-
-def _walk(source: Path, output: Path) -> Iterator[str]:
-    for folder, folders, names in os.walk(source):
-        here = Path(folder)
-        folders[:] = [name for name in folders if not name.startswith(".") and (here / name).resolve() != output]
-        for name in names:
-            if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
-                yield (here / name).relative_to(source).as_posix()
 
 
 def _predict_batch(
@@ -222,16 +190,16 @@ def _predict_batch(
     *,
     threshold: float | None,
     pool: ThreadPoolExecutor,
-) -> Iterator[FileVerdict | Unreadable]:
-    def read(file: str) -> _Read | Unreadable:
+) -> Iterator[FileVerdict | LeftOut]:
+    def read(file: str) -> _Read | LeftOut:
         start = time.perf_counter()
         try:
             return _Read(file, read_image(root / file), time.perf_counter() - start)
         except UserError as error:
-            return Unreadable(file, str(error))
+            return LeftOut(file, str(error))
 
-    def score(found: _Read | Unreadable) -> tuple[_Read, Prediction, float] | Unreadable:
-        if isinstance(found, Unreadable):
+    def score(found: _Read | LeftOut) -> tuple[_Read, Prediction, float] | LeftOut:
+        if isinstance(found, LeftOut):
             return found
         start = time.perf_counter()
         try:
@@ -240,12 +208,17 @@ def _predict_batch(
             raise UserError(f"{found.file}: {error}") from error
         return found, prediction, found.seconds + time.perf_counter() - start
 
-    def draw(found: tuple[_Read, Prediction, float] | Unreadable) -> FileVerdict | Unreadable:
-        if isinstance(found, Unreadable):
+    def draw(found: tuple[_Read, Prediction, float] | LeftOut) -> FileVerdict | LeftOut:
+        if isinstance(found, LeftOut):
             return found
         start = time.perf_counter()
         image, prediction, seconds = found
-        write_image(output / heatmap_name(image.file), _picture(detector, image.image, prediction))
+        try:
+            write_image(output / heatmap_name(image.file), _picture(detector, image.image, prediction))
+        except UserError as error:
+            if getattr(error.__cause__, "errno", None) not in UNFIT_NAME:
+                raise
+            return LeftOut(image.file, str(error))
         seconds += time.perf_counter() - start
         return FileVerdict(image.file, prediction.image_score, prediction.threshold, prediction.verdict, seconds)
 

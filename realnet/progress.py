@@ -1,5 +1,6 @@
 """Progress bars with rate and remaining time, and log lines that do not tear them."""
 
+import io
 import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -46,7 +47,12 @@ def follow(description: str, process: Process) -> Follow:
 
 @contextmanager
 def console(is_main: bool = True, *extra: logging.Handler) -> Iterator[None]:
-    """Show the project's log lines on the console (and on ``extra`` handlers) of the main process."""
+    """Show the project's log lines on the console (and on ``extra`` handlers) of the main process.
+
+    Names of files that are not UTF-8 are printed with backslashes from then on.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     logger = logging.getLogger("realnet")
     handler = BarHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))

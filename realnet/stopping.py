@@ -1,5 +1,8 @@
 """SIGTERM and Ctrl-C: a run that is asked to stop finishes what it is at, saves, and ends well."""
 
+import atexit
+import multiprocessing
+import multiprocessing.util
 import signal
 import time
 from collections.abc import Iterable, Iterator
@@ -62,3 +65,12 @@ def leave_signals_to_main(_worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     torch.set_num_threads(1)
+
+
+@atexit.register  # later than multiprocessing's own, hence called before it, which would wait for them for ever
+def _end_workers() -> None:
+    if hasattr(signal, "SIGCHLD"):  # Windows has none
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # DataLoader's handler takes their end for a failure
+    for worker in multiprocessing.active_children():
+        if worker.daemon:
+            worker.kill()

@@ -95,7 +95,8 @@ def label_grid(
         rows: uint8 RGB images (H, W, 3), all of one size; a row may be shorter than the first.
         row_labels: one a row, or none at all; a label may hold several lines.
         column_labels: one a column, or none at all.
-        title: a line above all; text that does not fit is cut with an ellipsis.
+        title: a line above all, for which the paper is wide enough; a column's label that does not fit is cut with an
+            ellipsis.
 
     Raises:
         ValueError: no image, images of several sizes, or another number of labels than of rows or columns.
@@ -109,9 +110,10 @@ def label_grid(
     left = max((_text_width(line, size) for label in row_labels for line in label.splitlines()), default=-GAP) + 2 * GAP
     head = (size + 2 * GAP) * bool(title)
     top = head + (size + 2 * GAP) * bool(column_labels) or GAP
-    paper = Image.new("RGB", (left + num_columns * (width + GAP), top + len(rows) * (height + GAP)), PAPER)
+    right = left + max(num_columns * (width + GAP), _text_width(title, size) + GAP)
+    paper = Image.new("RGB", (right, top + len(rows) * (height + GAP)), PAPER)
     draw = ImageDraw.Draw(paper)
-    draw.text((left, GAP), _fitting(title, size, paper.width - left), INK, _font(size))
+    draw.text((left, GAP), title, INK, _font(size))
     for column, label in enumerate(column_labels):
         draw.text((left + column * (width + GAP), head + GAP), _fitting(label, size, width), INK, _font(size))
     for row, images in enumerate(rows):

@@ -18,6 +18,7 @@ TESTED = ["train_realnet", "train_realnet --dry-run", "evaluation_realnet --clas
 SDAS = "--set 'anomalies.types={normal: 0.5, sdas: 0.5}'"
 WEAVE = "--class_name weave"
 PREDICT = f"predict_realnet {WEAVE} --input data/tiny/images/weave/test"
+LARGER = "--set image_size=64 --set evaluation.score_pool=48"
 OUT = "synthesize --output out"
 
 
@@ -86,6 +87,16 @@ CHECKPOINTS = [
         spoil.diffusion,
         [f"{script} --checkpoint {spoil.DIFFUSION}" for script in (f"evaluation_realnet {WEAVE}", PREDICT)],
         ["is of kind 'diffusion', but 'realnet' is needed; give the right file"],
+    ),
+    (
+        spoil.detectors,
+        [f"{script} --checkpoint nope.pth" for script in (f"evaluation_realnet {WEAVE}", PREDICT)],
+        ["--checkpoint nope.pth does not exist; give"],
+    ),
+    (
+        spoil.detectors,
+        [f"{script} {LARGER}" for script in (PREDICT, f"{PREDICT} --dry-run", f"evaluation_realnet {WEAVE}")],
+        ["evaluation.score_pool is 48, more than the 32x32 pixels that", "ckpt_last.pth is for"],
     ),
     (
         spoil.diffusion,
@@ -223,3 +234,21 @@ def test_a_process_of_its_own_says_the_same(tiny):
     assert ended.returncode == 2
     assert contents(tiny) == before
     check(ended.stderr, ["weave/train/good/001.png", "widget/train/good/001.png", "replace them"])
+
+
+def test_workers_do_not_outlive_a_refusal(tiny):
+    picture = Path("data/tiny/images/weave/train/good/000.png")
+    whole = picture.read_bytes()
+    start = whole.index(b"IDAT") + 10
+    picture.write_bytes(whole[:start] + b"U" * (len(whole) - start - 20) + whole[-20:])
+    flags = ["--dataset", "tiny", "--class_name", "weave", "--device", "cpu", "--set", "runtime.num_workers=1"]
+    ended = subprocess.run(
+        [sys.executable, ROOT / "train_realnet.py", *flags],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 2 and "good/000.png" in ended.stderr, ended.stderr
+    assert "Traceback" not in ended.stderr

@@ -1,6 +1,7 @@
 """predict_realnet.py, as users call it."""
 
 import csv
+import os
 import shutil
 import tracemalloc
 from pathlib import Path
@@ -16,6 +17,7 @@ from realnet.detector import Detector
 from realnet.distributed import process
 from realnet.errors import UserError
 from realnet.prediction import predict_files
+from realnet.reporting import pages
 
 OUTPUT = Path("experiments/tiny/realnet_vis/weave/predictions")
 TEST = Path("data/tiny/images/weave/test")
@@ -55,7 +57,7 @@ def test_a_folder_gives_verdicts_and_heatmaps_in_its_own_tree(capsys):
     assert sorted(path.relative_to(OUTPUT).as_posix() for path in OUTPUT.rglob("*.png")) == sorted(found)
     printed = capsys.readouterr().out
     assert str(OUTPUT / "predictions.csv") in printed and "ckpt_last.pth" in printed
-    assert "defect" in printed and "normal" in printed
+    assert "defect" in printed and "normal" in printed and "\nthreshold  0.65 (calibrated)\n" in printed
 
 
 def test_alone_in_a_batch_and_among_others_all_bits_are_equal():
@@ -80,12 +82,54 @@ def test_unreadable_files_are_listed_and_do_not_stop_the_rest(capsys):
     assert predict("--input", folder) == 1
     assert len(rows()) == 5
     printed = capsys.readouterr().out
-    assert "2 unreadable" in printed and "good/broken.png" in printed and "hole/cut.png" in printed
-    assert "notes.txt" not in printed
+    assert "2 left out\n" in printed and "good/broken.png" in printed and "hole/cut.png" in printed
 
 
-def test_the_threshold_can_be_given():
+def test_nothing_is_passed_over_in_silence(tiny, capsys, monkeypatch):
+    folder = Path("photos")
+    shutil.copytree(TEST, folder / "day")
+    shutil.copytree(TEST / "good", "elsewhere/good")
+    (folder / "a_link").symlink_to(tiny / "elsewhere", target_is_directory=True)
+    (folder / "day/up").symlink_to(tiny / "photos", target_is_directory=True)  # in a circle
+    (folder / "also_day").symlink_to(tiny / "photos/day", target_is_directory=True)
+    for name in ("a.heic", "b.HEIC", "c.gif", "no_ending", ".DS_Store", ".hidden.png"):
+        (folder / name).write_bytes(b"")
+    assert predict("--input", folder) == 0
+    assert "4 passed over, by ending no images: 1 without one, 1 .gif, 2 .heic\n" in capsys.readouterr().out
+    assert [name for name in rows() if not name.startswith("day/")] == ["a_link/good/000.png", "a_link/good/001.png"]
+    assert len(rows()) == 7
+
+    def iterdir(path: Path, whole_iterdir=Path.iterdir):
+        if path.name == "hole":
+            raise PermissionError(13, "Permission denied")
+        return whole_iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    assert predict("--input", folder) == 1
+    assert "1 left out\ncannot read the folder photos/day/hole: Permission denied\n" in capsys.readouterr().out
+    assert len(rows()) == 6
+    with pytest.raises(UserError, match=r"(?s)hole holds no images.*cannot read the folder .*hole: Permission"):
+        predict("--input", TEST / "hole")
+
+
+def test_names_of_any_kind_get_a_verdict_or_are_listed(capsys, monkeypatch):
+    odd, long = os.fsdecode(b"001_Stra\xdfe.png"), f"{'n' * 251}.jpg"
+    Path("photos").mkdir()
+    for name in ("000.png", odd, long):
+        shutil.copy(TEST / "good/000.png", f"photos/{name}")
+    shutil.copy(__file__, f"photos/{os.fsdecode(b'Stra' + bytes([0xDF]))}.png")
+    assert predict("--input", "photos") == 1
+    assert list(rows()) == ["000.png", "001_Stra\\udcdfe.png", long] and (OUTPUT / odd).is_file()
+    printed = capsys.readouterr().out
+    assert "1 left out\n" in printed and "Stra\\udcdf.png" in printed
+    monkeypatch.setattr(pages, "LONGEST_NAME", 1000)  # as on a file system that takes less
+    assert predict("--input", "photos") == 1
+    assert f"{long}.png: File name too long" in capsys.readouterr().out and len(rows()) == 2
+
+
+def test_the_threshold_can_be_given(capsys):
     assert predict("--input", TEST, "--threshold", 0) == 0
+    assert "\nthreshold  0 (given)\n" in capsys.readouterr().out
     assert {row["verdict"] for row in rows().values()} == {"defect"}
     assert {row["threshold"] for row in rows().values()} == {"0.0"}
     assert predict("--input", TEST, "--threshold", 1) == 0
@@ -98,7 +142,8 @@ def test_without_calibration_there_is_no_verdict_but_a_score(capsys):
     tiny_detector.save("weave", calibration=None)
     assert predict("--input", TEST) == 0
     assert {(row["threshold"], row["verdict"]) for row in rows().values()} == {("", "")}
-    assert "5 without a verdict" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "5 without a verdict" in printed and "\nthreshold" not in printed
 
 
 def test_results_inside_the_input_folder_are_no_input():
@@ -140,6 +185,14 @@ def test_a_network_that_gives_nan_gives_no_verdict():
     ):
         predict("--input", TEST)
     assert not rows()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
+def test_a_full_disk_is_said():
+    Path("found").mkdir()
+    Path("found/predictions.csv").symlink_to("/dev/full")
+    with pytest.raises(UserError, match=r"cannot write found/predictions\.csv: No space left on device; free space"):
+        predict("--input", TEST, "--output", "found")
 
 
 def test_large_images_keep_their_proportions():

@@ -79,7 +79,18 @@ def test_nothing_is_written_for_images_that_cannot_be_used(tiny, run_script):
 
 def test_a_sheet_shows_every_configured_source(tiny, run_script, capsys):
     types = "anomalies.types={normal: 1, self: 1, sdas: 1, dtd: 0}"
-    arguments = ("prepare_data", "preview", "--dataset", "tiny", "--set", types, "--num_images", "2")
+    arguments = (
+        "prepare_data",
+        "preview",
+        "--dataset",
+        "tiny",
+        "--set",
+        types,
+        "--set",
+        "image_size=96",
+        "--num_images",
+        "2",
+    )
     printed = run_script(*arguments, "--class_name", "widget")
     assert "left out: class 'widget' of tiny needs SDAS images" in printed
     few = read_image(tiny / "experiments/tiny/realnet_vis/widget/preview.png")
@@ -87,7 +98,7 @@ def test_a_sheet_shows_every_configured_source(tiny, run_script, capsys):
     assert "left out" not in run_script(*arguments, "--class_name", "widget", "--output", "sheets")
     more = read_image(tiny / "sheets/widget.png")
     assert more.shape[0] == few.shape[0]
-    assert more.shape[1] == few.shape[1] + 2 * 36  # two columns of 32 pixels and their gaps
+    assert more.shape[1] == few.shape[1] + 2 * 100  # two columns of 96 pixels and their gaps
     run_script(*arguments, "--class_name", "widget", "--output", "again")
     assert np.array_equal(more, read_image(tiny / "again/widget.png"))
     run_script(*arguments, "--class_name", "widget", "--output", "other", "--seed", "5")

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from realnet.errors import printable
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -59,7 +61,7 @@ def report(findings: Sequence[Finding], dataset: str, *, limit: int | None = Non
     """
     kinds = sorted(dict.fromkeys(finding.kind for finding in findings), key=lambda kind: not kind.is_fatal)
     blocks = [_block(kind, [f.where for f in findings if f.kind == kind], dataset, limit) for kind in kinds]
-    return "\n".join(blocks)
+    return printable("\n".join(blocks))
 
 
 def _block(kind: Kind, places: Sequence[str], dataset: str, limit: int | None) -> str:

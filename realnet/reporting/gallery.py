@@ -130,11 +130,15 @@ def _tile(caption: str, content: str) -> str:
 
 
 def _mask(item: Item, mask: MaskArray | None, size: tuple[int, int]) -> str:
-    if not item.is_defect or mask is None:
-        text = "no mask" if item.is_defect else "normal"
+    if not item.is_defect or mask is None or not mask.any():
+        text = "normal" if not item.is_defect else "no mask" if mask is None else _vanished(mask)
         return f'<div class="none" style="aspect-ratio: {size[0]} / {size[1]}">{text}</div>'
     share = _resized((mask != 0).astype(np.float32), size)
     return _image(visuals.mask_picture(share > 0), ".png")  # not the nearest pixel: a small defect would vanish
+
+
+def _vanished(mask: MaskArray) -> str:
+    return "the mask shows no defect at {}x{} pixels".format(*mask.shape)
 
 
 def _resized(values: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
@@ -143,9 +147,10 @@ def _resized(values: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
 
 
 def _image(picture: Picture, ending: str) -> str:
-    """Embed a picture as a data URI."""
+    """Embed a picture as a data URI, on a button that enlarges it."""
     options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if ending == ".jpg" else []
     _, encoded = cv2.imencode(ending, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)
     kind = "jpeg" if ending == ".jpg" else "png"
     data = base64.b64encode(encoded.tobytes()).decode()
-    return f'<img alt="" loading="lazy" decoding="async" src="data:image/{kind};base64,{data}">'
+    image = f'<img alt="" loading="lazy" decoding="async" src="data:image/{kind};base64,{data}">'
+    return f'<button type="button" class="zoom" aria-label="enlarge" title="enlarge">{image}</button>'

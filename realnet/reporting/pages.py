@@ -1,9 +1,12 @@
 """An evaluation's pictures: the report pages, and one heatmap file for each test image."""
 
+import hashlib
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
+from urllib.parse import quote
 
 import cv2
 import numpy as np
@@ -21,6 +24,8 @@ from realnet.reporting.tables import f1_text, tables
 
 SMALLEST_SIDE = 256
 """Smaller heatmaps are enlarged, so that captions fit and details show."""
+LONGEST_NAME = 255
+"""Bytes that file systems take."""
 
 
 def write_heatmaps(scores: ClassScores, image_root: Path, folder: Path, display: Display, description: str) -> None:
@@ -80,12 +85,17 @@ def heatmap_name(filename: str, class_name: str = "") -> PurePosixPath:
     """Return the heatmap's path for an image's: the same, without the class's folder, and as PNG.
 
     Another ending is kept inside the name, and so is that of a PNG whose name would then be another image's: neither
-    ``003.jpg`` and ``003.png`` meet, nor do ``003.jpg`` and ``003.jpg.png``.
+    ``003.jpg`` and ``003.png`` meet, nor do ``003.jpg`` and ``003.jpg.png``. A name that would be too long is cut, and
+    told from others by a digest.
     """
     path = PurePosixPath(filename)
     inside = path.relative_to(class_name) if class_name in map(str, path.parents) else path
     is_plain = inside.suffix.lower() == ".png" and PurePosixPath(inside.stem).suffix.lower() not in IMAGE_SUFFIXES
-    return inside if is_plain else inside.with_name(f"{inside.name}.png")
+    name = inside.name if is_plain else f"{inside.name}.png"
+    whole = os.fsencode(name)
+    if len(whole) > LONGEST_NAME:
+        name = f"{whole[:200].decode(errors='ignore')}-{hashlib.sha256(whole).hexdigest()[:16]}.png"
+    return inside.with_name(name)
 
 
 def verdict_title(score: float, threshold: float | None) -> str:
@@ -108,7 +118,7 @@ def write_dataset_page(folder: Path, results: Sequence[ClassResult], classes: Se
         _class_report(
             result,
             [_item(image, _not_shown) for image in result.checkpoints[0].images],
-            gallery_page=f"{result.class_name}/{REPORT}",
+            gallery_page=quote(os.fsencode(f"{result.class_name}/{REPORT}")),
         )
         for result in results
     ]
@@ -118,15 +128,15 @@ def write_dataset_page(folder: Path, results: Sequence[ClassResult], classes: Se
 def _write(
     folder: Path, results: Sequence[ClassResult], reports: Sequence[ClassReport], *, classes: Sequence[str]
 ) -> None:
-    first = results[0].checkpoints[0]
-    path = Path(first.checkpoint)
+    missing = [name for name in classes if name not in {result.class_name for result in results}]
     data = ReportData(
         dataset=results[0].dataset,
-        checkpoint=str(path if len(results) == 1 else path.parent.with_name("<class>") / path.name),
-        protocol=PROTOCOLS[first.protocol],
         tables=tables(results, classes),
         classes=reports,
-        notes=[f"evaluated {max(result.made for result in results)}"],
+        notes=[
+            f"evaluated {max(result.made for result in results)}",
+            *([f"without results: {', '.join(missing)}"] if missing else []),
+        ],
     )
     write_report(folder / REPORT, data)
 
@@ -137,6 +147,8 @@ def _class_report(result: ClassResult, items: Sequence[Item], *, gallery_page: s
     curves = {name: _points(drawn) for name, drawn in first.curves.items()}
     return ClassReport(
         class_name=result.class_name,
+        checkpoint=first.checkpoint,
+        protocol=PROTOCOLS[first.protocol],
         items=items,
         display=first.display,
         threshold_note=note,

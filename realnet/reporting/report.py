@@ -57,6 +57,8 @@ class ClassReport:
 
     Attributes:
         class_name: title.
+        checkpoint: path of the weights that made its scores and pictures.
+        protocol: how that checkpoint was chosen.
         items: its test images, in any order.
         display: its thresholds and display scale.
         threshold_note: where the thresholds come from.
@@ -64,10 +66,12 @@ class ClassReport:
         pixel_roc: curve of the pixels; None where it was not computed.
         pro: mean region overlap up to `fpr_limit`; None where it was not computed.
         fpr_limit: where `pro` ends.
-        gallery_page: relative link to the page that holds the gallery; None shows it here.
+        gallery_page: relative link, as URLs are written, to the page that holds the gallery; None shows it here.
     """
 
     class_name: str
+    checkpoint: str
+    protocol: str
     items: Sequence[Item]
     display: Display
     threshold_note: str = ""
@@ -84,16 +88,12 @@ class ReportData:
 
     Attributes:
         dataset: its name.
-        checkpoint: path of the weights that made the scores and pictures.
-        protocol: how that checkpoint was chosen.
-        tables: results, the pictured checkpoint's first.
+        tables: results, one a protocol.
         classes: one a class, in the order of the page.
         notes: further lines of the header, such as the date and versions.
     """
 
     dataset: str
-    checkpoint: str
-    protocol: str
     tables: Sequence[ResultTable]
     classes: Sequence[ClassReport]
     notes: Sequence[str] = ()
@@ -116,8 +116,6 @@ def _write_page(page: TextIO, report: ReportData) -> None:
     page.write(f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">')
     page.write('<meta name="viewport" content="width=device-width, initial-scale=1">')
     page.write(f"<style>{_beside('report.css')}</style></head><body>\n<h1>{escape(title)}</h1>")
-    page.write(f"<p>Checkpoint: {escape(report.protocol)}</p>")
-    page.write(f'<p class="quiet path">{escape(report.checkpoint)}</p>')
     page.writelines(f'<p class="quiet">{escape(note)}</p>' for note in report.notes)
     page.writelines(_table(table) for table in report.tables)
     for number, one in enumerate(report.classes):
@@ -134,13 +132,17 @@ def _table(table: ResultTable) -> str:
     head = "".join(f"<th>{escape(TITLES.get(metric, metric))}</th>" for metric in columns)
     body = [_row(name, row, columns) for name, row in table.rows.items()]
     if table.mean is not None:
-        body.append(_row("mean", table.mean, columns, 'class="mean"'))
+        body.append(_row(mean_name(table), table.mean, columns, 'class="mean"'))
     rows = [*table.rows.values(), table.mean or {}]
     has_published = any(result.published is not None for row in rows for result in row.values())
-    legend = "In %" + ("; small: published" if has_published else "")
+    legend = ["In %"]
+    if "image_f1_max" in columns:
+        legend.append("F1-max: at the best threshold, by the test labels")
+    if has_published:
+        legend.append("small: published")
     return (
         f'<h3>{escape(table.protocol)}</h3><div class="wide"><table><tr><th></th>{head}</tr>{"".join(body)}</table>'
-        f'</div><p class="note">{legend}.</p>{"".join(_reasons(table.rows))}\n'
+        f'</div><p class="note">{"; ".join(legend)}.</p>{"".join(_reasons(table.rows))}\n'
     )
 
 
@@ -152,6 +154,11 @@ def _row(name: str, row: Mapping[str, Result], columns: Sequence[str], attribute
 def _cell(result: Result) -> str:
     ours = "–" if result.value is None else f"{100 * result.value:.2f}"
     return ours if result.published is None else f"{ours}<small>{100 * result.published:.1f}</small>"
+
+
+def mean_name(table: ResultTable) -> str:
+    """Say how many classes a table's mean is of: other protocols may have others."""
+    return f"mean of {len(table.rows)} {'class' if len(table.rows) == 1 else 'classes'}"
 
 
 def missing_metrics(row: Mapping[str, Result]) -> dict[str, list[str]]:
@@ -170,7 +177,8 @@ def _reasons(rows: Mapping[str, Mapping[str, Result]]) -> Iterator[str]:
 
 
 def _class_parts(one: ClassReport, anchor: str) -> Iterator[str]:
-    yield f'<section id="{anchor}"><h2>{escape(one.class_name)}</h2><p>{escape(_summary(one))}</p>'
+    yield f'<section id="{anchor}"><h2>{escape(one.class_name)}</h2>'
+    yield f'<p class="quiet path">{escape(one.protocol)}: {escape(one.checkpoint)}</p><p>{escape(_summary(one))}</p>'
     if one.threshold_note:
         yield f'<p class="quiet">{escape(one.threshold_note)}</p>'
     yield f'<div class="charts">{"".join(f"<figure>{chart}</figure>" for chart in _charts(one))}</div>'

@@ -3,12 +3,13 @@
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from realnet import paths
 from realnet.calibration import Calibration
+from realnet.errors import printable
 from realnet.evaluation import METRICS, Metric
 from realnet.reporting.gallery import Display
 from realnet.writing import whole_file
@@ -19,10 +20,14 @@ PROTOCOLS: Mapping[Protocol, str] = {
     "best": "best on the test split, as published",
     "given": "the file given by --checkpoint",
 }
+Source = Literal["calibrated", "test labels"]
+"""Where a threshold comes from."""
 METRICS_JSON, METRICS_CSV, REPORT = "metrics.json", "metrics.csv", "report.html"
 
 Drawn = tuple[tuple[float, ...], tuple[float, ...]]
 """x and y of a curve that is thinned for drawing."""
+Name = Annotated[str, AfterValidator(printable)]
+"""Of a file, as JSON can hold it."""
 
 
 class Record(BaseModel):
@@ -34,8 +39,8 @@ class Record(BaseModel):
 class ImageResult(Record):
     """A test image: its file (relative to the image root), its kind, the truth, and its score."""
 
-    filename: str
-    kind: str
+    filename: Name
+    kind: Name
     is_defect: bool
     score: float
 
@@ -45,6 +50,7 @@ class Verdicts(Record):
 
     Attributes:
         threshold: a score at or above it is a defect.
+        source: of the threshold; the best F1 on the test split where it is the test labels.
         missed: defect images below it.
         false_alarms: normal images at or above it.
         f1: at the threshold; None where only one of normal and defect is there.
@@ -53,6 +59,7 @@ class Verdicts(Record):
     """
 
     threshold: float
+    source: Source
     missed: int
     false_alarms: int
     f1: float | None
@@ -101,6 +108,7 @@ class ClassResult(Record):
         made: date and time.
         notes: what a reader must know to judge the numbers.
         checkpoints: one of each protocol at most.
+        settings: of scores and metrics; classes of others are not compared.
         inputs: digest of the files and settings that the results come from; empty where it was not taken.
     """
 
@@ -109,6 +117,7 @@ class ClassResult(Record):
     made: str
     notes: tuple[str, ...]
     checkpoints: tuple[CheckpointResult, ...]
+    settings: dict[str, float]
     inputs: str = ""
 
     def of(self, protocol: Protocol) -> CheckpointResult | None:
@@ -139,18 +148,26 @@ def read_class(folder: Path) -> ClassResult | None:
 
     Results whose checkpoint was written anew since are not what that checkpoint would give.
     """
+    result = read_earlier(folder)
+    return result if result and all(map(_is_current, result.checkpoints)) else None
+
+
+def read_earlier(folder: Path) -> ClassResult | None:
+    """Read a class's ``metrics.json``, by whatever weights; None where there is none, or one of another version."""
     try:
-        result = ClassResult.model_validate_json((folder / METRICS_JSON).read_text(encoding="utf-8"))
+        return ClassResult.model_validate_json((folder / METRICS_JSON).read_text(encoding="utf-8"))
     except (OSError, ValidationError):
         return None
-    return result if all(map(_is_current, result.checkpoints)) else None
 
 
-def collect(dataset: str, classes: Sequence[str], made: Sequence[ClassResult] = ()) -> list[ClassResult]:
-    """Return the results just made and, of the other classes, those of earlier commands that are still current."""
+def collect(dataset: str, classes: Sequence[str], made: Sequence[ClassResult]) -> list[ClassResult]:
+    """Return the results just made and, of the other classes, those of earlier commands that are still current.
+
+    Only those by the same settings count.
+    """
     known = {result.class_name: result for result in made}
     found = [known.get(name) or read_class(paths.output(dataset, "realnet", "vis", name)) for name in classes]
-    return [result for result in found if result is not None]
+    return [result for result in found if result is not None and result.settings == made[0].settings]
 
 
 def write_dataset(folder: Path, results: Sequence[ClassResult], means: Mapping[Protocol, dict[str, Metric]]) -> None:
@@ -165,14 +182,17 @@ def write_dataset(folder: Path, results: Sequence[ClassResult], means: Mapping[P
         file.write(summary.model_dump_json(indent=1))
     with whole_file(folder / METRICS_CSV) as file:
         table = csv.writer(file, lineterminator="\n")
-        table.writerow(["class", "protocol", "checkpoint", "step", *METRICS, "threshold", "missed", "false_alarms"])
+        judged = ["threshold", "threshold_source", "missed", "false_alarms"]
+        table.writerow(["class", "protocol", "checkpoint", "step", *METRICS, *judged])
         table.writerows(_line(one.class_name, checkpoint) for one in results for checkpoint in one.checkpoints)
         table.writerows(["mean", protocol, "", "", *_numbers(mean)] for protocol, mean in means.items())
 
 
 def _line(class_name: str, result: CheckpointResult) -> list[object]:
     verdicts = result.verdicts
-    judged = [] if verdicts is None else [f"{verdicts.threshold:.6g}", verdicts.missed, verdicts.false_alarms]
+    judged: list[object] = []
+    if verdicts is not None:
+        judged = [f"{verdicts.threshold:.6g}", verdicts.source, verdicts.missed, verdicts.false_alarms]
     return [class_name, result.protocol, result.checkpoint, result.step, *_numbers(result.metrics), *judged]
 
 

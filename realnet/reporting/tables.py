@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from realnet.evaluation import METRICS, Metric, mean_over_classes
-from realnet.reporting.report import TITLES, Result, ResultTable, missing_metrics
-from realnet.reporting.results import PROTOCOLS, CheckpointResult, ClassResult, Protocol, Verdicts
+from realnet.reporting.report import TITLES, Result, ResultTable, mean_name, missing_metrics
+from realnet.reporting.results import PROTOCOLS, CheckpointResult, ClassResult, Protocol, Source, Verdicts
 
 PUBLISHED: Mapping[str, Mapping[str, float]] = {
     "MVTec-AD": {"image_auroc": 0.996, "pixel_auroc": 0.990, "aupro": 0.931},
@@ -13,6 +13,8 @@ PUBLISHED: Mapping[str, Mapping[str, float]] = {
     "VisA": {"image_auroc": 0.978, "pixel_auroc": 0.988},
 }
 """The paper's results: means over all classes of a dataset, at 256×256."""
+
+SOURCES: Mapping[Source, str] = {"calibrated": "calibrated", "test labels": "picked on the test labels"}
 
 
 def means(results: Sequence[ClassResult]) -> dict[Protocol, dict[str, Metric]]:
@@ -48,7 +50,7 @@ def console_lines(dataset: str, table: ResultTable) -> Iterator[str]:
     published = PUBLISHED.get(dataset, {})
     rows: dict[str, Sequence[float | None]] = {name: _values(row) for name, row in table.rows.items()}
     if table.mean is not None:
-        rows["mean"] = _values(table.mean)
+        rows[mean_name(table)] = _values(table.mean)
     if published:
         rows["published mean of all classes"] = [published.get(name) for name in METRICS]
     left = max(map(len, rows))
@@ -83,8 +85,8 @@ def f1_text(result: CheckpointResult) -> str:
 def _verdict_text(result: CheckpointResult, verdicts: Verdicts) -> str:
     defects = sum(image.is_defect for image in result.images)
     text = (
-        f"threshold {verdicts.threshold:.4g}: {verdicts.missed} of {defects} defects missed, "
-        f"{verdicts.false_alarms} false alarms on {len(result.images) - defects} normal images"
+        f"threshold {verdicts.threshold:.4g} ({SOURCES[verdicts.source]}): {verdicts.missed} of {defects} defects "
+        f"missed, {verdicts.false_alarms} false alarms on {len(result.images) - defects} normal images"
     )
     return "; ".join(filter(None, [text, f1_text(result)]))
 

@@ -9,9 +9,8 @@ import torch
 from conftest import ROOT
 from PIL import Image
 
-from realnet import Detector, checkpoint
+from realnet import Detector, UserError, checkpoint
 from realnet.data.images import read_image
-from realnet.errors import UserError
 
 
 @pytest.fixture
@@ -180,3 +179,17 @@ def test_the_backbones_weights_come_from_where_they_are_to_be_had(tiny, tmp_path
     assert used(trained="elsewhere.pth", configured=str(file)) == str(file)
     assert used(trained="hub", configured=str(file)) == str(file)
     assert used(trained="elsewhere.pth", configured="none") == "none"
+
+
+def test_backbone_weights_that_lie_elsewhere_are_given(tiny, tmp_path, monkeypatch):
+    path = tiny_detector.save("weave").absolute()
+    torch.save(tiny_detector.build().backbone.feature_extractor.state_dict(), "resnet18.pth")
+    values = torch.load(path, weights_only=True)
+    values["config"]["backbone"]["weights"] = "resnet18.pth"
+    torch.save(values, path)
+    Detector.load(path, device="cpu")
+    monkeypatch.chdir(tmp_path / "data")
+    with pytest.raises(UserError, match=r"weights resnet18\.pth, which are not .*load\(…, backbone_weights=FILE\)"):
+        Detector.load(path, device="cpu")
+    given = Detector.load(path, device="cpu", backbone_weights=tmp_path / "resnet18.pth")
+    assert given.config.backbone.weights == str(tmp_path / "resnet18.pth")

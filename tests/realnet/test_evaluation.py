@@ -69,15 +69,15 @@ def test_several_processes_share_the_images(tmp_path, monkeypatch, world_size):
     dataset, shares = make_split(tmp_path), []
     alone = scored(dataset)
 
-    def collect(share):
-        shares.append(share)
-        return [share]
+    def collect(value):
+        shares.extend([value] if value else [])
+        return [value]
 
     monkeypatch.setattr(distributed, "gather", collect)
     for rank in range(world_size):
         with suppress(ValueError):  # one share alone is not the whole class
             scored(dataset, Process(rank, world_size, CPU))
-    monkeypatch.setattr(distributed, "gather", lambda share: shares)
+    monkeypatch.setattr(distributed, "gather", lambda value: [value] if value == "" else shares)
     together = scored(dataset, Process(1, world_size, CPU))
     assert sum(len(share.has_mask) for share in shares) == 5
     for name in ("anomaly_maps", "image_scores", "masks", "has_mask"):
@@ -102,11 +102,6 @@ def test_a_process_hears_of_the_others_problems(tmp_path, monkeypatch):
     monkeypatch.setattr(distributed, "gather", lambda share: [share, "b.png is no image", "c.png is no image"])
     with pytest.raises(UserError, match=r"^b\.png is no image\nc\.png is no image$"):
         scored(make_split(tmp_path))
-
-
-def test_a_pool_larger_than_the_images_is_refused(tmp_path):
-    with pytest.raises(UserError, match="score_pool is 17, more than the images' 16x16"):
-        scored(make_split(tmp_path), score_pool=17)
 
 
 def class_scores(maps, labels, masks, has_mask=None):

@@ -107,6 +107,14 @@ def test_grid_draws_its_labels():
         assert (grid == visuals.INK).all(axis=-1).any() or grid.min() < 110
 
 
+def test_a_title_is_whole_above_a_narrow_image():
+    def inked(columns):
+        grid = visuals.label_grid([[np.full((300, 20, 3), 255, np.uint8)] * columns], title="0.9312 >= 0.5000: defect")
+        return np.nonzero((grid < 160).all(axis=2).any(axis=0))[0]
+
+    np.testing.assert_array_equal(inked(1), inked(30))
+
+
 def test_a_long_label_is_cut_to_its_column():
     wide = visuals.label_grid([[GREY, GREY]], column_labels=["a very long label " * 9, "b"])
     short = visuals.label_grid([[GREY, GREY]], column_labels=["", "b"])

@@ -59,6 +59,12 @@ def test_a_card_holds_image_mask_map_and_overlay():
     assert heat[20, 20, 0] < 100 and overlay[20, 20, 0] > 180  # the cold map is dark, the cold overlay is the image
 
 
+def test_every_picture_is_on_a_button_that_enlarges_it():
+    html = page([item("a", 0.9), item("b", 0.1, is_defect=False)])
+    assert len(re.findall(r'<button type="button" class="zoom" aria-label="enlarge[^<]*><img ', html)) == 7
+    assert html.count("<img") == 7
+
+
 def test_the_overlay_follows_scale_and_pixel_threshold():
     def overlay(display):
         return list(images(page([item("a", 0.9)], display)))[-1].astype(int)
@@ -77,6 +83,8 @@ def test_thumbnails_are_small_and_keep_a_one_pixel_defect():
 
 def test_what_has_no_mask_says_so():
     assert "no mask" in page([item("a", 0.9, load=lambda: pictures(mask=False))])
+    vanished = Pictures(np.zeros((8, 8, 3), np.uint8), np.zeros((4, 4)), np.zeros((4, 6), bool))
+    assert "the mask shows no defect at 4x6 pixels" in page([item("a", 0.9, load=lambda: vanished)])
     normal = page([item("a", 0.1, is_defect=False)])
     assert ">normal</div>" in normal and len(list(images(normal))) == 3
 

@@ -1,3 +1,4 @@
+import os
 from itertools import product
 from pathlib import PurePosixPath
 
@@ -22,6 +23,15 @@ from realnet.reporting.pages import display_size, heatmap_name, heatmap_panel, v
 )
 def test_every_image_has_a_heatmap_of_its_own(filename, class_name, expected):
     assert heatmap_name(filename, class_name) == PurePosixPath(expected)
+
+
+@pytest.mark.parametrize("letter", ["n", "ß", "\udcdf"])
+def test_a_name_that_is_too_long_is_cut(tmp_path, letter):
+    long = letter * (251 // len(os.fsencode(letter)))
+    names = {heatmap_name(f"a/{long}.{ending}") for ending in ("png", "jpg", "bmp")}
+    assert len(names) == 3 and PurePosixPath(f"a/{long}.png") in names
+    for name in names:
+        (tmp_path / name.name).touch()
 
 
 def test_no_two_images_share_a_heatmap():

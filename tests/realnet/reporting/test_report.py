@@ -26,13 +26,16 @@ def items(count=4, load=pictures):
 
 def class_report(name="tile", **changes):
     return replace(
-        ClassReport(name, items(), Display(0.5, 0.5, 1.0), "calibrated", DIAGONAL, DIAGONAL, DIAGONAL), **changes
+        ClassReport(
+            name, "ckpt_last.pth", "last", items(), Display(0.5, 0.5, 1.0), "calibrated", DIAGONAL, DIAGONAL, DIAGONAL
+        ),
+        **changes,
     )
 
 
 def report(classes, **changes):
     table = ResultTable("last epoch: no test data used", {one.class_name: ROW for one in classes})
-    return replace(ReportData("magnetic", "ckpt_last.pth", table.protocol, [table], classes), **changes)
+    return replace(ReportData("magnetic", [table], classes), **changes)
 
 
 def written(tmp_path, data):
@@ -84,13 +87,17 @@ def test_the_table_shows_ours_published_and_why_not(tmp_path):
 
 
 def test_several_classes_have_a_mean_and_links_to_their_pages(tmp_path):
-    classes = [class_report("a", gallery_page="a/report.html"), class_report("b", gallery_page=None, items=[])]
+    best = {"protocol": "best on the test split", "checkpoint": "b/ckpt_best.pth"}
+    classes = [class_report("a", gallery_page="a/report.html"), class_report("b", items=[], **best)]
     table = ResultTable("best on the test split, as published", {"a": ROW, "b": ROW}, mean={"image_auroc": Result(0.5)})
     html = written(tmp_path, report(classes, tables=[table]))
     page = parsed(html)
-    assert re.search(r'class="mean"><th>mean</th><td>50\.00</td><td>–</td>', html)
+    assert re.search(r'class="mean"><th>mean of 2 classes</th><td>50\.00</td><td>–</td>', html)
     assert page.links == ["a/report.html"] and "article" not in page.tags
     assert "2 classes" in html
+    assert re.search(
+        r"<h2>a</h2>.*last: ckpt_last\.pth.*<h2>b</h2>.*best on the test split: b/ckpt_best\.pth", html, re.S
+    )
 
 
 def test_the_summary_counts_errors(tmp_path):
@@ -108,8 +115,8 @@ def test_what_is_missing_leaves_the_page_whole(tmp_path):
 def test_everything_a_user_names_is_escaped(tmp_path):
     evil = "<script>alert(1)</script>\"'&"
     tables = [ResultTable(evil, {evil: {evil: Result(None, evil)}})]
-    one = class_report(evil, threshold_note=evil, gallery_page=evil)
-    html = written(tmp_path, report([one], dataset=evil, checkpoint=evil, protocol=evil, notes=[evil], tables=tables))
+    one = class_report(evil, checkpoint=evil, protocol=evil, threshold_note=evil, gallery_page=evil)
+    html = written(tmp_path, report([one], dataset=evil, notes=[evil], tables=tables))
     assert html.count("<script") == 1 and parsed(html).tags.count("script") == 1
 
 

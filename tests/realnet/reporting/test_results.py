@@ -2,8 +2,10 @@ import csv
 import json
 import math
 import multiprocessing
+import re
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
@@ -25,7 +27,9 @@ from realnet.reporting.results import (
 from realnet.reporting.tables import PUBLISHED, console_lines, f1_text, means, tables, verdict_lines
 
 VALUES = {name: Metric(0.9 + index / 100) for index, name in enumerate(METRICS)}
-VERDICTS = Verdicts(threshold=0.5, missed=1, false_alarms=0, f1=0.8, best_f1=0.9, best_threshold=0.4)
+VERDICTS = Verdicts(
+    threshold=0.5, source="calibrated", missed=1, false_alarms=0, f1=0.8, best_f1=0.9, best_threshold=0.4
+)
 
 
 def checkpoint_result(protocol="last", *, path=None, **changes):
@@ -56,6 +60,7 @@ def class_result(name="a", *checkpoints, dataset="MPDD", notes=()):
         made="2026-01-02 03:04+00:00",
         notes=notes,
         checkpoints=checkpoints or (checkpoint_result(), checkpoint_result("best")),
+        settings={"score_pool": 16},
     )
 
 
@@ -96,7 +101,10 @@ def test_collect_finds_the_classes_of_earlier_commands(tmp_path, monkeypatch):
         weights.parent.mkdir(parents=True)
         weights.write_bytes(b"")
         write_class(paths.output("MPDD", "realnet", "vis", name), class_result(name, checkpoint_result(path=weights)))
-    assert [one.class_name for one in collect("MPDD", ["a", "b", "c"])] == ["a", "c"]
+    made = class_result("b")
+    assert [one.class_name for one in collect("MPDD", ["a", "b", "c"], [made])] == ["a", "b", "c"]
+    other = made.model_copy(update={"settings": {"score_pool": 8}})
+    assert [one.class_name for one in collect("MPDD", ["a", "b", "c"], [other])] == ["b"]
 
 
 def test_a_datasets_files_hold_each_class_and_protocol_and_the_means(tmp_path):
@@ -113,6 +121,7 @@ def test_a_datasets_files_hold_each_class_and_protocol_and_the_means(tmp_path):
         ("mean", "best"),
     ]
     assert float(rows[0]["image_auroc"]) == 0.9 and rows[0]["missed"] == "1" and rows[0]["step"] == "7"
+    assert rows[0]["threshold_source"] == "calibrated"
     assert rows[2]["aupro"] == "" and rows[2]["threshold"] is None
     assert float(rows[3]["aupro"]) == 0.92
     whole = json.loads((tmp_path / "metrics.json").read_text())
@@ -150,6 +159,14 @@ def test_evaluations_side_by_side_leave_whole_files(tmp_path, monkeypatch):
     ]
 
 
+def test_links_lead_to_classes_of_any_name(tmp_path):
+    names = ["a b", "50%", "#1", "x:y", "Straße"]
+    write_dataset_page(tmp_path, [class_result(name) for name in names], names)
+    links = re.findall(r'href="([^"]+)"', (tmp_path / "report.html").read_text())
+    assert [urlsplit(link)[:2] + urlsplit(link)[3:] for link in links] == [("", "", "", "")] * len(names)
+    assert [unquote(urlsplit(link).path) for link in links] == [f"{name}/report.html" for name in names]
+
+
 def test_published_means_stand_beside_whole_datasets_alone():
     results = [class_result("a"), class_result("b")]
     whole, part = tables(results, ["a", "b"])[0], tables(results, ["a", "b", "c"])[0]
@@ -173,7 +190,7 @@ def test_the_console_table_is_aligned_and_says_what_is_missing():
         "",
         "a",
         "longer",
-        "mean",
+        "mean of 2 classes",
         "published mean of all classes",
     ]
     assert table[2].split() == ["longer", "90.00", "91.00", "–", "93.00", "–", "95.00", "96.00"]
@@ -184,7 +201,7 @@ def test_the_console_table_is_aligned_and_says_what_is_missing():
 def test_the_verdicts_are_told_with_the_best_possible():
     one = class_result("a", checkpoint_result(), notes=("2 defect images without a mask",))
     assert list(verdict_lines([one])) == [
-        "a, last: threshold 0.5: 1 of 1 defects missed, 0 false alarms on 1 normal images; "
+        "a, last: threshold 0.5 (calibrated): 1 of 1 defects missed, 0 false alarms on 1 normal images; "
         "F1 0.8000 at the threshold, the best possible 0.9000 at 0.4",
         "a: 2 defect images without a mask",
     ]
