@@ -3,7 +3,6 @@
 import argparse
 import json
 import logging
-import multiprocessing
 import os
 import sys
 import traceback
@@ -124,8 +123,5 @@ def _fail(text: str, code: int) -> NoReturn:
         from realnet import distributed
 
         distributed.fail(text, code)
-    print(text, file=sys.stderr, flush=True)
-    if multiprocessing.active_children():  # of a DataLoader: they heed no SIGTERM, and an orderly exit waits for them
-        sys.stdout.flush()
-        os._exit(code)  # they see that this process is gone, and end
+    print(text, file=sys.stderr)
     sys.exit(code)

@@ -3,8 +3,6 @@
 import errno
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import Any
 import pytest
 import spoil
 import torch
-from conftest import ROOT, load_script
+from conftest import load_script
 
 from realnet import cli, samples
 from realnet.training import run as runs
@@ -147,30 +145,6 @@ def test_too_little_shared_memory_says_what_helps(refusal, monkeypatch):
     error = RuntimeError("Caught RuntimeError in worker\nRuntimeError: unable to allocate shared memory(shm): no space")
     monkeypatch.setattr(DiffusionTask, "losses", raising(error))
     assert "lack shared memory (RuntimeError: unable" in (told := refusal(*TRAIN)) and "num_workers=0" in told
-
-
-def test_a_failure_does_not_wait_for_workers_that_heed_no_signal():
-    script = """if True:
-        import multiprocessing, os, signal, time
-        from realnet import cli
-        from realnet.errors import UserError
-
-        def work(parent):
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            os.closerange(1, 3)
-            while os.getppid() == parent:
-                time.sleep(0.1)
-
-        def main(_):
-            multiprocessing.get_context("fork").Process(target=work, args=(os.getpid(),), daemon=True).start()
-            time.sleep(0.5)
-            raise UserError("no")
-
-        cli.run(main)
-    """
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    ended = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=20)
-    assert (ended.returncode, ended.stderr) == (2, "error: no\n")
 
 
 def test_any_other_file_that_cannot_be_written_is_named(refusal, monkeypatch):
