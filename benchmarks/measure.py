@@ -19,7 +19,7 @@ COPY_BYTES = {"cpu": 2**28, "cuda": 2**32}
 
 @dataclass(frozen=True)
 class Row:
-    """A measurement: seconds and floating-point operations of one call, against a baseline's seconds."""
+    """A measurement: seconds and operations (floating-point; 0: not counted) of a call, and a baseline's seconds."""
 
     name: str
     seconds: float
@@ -28,9 +28,11 @@ class Row:
     baseline: float | None = None
 
     def __str__(self) -> str:
-        share = f"{self.flops / self.seconds / self.ceiling:7.2f}" if self.flops else "      -"
+        work, share = f"{'-':>18}", f"{'-':>7}"
+        if self.flops:
+            work, share = f"{self.flops / 1e9:12.1f} GFLOP", f"{self.flops / self.seconds / self.ceiling:7.2f}"
         ratio = f"{self.baseline / self.seconds:7.2f} ×" if self.baseline else "baseline"
-        return f"{self.name:<46}{self.seconds * 1e3:12.1f} ms{self.flops / 1e9:12.1f} GFLOP{share}  {ratio:>9}"
+        return f"{self.name:<46}{self.seconds * 1e3:12.1f} ms{work}{share}  {ratio:>9}"
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
