@@ -42,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from realnet import plan
     from realnet.data.registry import open_dataset
     from realnet.distributed import planned, process
+    from realnet.errors import UserError
     from realnet.progress import console
     from realnet.sampling import load_sampler, sample_class
     from realnet.training.health import is_ready, verdict
@@ -49,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     dataset = open_dataset(flags.dataset)
     classes = cli.choose_classes(flags.classes, dataset.classes, flags.dataset)
     root = flags.output or paths.DATA / flags.dataset / "sdas"
+    if root.is_file():
+        raise UserError(f"--output {root} is a file; give a folder")
     if flags.dry_run:
         this = planned(flags.device)
         sampler = load_sampler(flags.dataset, config, dataset.classes, torch.device("meta"))

@@ -124,7 +124,8 @@ def test_samples_that_cannot_be_written_leave_no_part(refusal, monkeypatch):
         assert "cannot write data/tiny/sdas/weave/manifest.csv: No space left on device; free" in refusal(*sample)
     assert not list(Path("data/tiny/sdas").rglob(".*"))
     Path("file").write_text("no folder")
-    assert "cannot write file/weave: " in refusal(*sample, "--output", "file")
+    for more in ((), ("--dry-run",)):
+        assert "--output file is a file; give a folder" in refusal(*sample, "--output", "file", *more)
 
 
 @pytest.mark.parametrize(
