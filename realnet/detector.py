@@ -206,7 +206,7 @@ def _config_of(stored: Checkpoint, config: RealNetConfig | None, path: Path) -> 
 
 def _with_backbone_weights(config: RealNetConfig, given: str | Path | None, path: Path) -> RealNetConfig:
     weights = config.backbone.weights if given is None else str(given)
-    if weights not in {"hub", "none"} and not Path(weights).is_file():
+    if not _are_to_be_had(weights):
         raise UserError(
             f"{path} needs the backbone weights {weights}, which are not there (seen from {Path.cwd()}); name the file "
             "by --set backbone.weights=FILE, in Python by Detector.load(…, backbone_weights=FILE)"
@@ -216,8 +216,11 @@ def _with_backbone_weights(config: RealNetConfig, given: str | Path | None, path
 
 def _backbone_weights(trained: str, here: str) -> str:
     """Return the file that this machine names, else what the detector was trained on where that is to be had."""
-    is_to_be_had = trained in {"hub", "none"} or Path(trained).is_file()
-    return trained if here in {"hub", "none"} and is_to_be_had else here
+    return trained if here in {"hub", "none"} and _are_to_be_had(trained) else here
+
+
+def _are_to_be_had(weights: str) -> bool:
+    return weights in {"hub", "none"} or Path(weights).is_file()
 
 
 def _calibration_of(stored: Checkpoint, config: RealNetConfig, path: Path) -> Calibration | None:

@@ -1,6 +1,7 @@
 """``--dry-run``: what a command would do, and the memory it would need, without doing it."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -82,17 +83,17 @@ def sampling(
         UserError: where a class's folder holds images of other settings.
     """
     number_format = precision.planned(config.runtime.precision, process.device)
-    missing = dict.fromkeys(classes, config.num_samples)
+    wanted = {name: samples.draws(name, config) for name in classes}
     if resume:
         for name in classes:
             samples.require_settings(root / name, samples.describe(sampler.source, config, number_format))
-            missing[name] -= sum((root / name / draw.file).exists() for draw in samples.draws(name, config))
+            wanted[name] = samples.missing(root / name, wanted[name])
     return {
         "checkpoint": sampler.source,
         "its model is": verdict(sampler.health),
         "guidance": f"scale {sampler.guidance.scale}" if sampler.guidance else "none",
         "images": f"{config.num_samples} for each of {', '.join(classes)}, {sampler.diffusion.num_steps} steps each",
-        "new": f"{', '.join(map(str, missing.values()))} of these, by {process.world_size} processes",
+        "new": f"{', '.join(str(len(draws)) for draws in wanted.values())} of these, by {process.world_size} processes",
         "size": "x".join(map(str, sampler.image_size)),
         "writes": str(root),
         "memory": _memory(rehearsal.sampling(sampler, config, number_format), number_format),
@@ -109,12 +110,11 @@ def detectors(
     frozen = _count(model.backbone.parameters())
     levels = ", ".join(f"{level.name} {level.channels}@{level.stride}" for level in model.backbone.levels)
     steps = _steps(config, {job.class_name: len(job.train) for job in jobs}, process)
+    checksum = cache(model.backbone.checksum)
 
     def begins(job: DetectorData) -> int:
         last = paths.output(job.dataset, "realnet", "checkpoints", job.class_name) / paths.LAST
-        return state.first_step(
-            config, job.train, process, last, lambda: job.subject(config, model.backbone.checksum())
-        )
+        return state.first_step(config, job.train, process, last, lambda: job.subject(config, checksum()))
 
     return {
         "classes": ", ".join(f"{j.class_name} ({_numbers(j)})" for j in jobs),

@@ -43,6 +43,11 @@ def draws(class_name: str, settings: SampleConfig) -> list[Draw]:
     return made
 
 
+def missing(folder: Path, wanted: Sequence[Draw]) -> list[Draw]:
+    """Return the draws whose images are not in the folder."""
+    return [draw for draw in wanted if not (folder / draw.file).exists()]
+
+
 def describe(source: str, settings: SampleConfig, number_format: Precision) -> str:
     """Return what images depend on, as YAML: weights (named by ``source``), settings and number format."""
     kept = settings.model_copy(update={"num_samples": 1, "batch_size": 1, "runtime": config.RuntimeConfig()})

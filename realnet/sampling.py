@@ -92,21 +92,19 @@ def sample_class(
         UserError: where the folder holds images that were made with other settings.
         Stopped: after a signal; the batch at hand is written.
     """
-    wanted, number_format = (
-        samples.draws(class_name, settings),
-        precision.resolve(settings.runtime.precision, process.device),
-    )
+    wanted = samples.draws(class_name, settings)
+    number_format = precision.resolve(settings.runtime.precision, process.device)
     if process.is_main:
         samples.prepare(folder, samples.describe(sampler.source, settings, number_format), resume)
     distributed.barrier()
-    missing = [draw for draw in wanted if not (folder / draw.file).exists()]
+    missing = samples.missing(folder, wanted)
     mine = missing[process.rank :: process.world_size]
     if missing and process.is_main:
         (folder / paths.SDAS_MANIFEST).unlink(missing_ok=True)  # until it is whole again
     distributed.barrier()  # all have looked before any writes
     _write_images(sampler, mine, settings, folder, number_format, process)
     if distributed.any_process(process.stop.asked):
-        left = sum(not (folder / draw.file).exists() for draw in wanted)
+        left = len(samples.missing(folder, wanted))
         logger.info("%s: stopped with %d of %d images to go; the same command goes on", class_name, left, len(wanted))
         raise Stopped
     if process.is_main:

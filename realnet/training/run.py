@@ -153,7 +153,7 @@ class _LogFile(logging.FileHandler):
     """A log that loses lines which cannot be written."""
 
     def __init__(self, path: Path, lose: Callable[[BaseException | None], None]) -> None:
-        super().__init__(path, encoding="utf-8")
+        super().__init__(path, encoding="utf-8", errors="backslashreplace")
         self._lose = lose
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002 - logging's signature
