@@ -22,7 +22,7 @@ from realnet.inference import anomaly_maps
 from realnet.losses import cross_entropy_loss, reconstruction_loss
 from realnet.models.afs import afs_criteria, afs_criterion
 from realnet.models.realnet import RealNet
-from realnet.networks import build_detector, place
+from realnet.networks import build_detector, make_ready, place
 from realnet.precision import Precision
 from realnet.training.optimisation import Optimisation
 from realnet.training.pairs import detect_pairs
@@ -46,7 +46,7 @@ def inference(model: RealNet, described: RealNetConfig, device: torch.device, ba
         expected = plain()[:, 0]
         for name in ("fp32", "bf16"):
             number_format = precision.resolve(name, device)
-            used = number_format.cast(place(copy.deepcopy(model), device, described.runtime))
+            used = make_ready(copy.deepcopy(model), number_format, described.runtime)
             wall = measure.seconds(lambda n=number_format, m=used, image=image: anomaly_maps(m, image, n), device)
             apart = float((anomaly_maps(used, image, number_format) - expected).abs().max())
             ceiling = measure.matrix_rate(device, number_format.dtype)

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from unittest.mock import patch
 
 import torch
@@ -22,7 +23,7 @@ from benchmarks.measure import Row, Work
 from guided_diffusion.sampling import ClassifierGuidance
 from realnet import config, paths, precision
 from realnet.config import ClassifierConfig, DiffusionConfig, SampleConfig
-from realnet.networks import build_classifier, build_diffusion, build_unet
+from realnet.networks import build_classifier, build_diffusion, build_unet, make_ready
 from realnet.sampling import Draw, Sampler, sample_batch
 from realnet.training.optimisation import EMA, Optimisation
 
@@ -64,7 +65,8 @@ class Bench:
 
         def run(kind: str) -> Callable[[], None]:
             number_format = precision.resolve(kind, self.device)
-            predict = number_format.running(number_format.cast(copy.deepcopy(self.unet)))
+            unet = make_ready(copy.deepcopy(self.unet), number_format, self.settings.runtime)
+            predict = number_format.running(unet)
 
             @torch.no_grad()
             def work() -> None:
@@ -122,10 +124,11 @@ class Bench:
 
             def run(kind: str, sampler: Sampler = sampler) -> Callable[[], None]:
                 number_format = precision.resolve(kind, self.device)
-                used = replace(sampler, unet=number_format.cast(copy.deepcopy(self.unet)))
+                ready = partial(make_ready, number_format=number_format, runtime=self.settings.runtime)
+                used = replace(sampler, unet=ready(copy.deepcopy(self.unet)))
                 if sampler.guidance:
-                    cast = number_format.cast(copy.deepcopy(classifier))
-                    used = replace(used, guidance=ClassifierGuidance(cast))
+                    guide = ready(copy.deepcopy(classifier), differentiable=True)
+                    used = replace(used, guidance=ClassifierGuidance(guide))
                 return lambda: sample_batch(used, draws, self.settings, number_format)
 
             def plain(sampler: Sampler = sampler) -> None:

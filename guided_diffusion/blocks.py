@@ -74,19 +74,23 @@ def count_heads(channels: int, num_head_channels: int) -> int:
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Return softmax(qᵀk/√d)·v over positions, with d channels first.
+    """Return softmax(qkᵀ/√d)·v over positions.
 
     Args:
-        query: (B, heads, d, Q).
-        key: (B, heads, d, T).
-        value: (B, heads, d, T).
+        query: (B, Q, heads, d).
+        key: (B, T, heads, d).
+        value: (B, T, heads, d).
 
     Returns:
-        (B, heads·d, Q).
+        (B, Q, heads·d).
     """
-    # Channels go last and contiguous, as torch's fused kernels ask for.
-    query, key, value = (part.transpose(2, 3).contiguous() for part in (query, key, value))
-    return F.scaled_dot_product_attention(query, key, value).transpose(2, 3).flatten(1, 2)
+    query, key, value = (part.transpose(1, 2) for part in (query, key, value))
+    return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+
+
+def pointwise(conv: nn.Conv1d, tokens: Tensor) -> Tensor:
+    """Apply a convolution of width 1 to (B, T, C), channels last: no copy where the feature map is laid out so."""
+    return F.linear(tokens, conv.weight.squeeze(2), conv.bias)
 
 
 class AttentionBlock(nn.Module):
@@ -108,11 +112,12 @@ class AttentionBlock(nn.Module):
         self.proj_out = zero_module(nn.Conv1d(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        qkv = self.qkv(self.norm(x).flatten(2))  # (B, 3C, T)
+        tokens = self.norm(x).flatten(2).transpose(1, 2)  # (B, T, C)
+        qkv = pointwise(self.qkv, tokens).unflatten(2, (self.num_heads, 3, -1))
         # The published ("legacy") order: heads first, then q, k, v within each.
-        query, key, value = qkv.unflatten(1, (self.num_heads, 3, -1)).unbind(2)  # (B, heads, d, T) each
-        h = self.proj_out(attend(query, key, value))  # (B, C, T)
-        return x + h.reshape_as(x)
+        query, key, value = qkv.unbind(3)  # (B, T, heads, d) each
+        h = pointwise(self.proj_out, attend(query, key, value))
+        return x + h.transpose(1, 2).reshape(x.shape)
 
 
 class AttentionPool(nn.Module):
@@ -144,8 +149,9 @@ class AttentionPool(nn.Module):
             )
         tokens = torch.cat([tokens.mean(dim=2, keepdim=True), tokens], dim=2) + self.positional_embedding
         # Here q, k, v are split first, then heads.
-        query, key, value = self.qkv_proj(tokens).unflatten(1, (3, self.num_heads, -1)).unbind(1)
-        return self.c_proj(attend(query, key, value))[:, :, 0]
+        qkv = pointwise(self.qkv_proj, tokens.transpose(1, 2)).unflatten(2, (3, self.num_heads, -1))
+        query, key, value = qkv.unbind(2)  # (B, T, heads, d) each
+        return pointwise(self.c_proj, attend(query, key, value))[:, 0]
 
 
 class Downsample(nn.Module):

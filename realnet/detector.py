@@ -24,7 +24,7 @@ from realnet.distributed import best_device
 from realnet.errors import UserError
 from realnet.inference import DIVERGED, anomaly_maps
 from realnet.models.realnet import RealNet
-from realnet.networks import build_detector, compile_networks, has_backbone, place
+from realnet.networks import build_detector, has_backbone, make_ready
 from realnet.precision import Precision
 
 logger = logging.getLogger("realnet")
@@ -110,8 +110,7 @@ class Detector:
         _check_backbone(model, stored, Path(path))
         where = torch.device(device) if device else best_device()
         number_format = precisions.resolve(used.runtime.precision, where)
-        number_format.cast(place(model, where, used.runtime)).eval()
-        compile_networks(used.runtime, model)
+        make_ready(model, number_format, used.runtime)
         return cls(
             model=model,
             config=used,

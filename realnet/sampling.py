@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from guided_diffusion.gaussian import GaussianDiffusion
 from guided_diffusion.sampling import ClassifierGuidance, ddim_sample_loop, p_sample_loop
@@ -17,7 +17,7 @@ from realnet.config import ClassifierConfig, DiffusionConfig, SampleConfig
 from realnet.data.images import Image, write_whole_image
 from realnet.distributed import Process
 from realnet.errors import Stopped, UserError
-from realnet.networks import build_classifier, build_diffusion, build_unet, compile_networks, place
+from realnet.networks import build_classifier, build_diffusion, build_unet, make_ready
 from realnet.progress import bar
 from realnet.samples import Draw
 
@@ -67,7 +67,7 @@ def load_sampler(dataset: str, settings: SampleConfig, classes: Sequence[str], d
     checkpoint.load_into(unet, weights.state_dict, str(path))
     guided = _load_guidance(dataset, settings, classes, described, device) if settings.guidance else None
     guidance, guide = guided or (None, "none")
-    _make_ready(unet, settings, device)
+    make_ready(unet, precision.resolve(settings.runtime.precision, device), settings.runtime)
     return Sampler(
         diffusion=build_diffusion(described.process, settings.respacing),
         unet=unet,
@@ -124,12 +124,12 @@ def _write_images(
     progress = bar(total=len(mine), description=f"{folder.name}: SDAS", is_main=process.is_main)
     with ThreadPoolExecutor(max_workers=2) as writers, progress:
         written: list[Future] = []
-        for start in range(0, len(mine), settings.batch_size):
+        size = min(settings.batch_size, settings.num_samples)
+        for start in range(0, len(mine), size):
             if process.stop.asked:
                 break
-            batch = mine[start : start + settings.batch_size]
-            padded = _padded(batch, settings.batch_size, number_format)
-            images = sample_batch(sampler, padded, settings, number_format)[: len(batch)]
+            batch = mine[start : start + size]
+            images = sample_batch(sampler, _padded(batch, size), settings, number_format)[: len(batch)]
             _finish(written)
             files = (folder / draw.file for draw in batch)
             written = [writers.submit(write_whole_image, *each) for each in zip(files, images, strict=True)]
@@ -137,10 +137,9 @@ def _write_images(
         _finish(written)
 
 
-def _padded(batch: Sequence[Draw], size: int, number_format: precision.Precision) -> Sequence[Draw]:
-    """Fill a last batch where its size shows in the rounding: a run that goes on makes the same files."""
-    is_exact = number_format.dtype == torch.float32 and number_format.device.type == "cpu"
-    return batch if is_exact else [*batch, *[batch[-1]] * (size - len(batch))]
+def _padded(batch: Sequence[Draw], size: int) -> Sequence[Draw]:
+    """Fill a last batch, as its size shows in the rounding: a run that goes on makes the same files."""
+    return [*batch, *[batch[-1]] * (size - len(batch))]
 
 
 def sample_batch(
@@ -148,8 +147,7 @@ def sample_batch(
 ) -> list[Image]:
     """Return the images of several draws, uint8 RGB (H, W, 3).
 
-    None depends on the others, but for the rounding of a GPU or of 16 bits, which the number of images can change:
-    by a grey level.
+    None depends on the others, but for the rounding, which their number can change: by a grey level.
     """
     device = number_format.device
     generators = [torch.Generator().manual_seed(draw.seed) for draw in batch]
@@ -205,7 +203,8 @@ def _load_guidance(
     with torch.device("meta"):
         classifier = build_classifier(classifier_config, len(classes))
     checkpoint.load_into(classifier, weights.state_dict, str(path))
-    _make_ready(classifier, settings, device)
+    number_format = precision.resolve(settings.runtime.precision, device)
+    make_ready(classifier, number_format, settings.runtime, differentiable=True)
     return ClassifierGuidance(classifier, settings.guidance_scale), _named(path, weights)
 
 
@@ -213,12 +212,6 @@ def _named(path: Path, weights: checkpoint.Checkpoint) -> str:
     """Name a checkpoint by its file, its step and its weights, which alone tell published ones apart."""
     digest = checkpoint.checksum(weights.state_dict)[:16]
     return f"{path.name}, step {weights.facts.get('step', 'unknown')}, SHA-256 {digest}"
-
-
-def _make_ready(network: nn.Module, settings: SampleConfig, device: torch.device) -> None:
-    place(network, device, settings.runtime).eval().requires_grad_(False)
-    precision.resolve(settings.runtime.precision, device).cast(network)
-    compile_networks(settings.runtime, network)
 
 
 def _config_of(weights: checkpoint.Checkpoint, model: type[ConfigT], dataset: str) -> ConfigT:

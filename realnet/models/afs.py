@@ -49,6 +49,17 @@ def resize(features: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(features, size=size, mode="bilinear", align_corners=True)
 
 
+def take_channels(features: Tensor, index: Tensor) -> Tensor:
+    """Return the channels ``index`` (B, k) of features (B, C, h, w) as (B, k, h, w) (method, section 3, AFS and RRS).
+
+    They keep the features' memory layout.
+    """
+    if features.is_contiguous(memory_format=torch.channels_last):  # gather itself writes channels first
+        last = features.movedim(1, 3)
+        return last.gather(3, index[:, None, None].expand(-1, *last.shape[1:3], -1)).movedim(3, 1)
+    return features.gather(1, index[:, :, None, None].expand(-1, -1, *features.shape[2:]))
+
+
 class AFS(nn.Module):
     """Select each level's channels and bring them to their block's stride (method, section 3, AFS).
 
@@ -79,13 +90,16 @@ class AFS(nn.Module):
         return {
             block.name: torch.cat(
                 [
-                    resize(levels[s.level.name].index_select(1, self.indexes.get_buffer(key)), block.size(image_size))
+                    resize(self._take(levels[s.level.name], key), block.size(image_size))
                     for key, s in zip(block.keys(), block.selections, strict=True)
                 ],
                 dim=1,
             )
             for block in self.blocks
         }
+
+    def _take(self, level: Tensor, key: str) -> Tensor:
+        return take_channels(level, self.indexes.get_buffer(key).expand(len(level), -1))
 
     def choose(self, criteria: Mapping[str, Tensor]) -> None:
         """Keep the channels whose criterion (channels,) is smallest, in ascending order; NaN counts as the largest."""

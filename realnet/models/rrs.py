@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from realnet.errors import UserError
-from realnet.models.afs import resize
+from realnet.models.afs import resize, take_channels
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,7 @@ class RRS(nn.Module):
             residual = residual.detach()
         chosen = self.rank(residual)
         index = torch.cat(list(chosen.values()), dim=1)  # (B, k)
-        kept = residual.gather(1, index[:, :, None, None].expand(-1, -1, *size))
-        h = self.decoder2(self.decoder1(kept))
+        h = self.decoder2(self.decoder1(take_channels(residual, index)))
         h = F.interpolate(h, scale_factor=2, mode="bilinear", align_corners=True)
         return RRSOutput(logits=resize(self.decoder3(h).float(), image_size), chosen=chosen)
 

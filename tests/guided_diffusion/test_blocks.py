@@ -21,8 +21,8 @@ from tests.closed_form import fill, wave
 
 def plain_attention(query, key, value):
     """Softmax(qᵀk/√d)·v, written out."""
-    weights = torch.einsum("bhdq,bhdt->bhqt", query, key) / math.sqrt(query.shape[2])
-    return torch.einsum("bhqt,bhdt->bhdq", weights.softmax(dim=-1), value).flatten(1, 2)
+    weights = torch.einsum("bqhd,bthd->bhqt", query, key) / math.sqrt(query.shape[3])
+    return torch.einsum("bhqt,bthd->bqhd", weights.softmax(dim=-1), value).flatten(2)
 
 
 def test_timestep_embedding_is_cosines_then_sines():
@@ -33,7 +33,7 @@ def test_timestep_embedding_is_cosines_then_sines():
 
 
 def test_fused_attention_equals_the_plain_form_and_its_gradients():
-    query, key, value = (3 * wave(name, 2, 3, 8, 10) for name in ("query", "key", "value"))
+    query, key, value = (3 * wave(name, 2, 10, 3, 8) for name in ("query", "key", "value"))
     results = []
     for attention in (attend, plain_attention):
         parts = [part.clone().requires_grad_() for part in (query, key, value)]
@@ -48,8 +48,8 @@ def test_attention_block_splits_heads_before_query_key_and_value():
     x = wave("x", 2, 64, 3, 5)
     qkv = block.qkv(block.norm(x).flatten(2))
     parts = [qkv[:, 48 * head : 48 * head + 48].chunk(3, dim=1) for head in range(4)]
-    query, key, value = (torch.stack([head[i] for head in parts], dim=1) for i in range(3))
-    expected = x + block.proj_out(plain_attention(query, key, value)).reshape(x.shape)
+    query, key, value = (torch.stack([head[i].mT for head in parts], dim=2) for i in range(3))
+    expected = x + block.proj_out(plain_attention(query, key, value).mT).reshape(x.shape)
     torch.testing.assert_close(block(x), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -57,8 +57,9 @@ def test_attention_pool_splits_query_key_and_value_before_heads():
     pool = fill(AttentionPool(num_tokens=15, channels=64, num_head_channels=16, out_channels=5))
     x = wave("x", 2, 64, 3, 5)
     tokens = torch.cat([x.mean(dim=(2, 3))[:, :, None], x.flatten(2)], dim=2) + pool.positional_embedding
-    query, key, value = (part.reshape(2, 4, 16, 16) for part in pool.qkv_proj(tokens).chunk(3, dim=1))
-    expected = pool.c_proj(plain_attention(query, key, value))[:, :, 0]
+    parts = pool.qkv_proj(tokens).chunk(3, dim=1)
+    query, key, value = (part.reshape(2, 4, 16, 16).permute(0, 3, 1, 2) for part in parts)
+    expected = pool.c_proj(plain_attention(query, key, value).mT)[:, :, 0]
     torch.testing.assert_close(pool(x), expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match=r"15 positions, this one has \(4, 5\)"):
         pool(torch.zeros(1, 64, 4, 5))

@@ -1,7 +1,11 @@
+import copy
+import platform
+
 import pytest
 import torch
 from torch import nn
 
+from realnet import precision
 from realnet.config import ClassifierConfig, DiffusionConfig, ProcessConfig, RealNetConfig, RuntimeConfig
 from realnet.errors import UserError
 from realnet.networks import (
@@ -11,6 +15,7 @@ from realnet.networks import (
     build_unet,
     compile_networks,
     has_backbone,
+    make_ready,
 )
 
 SMALL = {
@@ -89,6 +94,21 @@ def test_compiled_networks_keep_their_keys_and_numbers(monkeypatch):
     assert all(part._compiled_call_impl for part in (model.backbone, *model.recon.values(), model.rrs))
     torch.testing.assert_close(model(image).logits, expected)
     assert list(model.state_dict()) == keys
+
+
+def test_a_network_made_ready_gives_the_same_numbers_and_keeps_gradients_only_on_request():
+    model, image = build_detector(small()).eval(), torch.rand(1, 3, 64, 64)
+    number_format, runtime = precision.resolve("fp32", torch.device("cpu")), RuntimeConfig()
+    guide = make_ready(copy.deepcopy(model), number_format, runtime, differentiable=True)
+    seen = image.clone().requires_grad_()
+    expected = guide.detect(guide.afs(guide.backbone(seen), (64, 64)), (64, 64)).logits
+    assert torch.autograd.grad(expected.sum(), seen)[0].abs().sum() > 0
+    with torch.inference_mode():
+        actual = make_ready(model, number_format, runtime)(image).logits
+    torch.testing.assert_close(actual, expected.detach(), rtol=1e-4, atol=1e-4)
+    assert not any(parameter.requires_grad for parameter in guide.parameters())
+    if torch.backends.mkldnn.is_available() and platform.machine() in {"x86_64", "AMD64"}:
+        assert not any(isinstance(part, torch.nn.Conv2d) for part in model.modules())
 
 
 def test_compiling_without_a_compiler_is_refused(monkeypatch):

@@ -1,0 +1,69 @@
+import platform
+import threading
+
+import pytest
+import torch
+from torch import nn
+
+from realnet.packing import PackedConvolution, pack_convolutions
+
+pytestmark = pytest.mark.skipif(
+    platform.machine() not in {"x86_64", "AMD64"} or not torch.backends.mkldnn.is_available(), reason="no oneDNN"
+)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nn.Conv2d(32, 48, 3, padding=1),
+        lambda: nn.Conv2d(32, 48, (3, 5), stride=(2, 1), padding=(0, 2), dilation=(1, 2), bias=False),
+        lambda: nn.Conv2d(32, 64, 1, groups=4),
+        lambda: nn.ConvTranspose2d(32, 16, 4, stride=2, padding=1),
+        lambda: nn.ConvTranspose2d(32, 16, 3, stride=2, output_padding=1, groups=2, bias=False),
+    ],
+)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+def test_packed_convolutions_give_the_same_numbers_for_inputs_of_any_size(make, dtype, tolerance):
+    if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("this processor has no bf16")
+    torch.manual_seed(0)
+    conv = make().to(dtype)
+    packed = PackedConvolution(conv)
+    with torch.inference_mode():
+        for size in ((2, 32, 9, 8), (1, 32, 16, 16), (3, 32, 7, 12)):
+            x = torch.randn(size)
+            for given in (x, x.to(memory_format=torch.channels_last)):
+                torch.testing.assert_close(packed(given), conv(x.to(dtype)), rtol=tolerance, atol=tolerance)
+
+
+def test_only_plain_convolutions_are_packed():
+    class Own(nn.Conv2d):
+        pass
+
+    kept = [nn.Conv2d(4, 4, 3, padding="same"), nn.Conv2d(4, 4, 3, padding_mode="reflect"), Own(4, 4, 1)]
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ModuleDict({"inner": nn.ConvTranspose2d(4, 4, 2)}), *kept)
+    pack_convolutions(network)
+    assert type(network[0]) is type(network[1]["inner"]) is PackedConvolution
+    assert list(network[2:]) == kept
+
+
+def test_threads_may_share_a_network_from_its_first_call_on():
+    torch.manual_seed(0)
+    network = nn.Sequential(*(nn.Conv2d(64, 64, 3, padding=1) for _ in range(8)))
+    x = torch.randn(1, 64, 16, 16)
+    expected = network(x).detach()
+    pack_convolutions(network)
+    answers = []
+
+    def call() -> None:
+        with torch.inference_mode():
+            answers.append(network(x))
+
+    threads = [threading.Thread(target=call) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(answers) == 8
+    for answer in answers:
+        torch.testing.assert_close(answer, expected, rtol=1e-5, atol=1e-5)
