@@ -66,15 +66,13 @@ class Bench:
         def run(kind: str) -> Callable[[], None]:
             number_format = precision.resolve(kind, self.device)
             unet = make_ready(copy.deepcopy(self.unet), number_format, self.settings.runtime)
-            predict = number_format.running(unet)
+            return partial(work, number_format.running(unet))
 
-            @torch.no_grad()
-            def work() -> None:
-                predict(self.x, self.t, self.y)
+        @torch.no_grad()
+        def work(network: Callable[..., Tensor]) -> None:
+            network(self.x, self.t, self.y)
 
-            return work
-
-        yield from self._rows(f"batch {self.batch}", run, run("fp32"), [self.unet.eval()])
+        yield from self._rows(f"batch {self.batch}", run, partial(work, self.unet), [self.unet.eval()])
 
     def training(self) -> Iterator[Row]:
         """Time loss, gradients, Adam, and the average of the weights."""
