@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-GROUP_NORM_BACKWARD = torch.ops.aten.native_group_norm_backward.default
-"""Fake tensors compute it from smaller operations, which takes a fifth of a rehearsal."""
+aten = torch.ops.aten
 
 
 def peak_bytes(work: Callable[[], object], *networks: nn.Module) -> int:
@@ -36,7 +35,8 @@ def _fill(network: nn.Module) -> None:
     """Give a network on the meta device fake tensors on the CPU."""
     for part in network.modules():
         for name, parameter in list(part.named_parameters(recurse=False)):
-            setattr(part, name, nn.Parameter(_empty(parameter), requires_grad=parameter.requires_grad))
+            fake = _empty(parameter).requires_grad_(parameter.requires_grad)
+            part._parameters[name] = cast(nn.Parameter, fake)  # to make it one takes as long again
         for name, buffer in list(part.named_buffers(recurse=False)):
             setattr(part, name, _empty(buffer))
 
@@ -46,12 +46,25 @@ def _empty(tensor: Tensor) -> Tensor:
     return torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
 
 
-def _group_norm_gradients(
-    gradient: Tensor, _input: Tensor, _mean: Tensor, _rstd: Tensor, weight: Tensor | None, *sizes_and_mask: Any
-) -> tuple[Tensor | None, ...]:
-    """Return tensors like those of the kernel's."""
-    made = (_empty(gradient), *(None if weight is None else _empty(weight) for _ in range(2)))
-    return tuple(tensor if wanted else None for tensor, wanted in zip(made, sizes_and_mask[-1], strict=True))
+def _like(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    return tuple(None if tensor is None else _empty(tensor) for tensor in tensors)
+
+
+def _group_norm(x: Tensor, *sizes: Any) -> tuple[Tensor, ...]:
+    _weight, _bias, batch, _channels, _area, groups, _epsilon = sizes
+    return _empty(x), *(torch.empty(batch, groups, device="cpu") for _ in ("mean", "deviation"))
+
+
+KNOWN: dict[Any, Callable[..., Any]] = {
+    torch.ops.prim.device.default: lambda tensor: tensor.fake_device,
+    aten.batch_norm.default: lambda x, *_: _empty(x),  # whole, as inference mode leaves it
+    aten.native_group_norm.default: _group_norm,
+    aten.native_group_norm_backward.default: lambda gradient, _x, _mean, _deviation, weight, *_: _like(
+        gradient, weight, weight
+    ),
+    aten.silu_backward.default: lambda gradient, _x: _empty(gradient),
+}
+"""The results of operations that fake tensors compute from smaller ones, which takes a third of a rehearsal."""
 
 
 class _Meter(TorchDispatchMode):
@@ -69,7 +82,8 @@ class _Meter(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        result = _group_norm_gradients(*args) if func is GROUP_NORM_BACKWARD else func(*args, **(kwargs or {}))
+        known = KNOWN.get(func)
+        result = known(*args) if known else func(*args, **(kwargs or {}))
         for tensor in tree_iter(result):
             if isinstance(tensor, Tensor) and not tensor.is_meta:
                 self._count(tensor.untyped_storage())
