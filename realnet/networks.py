@@ -131,15 +131,17 @@ def make_ready(
         network: whose weights change no more.
         number_format: and device.
         runtime: of the config.
-        differentiable: gradients of the input are wanted, as of a guiding classifier.
+        differentiable: gradients of the input, and of it alone, are wanted, as of a guiding classifier.
 
     Raises:
         UserError: as :func:`compile_networks`.
     """
-    place(network, number_format.device, runtime).eval().requires_grad_(False)
+    place(network, number_format.device, runtime).eval()
     number_format.cast(network)
     compile_networks(runtime, network)
-    if number_format.device.type == "cpu" and not runtime.compile and not differentiable:
+    if differentiable:
+        network.requires_grad_(False)
+    elif number_format.device.type == "cpu" and not runtime.compile:
         pack_convolutions(network)
     return network
 

@@ -18,9 +18,8 @@ class PackedConvolution(nn.Module):
 
     def __init__(self, conv: nn.Conv2d | nn.ConvTranspose2d) -> None:
         super().__init__()
-        self._weight, self._is_packed = conv.weight.detach(), False
+        self._weight = conv.weight.detach()
         self._bias = None if conv.bias is None else conv.bias.detach()
-        self._dtype = conv.weight.dtype
         self._geometry: tuple[object, ...] = (conv.padding, conv.stride, conv.dilation, conv.groups)
         if isinstance(conv, nn.ConvTranspose2d):
             self._geometry = (conv.padding, conv.output_padding, *self._geometry[1:])
@@ -32,9 +31,9 @@ class PackedConvolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         with _one_at_a_time:
-            if not self._is_packed:
-                self._weight, self._is_packed = self._pack(self._weight, *self._geometry, x.shape), True
-        return self._convolve(x.to(self._dtype), self._weight, self._bias, *self._geometry, "none", [], "")
+            if not self._weight.is_mkldnn:
+                self._weight = self._pack(self._weight, *self._geometry, x.shape)
+        return self._convolve(x.to(self._weight.dtype), self._weight, self._bias, *self._geometry, "none", [], "")
 
 
 def pack_convolutions(network: nn.Module) -> None:
@@ -48,11 +47,15 @@ def pack_convolutions(network: nn.Module) -> None:
                 setattr(parent, name, PackedConvolution(child))
 
 
-def _is_packable(conv: nn.Conv2d | nn.ConvTranspose2d) -> bool:
+def can_pack(dtype: torch.dtype) -> bool:
+    """Tell whether oneDNN is here, and this processor has a number format."""
     if platform.machine() not in {"x86_64", "AMD64"} or not torch.backends.mkldnn.is_available():
         return False
-    has_format = conv.weight.dtype == torch.float32 or (
-        conv.weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    )
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _is_packable(conv: nn.Conv2d | nn.ConvTranspose2d) -> bool:
     is_plain = type(conv) in {nn.Conv2d, nn.ConvTranspose2d}  # what derives from them may compute with its weights
-    return is_plain and has_format and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+    return (
+        is_plain and can_pack(conv.weight.dtype) and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+    )

@@ -65,9 +65,10 @@ def load_sampler(dataset: str, settings: SampleConfig, classes: Sequence[str], d
     with torch.device("meta"):  # the weights are the file's own pages, not a copy of them
         unet = build_unet(described, len(classes))
     checkpoint.load_into(unet, weights.state_dict, str(path))
-    guided = _load_guidance(dataset, settings, classes, described, device) if settings.guidance else None
+    number_format = precision.resolve(settings.runtime.precision, device)
+    guided = _load_guidance(dataset, settings, classes, described, number_format) if settings.guidance else None
     guidance, guide = guided or (None, "none")
-    make_ready(unet, precision.resolve(settings.runtime.precision, device), settings.runtime)
+    make_ready(unet.requires_grad_(False), number_format, settings.runtime)
     return Sampler(
         diffusion=build_diffusion(described.process, settings.respacing),
         unet=unet,
@@ -185,7 +186,11 @@ def to_pixels(x: Tensor) -> list[Image]:
 
 
 def _load_guidance(
-    dataset: str, settings: SampleConfig, classes: Sequence[str], described: DiffusionConfig, device: torch.device
+    dataset: str,
+    settings: SampleConfig,
+    classes: Sequence[str],
+    described: DiffusionConfig,
+    number_format: precision.Precision,
 ) -> tuple[ClassifierGuidance, str] | None:
     default = paths.output(dataset, "classifier", "checkpoints") / paths.LAST
     path = Path(settings.classifier) if settings.classifier else default
@@ -203,7 +208,6 @@ def _load_guidance(
     with torch.device("meta"):
         classifier = build_classifier(classifier_config, len(classes))
     checkpoint.load_into(classifier, weights.state_dict, str(path))
-    number_format = precision.resolve(settings.runtime.precision, device)
     make_ready(classifier, number_format, settings.runtime, differentiable=True)
     return ClassifierGuidance(classifier, settings.guidance_scale), _named(path, weights)
 

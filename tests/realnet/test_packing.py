@@ -1,15 +1,12 @@
-import platform
 import threading
 
 import pytest
 import torch
 from torch import nn
 
-from realnet.packing import PackedConvolution, pack_convolutions
+from realnet.packing import PackedConvolution, can_pack, pack_convolutions
 
-pytestmark = pytest.mark.skipif(
-    platform.machine() not in {"x86_64", "AMD64"} or not torch.backends.mkldnn.is_available(), reason="no oneDNN"
-)
+pytestmark = pytest.mark.skipif(not can_pack(torch.float32), reason="no oneDNN")
 
 
 @pytest.mark.parametrize(
@@ -24,7 +21,7 @@ pytestmark = pytest.mark.skipif(
 )
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
 def test_packed_convolutions_give_the_same_numbers_for_inputs_of_any_size(make, dtype, tolerance):
-    if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if not can_pack(dtype):
         pytest.skip("this processor has no bf16")
     torch.manual_seed(0)
     conv = make().to(dtype)
