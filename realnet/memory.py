@@ -1,14 +1,14 @@
-"""The memory that a computation needs, found without doing it: on fake tensors, which have sizes but no contents."""
+"""The memory that a computation needs, found without doing it: on tensors that have sizes but no contents."""
 
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
+from torch.utils._pytree import tree_map_only
 
 aten = torch.ops.aten
 
@@ -19,36 +19,64 @@ def peak_bytes(work: Callable[[], object], *networks: nn.Module) -> int:
     What a kernel takes for itself while it runs is not seen.
 
     Args:
-        work: makes its tensors on the CPU, where they are fake ones.
-        networks: that it uses; their tensors become fake ones too, so that they are of no use afterwards.
+        work: makes its tensors on the CPU, where they are hollow.
+        networks: that it uses; their tensors become hollow too, so that they are of no use afterwards.
     """
+    meter = _Meter()
     for network in networks:
-        network.to("meta")
-    with FakeTensorMode(allow_non_fake_inputs=True), _Meter() as meter:
-        for network in networks:
-            _fill(network)
+        _hollow_out(network.to("meta"), meter)
+    with meter:
         work()
     return meter.peak
 
 
-def _fill(network: nn.Module) -> None:
-    """Give a network on the meta device fake tensors on the CPU."""
+def _hollow_out(network: nn.Module, meter: "_Meter") -> None:
     for part in network.modules():
         for name, parameter in list(part.named_parameters(recurse=False)):
-            fake = _empty(parameter).requires_grad_(parameter.requires_grad)
-            part._parameters[name] = cast(nn.Parameter, fake)  # to make it one takes as long again
+            hollow = meter.hollow(parameter.data).requires_grad_(parameter.requires_grad)
+            part._parameters[name] = cast(nn.Parameter, hollow)  # to make it one takes longer
         for name, buffer in list(part.named_buffers(recurse=False)):
-            setattr(part, name, _empty(buffer))
+            setattr(part, name, meter.hollow(buffer))
+
+
+def _refuse(_tensor_class: type, operation: Any, *_: Any) -> None:
+    raise NotImplementedError(f"{operation} of a tensor without contents, outside of its meter")
+
+
+class _Hollow(Tensor):
+    """A tensor without contents that says it is on the CPU: autograd, autocast and attention take it for a real one.
+
+    Torch's own ``FakeTensor`` finds the same and takes three times as long (benchmarks/README.md, Starting).
+    """
+
+    sizes: Tensor  # the same on the meta device
+
+    @staticmethod
+    def __new__(cls, sizes: Tensor) -> "_Hollow":
+        with torch.inference_mode(False):  # a view of a tensor from before that mode is none of its tensors
+            hollow = Tensor._make_wrapper_subclass(
+                cls,
+                sizes.shape,
+                strides=sizes.stride(),
+                storage_offset=sizes.storage_offset(),
+                dtype=sizes.dtype,
+                device=torch.device("cpu"),
+            )
+        hollow.sizes = sizes
+        return hollow
+
+    __torch_function__ = cast(Any, torch._C._disabled_torch_function_impl)
+    __torch_dispatch__ = cast(Any, classmethod(_refuse))  # the meter is asked before
 
 
 def _empty(tensor: Tensor) -> Tensor:
-    """Return a fake tensor like another; ``empty_like`` would make a fake one of that too, which takes longer."""
-    return torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+    """Return a tensor like another on the meta device, channels first; ``empty_like`` takes longer."""
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
 
 
 def _group_norm(x: Tensor, *sizes: Any) -> tuple[Tensor, ...]:
     _weight, _bias, batch, _channels, _area, groups, _epsilon = sizes
-    return _empty(x), *(torch.empty(batch, groups, device="cpu") for _ in ("mean", "deviation"))
+    return _empty(x), *(torch.empty(batch, groups, device="meta") for _ in ("mean", "deviation"))
 
 
 def _group_norm_gradients(
@@ -59,36 +87,43 @@ def _group_norm_gradients(
 
 
 KNOWN: dict[Any, Callable[..., Any]] = {
-    torch.ops.prim.device.default: lambda tensor: tensor.fake_device,
     aten.batch_norm.default: lambda x, *_: _empty(x),  # whole, as inference mode leaves it
     aten.native_group_norm.default: _group_norm,
     aten.native_group_norm_backward.default: _group_norm_gradients,
-    aten.silu_backward.default: lambda gradient, _x: _empty(gradient),
 }
-"""Results of operations, told at once; fake tensors take a quarter of a rehearsal to find them."""
+"""Results of operations on the meta device, told at once, where torch has none or finds them step by step."""
 
 
 class _Meter(TorchDispatchMode):
-    """Keeps account of the storages that are alive, and of their largest sum."""
+    """Has operations find the sizes of their results; keeps account of the storages, and of their largest sum."""
 
     def __init__(self) -> None:
         super().__init__()
         self.live = self.peak = 0
         self._known: set[int] = set()
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # nothing is compiled here: this spares the import of the compiler, which takes seconds
+    def hollow(self, sizes: Tensor) -> _Hollow:
+        """Return the tensor that stands for one on the meta device."""
+        self._count(sizes.untyped_storage())
+        return _Hollow(sizes)
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        known = KNOWN.get(func)
-        result = known(*args) if known else func(*args, **(kwargs or {}))
-        for tensor in tree_iter(result):
-            if isinstance(tensor, Tensor) and not tensor.is_meta:
-                self._count(tensor.untyped_storage())
-        return result
+        inputs: dict[int, Tensor] = {}
+
+        def sizes(tensor: Tensor) -> Tensor:
+            bare = tensor.sizes if isinstance(tensor, _Hollow) else tensor.to("meta")
+            inputs[id(bare)] = tensor
+            return bare
+
+        def hollow(bare: Tensor) -> Tensor:  # what is changed in place stays the tensor that it is
+            return inputs[id(bare)] if id(bare) in inputs else self.hollow(bare)
+
+        positional, named = tree_map_only(Tensor, sizes, (args, dict(kwargs or {})))
+        if _takes_device(func):
+            named["device"] = torch.device("meta")
+        return tree_map_only(Tensor, hollow, KNOWN.get(func, func)(*positional, **named))
 
     def _count(self, storage: torch.UntypedStorage) -> None:
         key, number = storage._cdata, storage.nbytes()
@@ -101,3 +136,8 @@ class _Meter(TorchDispatchMode):
     def _forget(self, key: int, number: int) -> None:
         self._known.discard(key)
         self.live -= number
+
+
+@cache
+def _takes_device(func: Any) -> bool:
+    return any(argument.name == "device" for argument in func._schema.arguments)

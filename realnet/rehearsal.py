@@ -1,4 +1,4 @@
-"""The memory that each stage needs on its device, found by a rehearsal on fake tensors (:mod:`realnet.memory`).
+"""The memory that each stage needs on its device, found by a rehearsal on hollow tensors (:mod:`realnet.memory`).
 
 A figure is the peak of a step: weights, gradients, Adam's moments, the average of the weights, and what is alive of
 activations, number formats' copies and gradients at the worst moment. What kernels take for themselves, the device's
@@ -24,7 +24,7 @@ from realnet.sampling import Sampler
 from realnet.training.pairs import detect_joined
 
 ADAM_MOMENTS = 2
-CPU = torch.device("cpu")  # where fake tensors say they are
+CPU = torch.device("cpu")  # where hollow tensors say they are
 
 
 def diffusion_training(config: DiffusionConfig, num_classes: int, precision: Precision) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tiny_detector
 from conftest import ROOT, load_script
+from processes import free_port
 
 from realnet import assessment, evaluation, paths
 from realnet.data.images import read_image, write_image
@@ -282,7 +283,8 @@ def test_dry_run_checks_the_weights_and_touches_nothing(both_classes, tiny, caps
 
 def by_two_processes(*arguments: str) -> subprocess.CompletedProcess:
     script = str(ROOT / "evaluation_realnet.py")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29641", script]
+    where = ["--nproc_per_node=2", f"--master_port={free_port()}"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", *where, script]
     return subprocess.run(
         [*launcher, "--dataset", "tiny", "--device", "cpu", *arguments],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},

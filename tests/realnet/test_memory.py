@@ -1,6 +1,14 @@
-import torch
-from torch import Tensor, nn
+import weakref
+from typing import Any
 
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from guided_diffusion.blocks import AttentionBlock
 from realnet.memory import peak_bytes
 
 FLOAT = 4
@@ -49,3 +57,49 @@ def test_weights_activations_and_gradients_count():
 
 def test_nothing_is_computed_or_allocated():
     assert peak_bytes(lambda: torch.empty(2**20, 2**20) @ torch.empty(2**20, 2**10)) > 2**42
+
+
+class RealMeter(TorchDispatchMode):
+    """Counts what a computation allocates while it is done, on top of a network's weights."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self.storages: set[int] = set()
+        for parameter in network.parameters():
+            self.count(parameter.untyped_storage())
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                self.count(tensor.untyped_storage())
+        return result
+
+    def count(self, storage: torch.UntypedStorage) -> None:
+        if storage._cdata not in self.storages:
+            self.storages.add(storage._cdata)
+            self.live += storage.nbytes()
+            self.peak = max(self.peak, self.live)
+            weakref.finalize(storage, self.free, storage._cdata, storage.nbytes())
+
+    def free(self, key: int, number: int) -> None:
+        self.storages.remove(key)
+        self.live -= number
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.inference_mode])
+def test_it_is_what_is_allocated_when_it_is_done(autocast, mode):
+    network = nn.Sequential(nn.Conv2d(3, 32, 3), nn.GroupNorm(32, 32), nn.SiLU(), AttentionBlock(32, 16))
+
+    def work() -> None:
+        with mode(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            loss = F.interpolate(network(torch.empty(2, 3, 16, 16)).relu_(), 20).square().mean()
+        if loss.requires_grad:
+            loss.backward()
+
+    with RealMeter(network) as meter:
+        work()
+    network.zero_grad()
+    assert peak_bytes(work, network) == pytest.approx(meter.peak, rel=0.01)
