@@ -88,9 +88,14 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
 
 
-def pointwise(conv: nn.Conv1d, tokens: Tensor) -> Tensor:
-    """Apply a convolution of width 1 to (B, T, C), channels last: no copy where the feature map is laid out so."""
-    return F.linear(tokens, conv.weight.squeeze(2), conv.bias)
+class Pointwise(nn.Conv1d):
+    """A convolution of width 1 of tokens (B, T, C), channels last: no copy where the feature map is laid out so."""
+
+    def __init__(self, channels: int, out_channels: int) -> None:
+        super().__init__(channels, out_channels, 1)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return F.linear(tokens, self.weight.squeeze(2), self.bias)
 
 
 class AttentionBlock(nn.Module):
@@ -108,15 +113,15 @@ class AttentionBlock(nn.Module):
         super().__init__()
         self.num_heads = count_heads(channels, num_head_channels)
         self.norm = group_norm(channels)
-        self.qkv = nn.Conv1d(channels, 3 * channels, 1)
-        self.proj_out = zero_module(nn.Conv1d(channels, channels, 1))
+        self.qkv = Pointwise(channels, 3 * channels)
+        self.proj_out = zero_module(Pointwise(channels, channels))
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.norm(x).flatten(2).transpose(1, 2)  # (B, T, C)
-        qkv = pointwise(self.qkv, tokens).unflatten(2, (self.num_heads, 3, -1))
+        qkv = self.qkv(tokens).unflatten(2, (self.num_heads, 3, -1))
         # The published ("legacy") order: heads first, then q, k, v within each.
         query, key, value = qkv.unbind(3)  # (B, T, heads, d) each
-        h = pointwise(self.proj_out, attend(query, key, value))
+        h = self.proj_out(attend(query, key, value))
         return x + h.transpose(1, 2).reshape(x.shape)
 
 
@@ -137,8 +142,8 @@ class AttentionPool(nn.Module):
         super().__init__()
         self.num_heads = count_heads(channels, num_head_channels)
         self.positional_embedding = nn.Parameter(torch.randn(channels, num_tokens + 1) / channels**0.5)
-        self.qkv_proj = nn.Conv1d(channels, 3 * channels, 1)
-        self.c_proj = nn.Conv1d(channels, out_channels, 1)
+        self.qkv_proj = Pointwise(channels, 3 * channels)
+        self.c_proj = Pointwise(channels, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = x.flatten(2)  # (B, C, T)
@@ -149,9 +154,9 @@ class AttentionPool(nn.Module):
             )
         tokens = torch.cat([tokens.mean(dim=2, keepdim=True), tokens], dim=2) + self.positional_embedding
         # Here q, k, v are split first, then heads.
-        qkv = pointwise(self.qkv_proj, tokens.transpose(1, 2)).unflatten(2, (3, self.num_heads, -1))
+        qkv = self.qkv_proj(tokens.transpose(1, 2)).unflatten(2, (3, self.num_heads, -1))
         query, key, value = qkv.unbind(2)  # (B, T, heads, d) each
-        return pointwise(self.c_proj, attend(query, key, value))[:, 0]
+        return self.c_proj(attend(query, key, value))[:, 0]
 
 
 class Downsample(nn.Module):

@@ -8,10 +8,11 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
+from guided_diffusion.blocks import Pointwise
 from realnet.errors import UserError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-CAST_LAYERS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+CAST_LAYERS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear, Pointwise)
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
 

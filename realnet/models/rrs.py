@@ -101,9 +101,16 @@ class RRS(nn.Module):
 
     @torch.no_grad()
     def rank(self, residual: Tensor) -> dict[str, Tensor]:
-        """Rank the normalised channels of (B, C, h, w) by spatial maximum and mean: best first, (B, k) by mode."""
-        normalised = self.bn_idx(residual)
-        statistics = {"max": normalised.amax(dim=(2, 3)), "mean": normalised.mean(dim=(2, 3))}
+        """Rank the normalised channels of (B, C, h, w) by spatial maximum and mean: best first, (B, k) by mode.
+
+        In eval mode the statistics are normalised instead of the residuals: max(a·x + b) = a·max(x) + b for a > 0, and
+        likewise the mean.
+        """
+        if self.training:
+            residual = self.bn_idx(residual)
+        statistics = {"max": residual.amax(dim=(2, 3)), "mean": residual.mean(dim=(2, 3), dtype=torch.float32)}
+        if not self.training:
+            statistics = {mode: self.bn_idx(values[..., None, None])[..., 0, 0] for mode, values in statistics.items()}
         return {
             mode: statistics[mode].topk(self.modes[mode], dim=1).indices
             for mode in ("max", "mean")

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from guided_diffusion.blocks import (
@@ -46,10 +47,11 @@ def test_fused_attention_equals_the_plain_form_and_its_gradients():
 def test_attention_block_splits_heads_before_query_key_and_value():
     block = fill(AttentionBlock(64, 16))
     x = wave("x", 2, 64, 3, 5)
-    qkv = block.qkv(block.norm(x).flatten(2))
+    qkv = F.conv1d(block.norm(x).flatten(2), block.qkv.weight, block.qkv.bias)
     parts = [qkv[:, 48 * head : 48 * head + 48].chunk(3, dim=1) for head in range(4)]
     query, key, value = (torch.stack([head[i].mT for head in parts], dim=2) for i in range(3))
-    expected = x + block.proj_out(plain_attention(query, key, value).mT).reshape(x.shape)
+    answer = F.conv1d(plain_attention(query, key, value).mT, block.proj_out.weight, block.proj_out.bias)
+    expected = x + answer.reshape(x.shape)
     torch.testing.assert_close(block(x), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -57,9 +59,10 @@ def test_attention_pool_splits_query_key_and_value_before_heads():
     pool = fill(AttentionPool(num_tokens=15, channels=64, num_head_channels=16, out_channels=5))
     x = wave("x", 2, 64, 3, 5)
     tokens = torch.cat([x.mean(dim=(2, 3))[:, :, None], x.flatten(2)], dim=2) + pool.positional_embedding
-    parts = pool.qkv_proj(tokens).chunk(3, dim=1)
+    parts = F.conv1d(tokens, pool.qkv_proj.weight, pool.qkv_proj.bias).chunk(3, dim=1)
     query, key, value = (part.reshape(2, 4, 16, 16).permute(0, 3, 1, 2) for part in parts)
-    expected = pool.c_proj(plain_attention(query, key, value).mT)[:, :, 0]
+    answer = F.conv1d(plain_attention(query, key, value).mT, pool.c_proj.weight, pool.c_proj.bias)
+    expected = answer[:, :, 0]
     torch.testing.assert_close(pool(x), expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match=r"15 positions, this one has \(4, 5\)"):
         pool(torch.zeros(1, 64, 4, 5))

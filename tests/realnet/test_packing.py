@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from guided_diffusion.blocks import Pointwise
 from realnet.packing import PackedConvolution, can_pack, pack_convolutions
 
 pytestmark = pytest.mark.skipif(not can_pack(torch.float32), reason="no oneDNN")
@@ -31,6 +32,21 @@ def test_packed_convolutions_give_the_same_numbers_for_inputs_of_any_size(make, 
             x = torch.randn(size)
             for given in (x, x.to(memory_format=torch.channels_last)):
                 torch.testing.assert_close(packed(given), conv(x.to(dtype)), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+def test_packed_pointwise_convolutions_give_the_same_numbers_for_any_number_of_tokens(dtype, tolerance):
+    if not can_pack(dtype):
+        pytest.skip("this processor has no bf16")
+    torch.manual_seed(0)
+    conv = Pointwise(32, 96).to(dtype)
+    packed = PackedConvolution(conv)
+    with torch.inference_mode():
+        for size in ((2, 9, 32), (1, 64, 32), (3, 1, 32)):
+            tokens = torch.randn(size)
+            torch.testing.assert_close(packed(tokens), conv(tokens.to(dtype)), rtol=tolerance, atol=tolerance)
+            across = torch.randn(size[0], 32, size[1]).transpose(1, 2)
+            torch.testing.assert_close(packed(across), conv(across.to(dtype)), rtol=tolerance, atol=tolerance)
 
 
 def test_only_plain_convolutions_are_packed():
