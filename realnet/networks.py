@@ -137,7 +137,7 @@ def make_ready(
         UserError: as :func:`compile_networks`.
     """
     place(network, number_format.device, runtime).eval()
-    number_format.cast(network)
+    number_format.cast(network, exact=network.exact_parts() if isinstance(network, RealNet) else ())
     compile_networks(runtime, network)
     if differentiable:
         network.requires_grad_(False)

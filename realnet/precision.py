@@ -1,6 +1,6 @@
 """Which number format the networks compute in."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -14,6 +14,7 @@ from realnet.errors import UserError
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 CAST_LAYERS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear, Pointwise)
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
+ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True)
@@ -36,14 +37,19 @@ class Precision:
 
         return run
 
-    def cast(self, network: NetworkT) -> NetworkT:
+    def cast(self, network: NetworkT, *, exact: Iterable[nn.Module] = ()) -> NetworkT:
         """Hold the weights that autocast rounds at each call in this format, of a network that is not trained any more.
 
         The numbers stay the same; in 16 bits the weights take half the memory.
+
+        Args:
+            network: it is changed.
+            exact: its parts that compute in float32 all the same (:func:`in_float32`).
         """
+        kept = {layer for part in exact for layer in part.modules()}
         if self.dtype != torch.float32:
             for layer in network.modules():
-                if type(layer) in CAST_LAYERS:  # what derives from them may compute with its weights
+                if type(layer) in CAST_LAYERS and layer not in kept:  # what derives from them may compute otherwise
                     layer.to(self.dtype)
         return network
 
@@ -56,6 +62,12 @@ class Precision:
     def needs_scaler(self) -> bool:
         """Tell whether gradients underflow without a scaler."""
         return self.dtype == torch.float16
+
+
+def in_float32(part: Callable[[Tensor], ResultT], x: Tensor) -> ResultT:
+    """Call a part of a network in float32, whatever autocast says."""
+    with torch.autocast(x.device.type, enabled=False):
+        return part(x.float())
 
 
 def resolve(name: Literal["auto", "fp32", "bf16", "fp16"], device: torch.device) -> Precision:

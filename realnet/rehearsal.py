@@ -75,7 +75,7 @@ def detection(model: RealNet, image_size: tuple[int, int], batch: int, precision
     def work() -> Tensor:
         return anomaly_maps(model, torch.empty(batch, 3, *image_size), Precision(precision.dtype, CPU))
 
-    return peak_bytes(work, precision.cast(model.eval()))
+    return peak_bytes(work, precision.cast(model.eval(), exact=model.exact_parts()))
 
 
 def sampling(sampler: Sampler, config: SampleConfig, precision: Precision) -> int:

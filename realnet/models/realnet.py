@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from realnet.models.afs import AFS, Block
 from realnet.models.backbone import Backbone
 from realnet.models.reconstruction import ReconstructionSize, ReconstructionUNet
 from realnet.models.rrs import RRS
+from realnet.precision import in_float32
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,17 @@ class RealNet(nn.Module):
                     f"pixel and too few channels to be normalised; give {2 * factor}x{2 * factor}, or more channels"
                 )
 
+    def exact_parts(self) -> list[nn.Module]:
+        """Return what computes in float32 where the detector is used in 16 bits: the features, and what repeats them.
+
+        A residual is a small difference of two large numbers, and RRS's choice of channels a jump: of 16 bits they feel
+        most (benchmarks/README.md).
+        """
+        return [self.backbone, *(block for unet in self._reconstructions() for block in unet.finest_blocks())]
+
+    def _reconstructions(self) -> list[ReconstructionUNet]:
+        return cast(list[ReconstructionUNet], list(self.recon.values()))
+
     def trainable_state(self) -> dict[str, Tensor]:
         """Return the state dict without the frozen backbone."""
         return {key: value for key, value in self.state_dict().items() if not key.startswith("backbone.")}
@@ -106,7 +119,7 @@ class RealNet(nn.Module):
     def select(self, image: Tensor) -> dict[str, Tensor]:
         """Return AFS's features of images (B, 3, H, W), by block; no gradient reaches the backbone."""
         with torch.no_grad():
-            return self.afs(self.backbone(image), image.shape[-2:])
+            return self.afs(in_float32(self.backbone, image), image.shape[-2:])
 
     def forward(self, image: Tensor) -> Detection:
         """Detect anomalies in ImageNet-normalised images (B, 3, H, W).

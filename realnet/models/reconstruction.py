@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from guided_diffusion.blocks import NUM_GROUPS, AttentionBlock, group_norm, zero_module
+from realnet.precision import in_float32
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ class ReconstructionUNet(nn.Module):
     def __init__(self, channels: int, size: ReconstructionSize) -> None:
         super().__init__()
         width, num_levels = size.width(channels), len(size.channel_mult)
+        self._num_finest = size.num_res_blocks + 1  # in each half
         stem = nn.Conv2d(channels, width, 3, padding=1)
         self.input_blocks, skips, ch = nn.ModuleList([stem]), [width], width
 
@@ -116,12 +118,21 @@ class ReconstructionUNet(nn.Module):
         out_conv = zero_module(nn.Conv2d(ch, channels, 3, padding=1))
         self.out = nn.Sequential(group_norm(ch), nn.SiLU(), out_conv)
 
+    def finest_blocks(self) -> list[nn.Module]:
+        """Return the blocks that work at the features' own size; in eval mode they compute in float32."""
+        return [*self.input_blocks[: self._num_finest], *self.output_blocks[-self._num_finest :], self.out]
+
     def forward(self, features: Tensor) -> Tensor:
+        exact = [] if self.training else self.finest_blocks()
+
+        def run(block: nn.Module, x: Tensor) -> Tensor:
+            return in_float32(block, x) if block in exact else block(x)
+
         h, skips = features, []
         for block in self.input_blocks:
-            h = block(h)
+            h = run(block, h)
             skips.append(h)
         h = self.middle_block(h)
         for block in self.output_blocks:
-            h = block(torch.cat([h, skips.pop()], dim=1))
-        return self.out(h)
+            h = run(block, torch.cat([h, skips.pop()], dim=1))
+        return run(self.out, h)

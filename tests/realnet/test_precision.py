@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from realnet.errors import UserError
-from realnet.precision import Precision, resolve
+from realnet.precision import Precision, in_float32, resolve
 
 CPU = torch.device("cpu")
 
@@ -44,6 +44,18 @@ def test_weights_that_are_cast_once_give_the_numbers_of_autocast():
     formats = {type(part).__name__: part.weight.dtype for part in network if hasattr(part, "weight")}
     assert {name for name, dtype in formats.items() if dtype == torch.float32} == {"GroupNorm", "Scaled"}
     assert resolve("fp32", CPU).cast(torch.nn.Linear(2, 2)).weight.dtype == torch.float32
+
+
+@torch.no_grad()
+def test_exact_parts_keep_their_weights_and_compute_in_float32():
+    inner = torch.nn.Sequential(torch.nn.Linear(4, 4))
+    network, x, bf16 = torch.nn.Sequential(torch.nn.Linear(4, 4), inner), torch.randn(3, 4), resolve("bf16", CPU)
+    expected = inner(x)
+    bf16.cast(network, exact=[inner])
+    assert [network[0].weight.dtype, inner[0].weight.dtype] == [torch.bfloat16, torch.float32]
+    with bf16.autocast():
+        assert torch.equal(in_float32(inner, x), expected)
+        assert inner(x).dtype == torch.bfloat16
 
 
 def test_only_fp16_needs_a_scaler():

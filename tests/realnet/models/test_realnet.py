@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch import nn
 
 from realnet.errors import UserError
 from realnet.losses import cross_entropy_loss, focal_loss, reconstruction_loss
@@ -101,3 +102,24 @@ def test_maps_of_one_pixel_need_channels_to_be_normalised():
     with pytest.raises(UserError, match=r"image_size 16x16: the reconstruction of a .* give 32x32, or more channels"):
         model((1, 2))(torch.zeros(1, 3, 16, 16))
     assert model((1, 2))(torch.zeros(1, 3, 32, 32)).logits.shape == (1, 2, 32, 32)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("training", [False, True])
+def test_in_16_bits_features_and_what_repeats_them_stay_exact_in_use(training):
+    model, image = small().train(training), wave("image", 2, 3, *SIZE)
+    expected = model.select(image)
+    parts = [model.backbone] if training else model.exact_parts()
+    exact = {layer for part in parts for layer in part.modules()}
+    formats = {}
+    for layer in model.modules():
+        if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
+            layer.register_forward_hook(lambda layer, _, output: formats.__setitem__(layer, output.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        detection = model(image)
+    for layer, dtype in formats.items():
+        assert dtype == (torch.float32 if layer in exact else torch.bfloat16)
+    assert set(formats.values()) == {torch.float32, torch.bfloat16}
+    for name, features in detection.selected.items():
+        assert torch.equal(features, expected[name])
+        assert detection.reconstructed[name].dtype == (torch.bfloat16 if training else torch.float32)
