@@ -75,7 +75,7 @@ def can_pack(dtype: torch.dtype) -> bool:
     """Tell whether oneDNN is here, and this processor has a number format."""
     if platform.machine() not in {"x86_64", "AMD64"} or not torch.backends.mkldnn.is_available():
         return False
-    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and onednn._is_mkldnn_bf16_supported())
 
 
 def _is_packable(conv: nn.Conv2d | nn.ConvTranspose2d | Pointwise) -> bool:

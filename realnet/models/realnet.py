@@ -107,10 +107,8 @@ class RealNet(nn.Module):
         A residual is a small difference of two large numbers, and RRS's choice of channels a jump: of 16 bits they feel
         most (benchmarks/README.md).
         """
-        return [self.backbone, *(block for unet in self._reconstructions() for block in unet.finest_blocks())]
-
-    def _reconstructions(self) -> list[ReconstructionUNet]:
-        return cast(list[ReconstructionUNet], list(self.recon.values()))
+        unets = (cast(ReconstructionUNet, unet) for unet in self.recon.values())
+        return [self.backbone, *(block for unet in unets for block in unet.finest_blocks())]
 
     def trainable_state(self) -> dict[str, Tensor]:
         """Return the state dict without the frozen backbone."""
