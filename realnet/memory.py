@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 aten = torch.ops.aten
+META = torch.device("meta")
 
 
 def peak_bytes(work: Callable[[], object], *networks: nn.Module) -> int:
@@ -71,12 +72,12 @@ class _Hollow(Tensor):
 
 def _empty(tensor: Tensor) -> Tensor:
     """Return a tensor like another on the meta device, channels first; ``empty_like`` takes longer."""
-    return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device=META)
 
 
 def _group_norm(x: Tensor, *sizes: Any) -> tuple[Tensor, ...]:
     _weight, _bias, batch, _channels, _area, groups, _epsilon = sizes
-    return _empty(x), *(torch.empty(batch, groups, device="meta") for _ in ("mean", "deviation"))
+    return _empty(x), *(torch.empty(batch, groups, device=META) for _ in ("mean", "deviation"))
 
 
 def _group_norm_gradients(
@@ -120,9 +121,12 @@ class _Meter(TorchDispatchMode):
         def hollow(bare: Tensor) -> Tensor:  # what is changed in place stays the tensor that it is
             return inputs[id(bare)] if id(bare) in inputs else self.hollow(bare)
 
-        positional, named = tree_map_only(Tensor, sizes, (args, dict(kwargs or {})))
-        if _takes_device(func):
-            named["device"] = torch.device("meta")
+        positional, named = tree_map_only(Tensor, sizes, (list(args), dict(kwargs or {})))
+        place = _place_of_device(func)
+        if place is not None and place < len(positional):
+            positional[place] = META
+        elif place is not None:
+            named["device"] = META
         return tree_map_only(Tensor, hollow, KNOWN.get(func, func)(*positional, **named))
 
     def _count(self, storage: torch.UntypedStorage) -> None:
@@ -139,5 +143,6 @@ class _Meter(TorchDispatchMode):
 
 
 @cache
-def _takes_device(func: Any) -> bool:
-    return any(argument.name == "device" for argument in func._schema.arguments)
+def _place_of_device(func: Any) -> int | None:
+    names = [argument.name for argument in func._schema.arguments]
+    return names.index("device") if "device" in names else None

@@ -34,6 +34,17 @@ def test_views_and_changes_in_place_cost_nothing():
     assert peak_bytes(work) == 1000 * FLOAT
 
 
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.inference_mode])
+def test_a_device_may_be_named_in_any_way(mode):
+    def work() -> list[Tensor]:
+        with mode():
+            a = torch.empty(1000, device="cpu")
+            cpu = torch.device("cpu")
+            return [a, a.to(cpu, torch.float64), torch.zeros_like(a, device=cpu), torch.arange(1000).to("cpu"), a.cpu()]
+
+    assert peak_bytes(work) == 1000 * (4 + 8 + 4 + 8)
+
+
 def test_weights_activations_and_gradients_count():
     def network() -> nn.Sequential:
         return nn.Sequential(*(nn.Linear(32, 32, bias=False) for _ in range(4)))
