@@ -111,6 +111,7 @@ def build_detector(
             use_checkpoint=config.runtime.activation_checkpointing,
         )
     model.check_image_size(config.image_size)
+    backbone.check_image_size(config.image_size)
     return model
 
 

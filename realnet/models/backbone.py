@@ -66,6 +66,22 @@ class Backbone(nn.Module):
         known = ", ".join(f"{level.name} ({level.channels} channels, stride {level.stride})" for level in self.levels)
         raise UserError(f"the backbone {self.name} has no level {name!r}; it has {known}")
 
+    @torch.no_grad()
+    def check_image_size(self, image_size: tuple[int, int]) -> None:
+        """Raise UserError for (height, width) that the model does not take: some of timm's are made for one size."""
+        made_for: Mapping[str, Any] = getattr(self.feature_extractor, "pretrained_cfg", {})
+        height, width = made_for.get("input_size", (3, *image_size))[1:]
+        if not made_for.get("fixed_input_size") or (height, width) == image_size:
+            return
+        try:  # some take others all the same
+            self.feature_extractor(torch.zeros(1, 3, *image_size, device=next(self.parameters()).device))
+        except (RuntimeError, AssertionError, ValueError, IndexError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+            raise UserError(
+                f"image_size {image_size[0]}x{image_size[1]}: the backbone {self.name} is made for {height}x{width} "
+                f"({reason}); set image_size to that, or choose another backbone.name"
+            ) from error
+
     def checksum(self) -> str:
         """Return a SHA-256 over the weights: which features a detector was trained on."""
         return checkpoint.checksum(self.feature_extractor.state_dict())

@@ -134,3 +134,13 @@ def test_unknown_and_unfit_models_are_refused(name, message):
 def test_an_unknown_level_is_refused_with_those_there_are():
     with torch.device("meta"), pytest.raises(UserError, match=r"no level 'layer9'; it has layer1 \(64 channels, str"):
         Backbone("resnet18", "none").level("layer9")
+
+
+def test_images_of_another_size_than_a_model_is_made_for_are_refused_where_it_fails_on_them():
+    made_for_one = Backbone("levit_128s", "none")
+    made_for_one.check_image_size((224, 224))
+    with pytest.raises(UserError, match=r"256x192: the backbone levit_128s is made for 224x224 \(.*set image"):
+        made_for_one.check_image_size((256, 192))
+    able = Backbone("torchvision/shufflenet_v2_x0_5", "none")
+    able.feature_extractor.pretrained_cfg = {"fixed_input_size": True, "input_size": (3, 224, 224)}
+    able.check_image_size((64, 96))
