@@ -23,15 +23,15 @@ def peak_bytes(work: Callable[[], object], *networks: nn.Module) -> int:
         work: makes its tensors on the CPU, where they are hollow.
         networks: that it uses; their tensors become hollow too, so that they are of no use afterwards.
     """
-    meter = _Meter()
+    meter = Meter()
     for network in networks:
-        _hollow_out(network.to("meta"), meter)
+        _hollow_out(network.to(META), meter)
     with meter:
         work()
     return meter.peak
 
 
-def _hollow_out(network: nn.Module, meter: "_Meter") -> None:
+def _hollow_out(network: nn.Module, meter: "Meter") -> None:
     for part in network.modules():
         for name, parameter in list(part.named_parameters(recurse=False)):
             hollow = meter.hollow(parameter.data).requires_grad_(parameter.requires_grad)
@@ -41,7 +41,7 @@ def _hollow_out(network: nn.Module, meter: "_Meter") -> None:
 
 
 def _refuse(_tensor_class: type, operation: Any, *_: Any) -> None:
-    raise NotImplementedError(f"{operation} of a tensor without contents, outside of its meter")
+    raise RuntimeError(f"{operation} of a tensor without contents, outside of its meter")
 
 
 class _Hollow(Tensor):
@@ -95,7 +95,7 @@ KNOWN: dict[Any, Callable[..., Any]] = {
 """Results of operations on the meta device, told at once, where torch has none or finds them step by step."""
 
 
-class _Meter(TorchDispatchMode):
+class Meter(TorchDispatchMode):
     """Has operations find the sizes of their results; keeps account of the storages, and of their largest sum."""
 
     def __init__(self) -> None:
@@ -105,7 +105,7 @@ class _Meter(TorchDispatchMode):
 
     def hollow(self, sizes: Tensor) -> _Hollow:
         """Return the tensor that stands for one on the meta device."""
-        self._count(sizes.untyped_storage())
+        self.count(sizes.untyped_storage())
         return _Hollow(sizes)
 
     def __torch_dispatch__(
@@ -114,7 +114,7 @@ class _Meter(TorchDispatchMode):
         inputs: dict[int, Tensor] = {}
 
         def sizes(tensor: Tensor) -> Tensor:
-            bare = tensor.sizes if isinstance(tensor, _Hollow) else tensor.to("meta")
+            bare = tensor.sizes if isinstance(tensor, _Hollow) else tensor.to(META)
             inputs[id(bare)] = tensor
             return bare
 
@@ -129,7 +129,8 @@ class _Meter(TorchDispatchMode):
             named["device"] = META
         return tree_map_only(Tensor, hollow, KNOWN.get(func, func)(*positional, **named))
 
-    def _count(self, storage: torch.UntypedStorage) -> None:
+    def count(self, storage: torch.UntypedStorage) -> None:
+        """Take a storage into account until it is freed; one that is known counts once."""
         key, number = storage._cdata, storage.nbytes()
         if key not in self._known:
             self._known.add(key)

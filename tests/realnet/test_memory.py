@@ -1,15 +1,13 @@
-import weakref
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from guided_diffusion.blocks import AttentionBlock
-from realnet.memory import peak_bytes
+from realnet.memory import Meter, peak_bytes
 
 FLOAT = 4
 
@@ -70,13 +68,11 @@ def test_nothing_is_computed_or_allocated():
     assert peak_bytes(lambda: torch.empty(2**20, 2**20) @ torch.empty(2**20, 2**10)) > 2**42
 
 
-class RealMeter(TorchDispatchMode):
+class RealMeter(Meter):
     """Counts what a computation allocates while it is done, on top of a network's weights."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.live = self.peak = 0
-        self.storages: set[int] = set()
         for parameter in network.parameters():
             self.count(parameter.untyped_storage())
 
@@ -86,17 +82,6 @@ class RealMeter(TorchDispatchMode):
             if isinstance(tensor, Tensor):
                 self.count(tensor.untyped_storage())
         return result
-
-    def count(self, storage: torch.UntypedStorage) -> None:
-        if storage._cdata not in self.storages:
-            self.storages.add(storage._cdata)
-            self.live += storage.nbytes()
-            self.peak = max(self.peak, self.live)
-            weakref.finalize(storage, self.free, storage._cdata, storage.nbytes())
-
-    def free(self, key: int, number: int) -> None:
-        self.storages.remove(key)
-        self.live -= number
 
 
 @pytest.mark.parametrize("autocast", [False, True])
