@@ -23,15 +23,15 @@ from scipy import ndimage
 from torch.utils.data import DataLoader
 
 from realnet.config import AnomalyConfig, ForegroundRule
-from realnet.data.datasets import DetectorTrainDataset
-from realnet.data.foreground import foreground_mask
+from realnet.anomalies.items import DetectorTrainDataset
+from realnet.anomalies.foreground import foreground_mask
 from realnet.data.images import Image, normalise, read_image, resize_image, write_image
 from realnet.data.index import Entry
-from realnet.data.perlin import draw_periods, perlin_mask
-from realnet.data.sampling import EpochSampler
-from realnet.data.synthesis import AnomalySynthesizer, blend
-from realnet.data.textures import augment_texture, shuffle_grid
-from realnet.data.toy import render_widget
+from realnet.anomalies.perlin import draw_periods, perlin_mask
+from realnet.data.order import EpochSampler
+from realnet.anomalies.synthesis import AnomalySynthesizer, blend
+from realnet.anomalies.textures import augment_texture, shuffle_grid
+from realnet.preparation.toy import render_widget
 
 Size = tuple[int, int]
 

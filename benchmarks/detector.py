@@ -16,14 +16,16 @@ from torch import Tensor
 
 from benchmarks import measure
 from benchmarks.measure import Row
-from realnet import config, precision
+from realnet import config
+from realnet.runtime import precision
 from realnet.config import OptimiserConfig, RealNetConfig
-from realnet.inference import anomaly_maps
-from realnet.losses import cross_entropy_loss, reconstruction_loss
+from realnet.detection.maps import anomaly_maps
+from realnet.models.losses import cross_entropy_loss, reconstruction_loss
 from realnet.models.afs import afs_criteria, afs_criterion
 from realnet.models.realnet import RealNet
-from realnet.networks import build_detector, make_ready, place
-from realnet.precision import Precision
+from realnet.models.build import build_detector
+from realnet.runtime.placement import make_ready, place
+from realnet.runtime.precision import Precision
 from realnet.training.optimisation import Optimisation
 from realnet.training.pairs import detect_pairs
 

@@ -21,10 +21,13 @@ from torch import Tensor, nn
 from benchmarks import measure
 from benchmarks.measure import Row, Work
 from guided_diffusion.sampling import ClassifierGuidance
-from realnet import config, paths, precision
+from realnet import config
+from realnet.config import paths
+from realnet.runtime import precision
 from realnet.config import ClassifierConfig, DiffusionConfig, SampleConfig
-from realnet.networks import build_classifier, build_diffusion, build_unet, make_ready
-from realnet.sampling import Draw, Sampler, sample_batch
+from realnet.models.build import build_classifier, build_diffusion, build_unet
+from realnet.runtime.placement import make_ready
+from realnet.sdas.sampler import Draw, Sampler, sample_batch
 from realnet.training.optimisation import EMA, Optimisation
 
 PARTS = ("forward", "training", "sampling")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from realnet import cpu
+from realnet.runtime import threads as cpu
 
 Work = Callable[[], object]
 

@@ -4,7 +4,7 @@ Usage: python -m benchmarks.memory [--device cpu] [--precision fp32 bf16] [--sta
 
 On a GPU the networks are the published ones at 256×256, and the peak is torch.cuda.max_memory_allocated. On a CPU they
 are smaller (see ``CASES``), and it is the process's peak resident memory above its baseline, where malloc gives back
-what is freed; --keep measures with what the scripts have it keep (realnet/cpu.py). Each measurement runs the stage's
+what is freed; --keep measures with what the scripts have it keep (realnet/runtime/threads.py). Each measurement runs the stage's
 own code in a process of its own, on toy images and random weights.
 
 The stage ``metrics`` evaluates 1,000 images of 512×512 (or --batches images) with a stand-in for the network.
@@ -27,18 +27,20 @@ import torch
 from torch import Tensor, nn
 
 from guided_diffusion.sampling import ClassifierGuidance
-from realnet import config, cpu, precision, rehearsal
+from realnet import config
+from realnet.runtime import threads as cpu, precision
+from realnet.dry_run import rehearsal
 from realnet.config import ClassifierConfig, DiffusionConfig, EvaluationConfig, RealNetConfig, SampleConfig
-from realnet.data.datasets import TestDataset
+from realnet.data.items import TestDataset
 from realnet.data.images import write_image
 from realnet.data.index import Entry
 from realnet.data.registry import open_dataset
-from realnet.data.toy import make_toy_dataset
-from realnet.distributed import Process
-from realnet.evaluation import curves_of, score_class, summarise
-from realnet.inference import anomaly_maps
-from realnet.networks import build_classifier, build_detector, build_diffusion, build_unet
-from realnet.sampling import Draw, Sampler, sample_batch
+from realnet.preparation.toy import make_toy_dataset
+from realnet.runtime.distributed import Process
+from realnet.evaluation.scores import curves_of, score_class, summarise
+from realnet.detection.maps import anomaly_maps
+from realnet.models.build import build_classifier, build_detector, build_diffusion, build_unet
+from realnet.sdas.sampler import Draw, Sampler, sample_batch
 from realnet.training.classifier import train_classifier
 from realnet.training.detector import detector_data, train_detector
 from realnet.training.diffusion import normal_images, train_diffusion

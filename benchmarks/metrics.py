@@ -16,7 +16,7 @@ import numpy as np
 from skimage import measure
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from realnet.metrics import FloatArray, MaskArray, pixel_curve
+from realnet.metrics.curves import FloatArray, MaskArray, pixel_curve
 
 BASELINE_THRESHOLDS = 1000
 MEASURED_THRESHOLDS = 5

@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from realnet.data.toy import make_toy_dataset
+from realnet.preparation.toy import make_toy_dataset
 
 ROOT = Path(__file__).resolve().parents[1]
 FACTORS = (1, 2, 4, 8)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from realnet.errors import UserError
 
 if TYPE_CHECKING:
-    from realnet.detector import Detector, Prediction
+    from realnet.detection.detector import Detector, Prediction
 
 __all__ = ["Detector", "Prediction", "UserError"]
 
@@ -22,6 +22,6 @@ def __getattr__(name: str) -> Any:
     """Import what a user asks for when it is asked for: ``import realnet`` alone stays light (PEP 562)."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from realnet import detector
+    from realnet.detection import detector
 
     return getattr(detector, name)

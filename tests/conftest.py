@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from realnet import cpu
+from realnet.runtime import threads as cpu
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one of several on the same cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -66,7 +66,7 @@ def write_configs(folder: Path) -> None:
 @pytest.fixture
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A workspace, entered, with the dataset ``tiny``: two classes of 32 pixels, and YAML for every stage."""
-    from realnet.data.toy import make_toy_dataset
+    from realnet.preparation.toy import make_toy_dataset
 
     make_toy_dataset(tmp_path / "data/tiny/images", image_size=(32, 32), num_train=6, num_good=2, num_defects=1)
     write_configs(tmp_path / "experiments/tiny")

@@ -15,7 +15,7 @@ from typing import Any
 
 from conftest import ROOT, load_script
 
-PRELOADED = ["realnet.training.detector", "realnet.training.classifier", "realnet.sampling", "torch.utils.tensorboard"]
+PRELOADED = ["realnet.training.detector", "realnet.training.classifier", "realnet.sdas.sampler", "torch.utils.tensorboard"]
 FORKS = multiprocessing.get_context("forkserver")  # from a process that has imported, and never computed
 FORKS.set_forkserver_preload(PRELOADED)
 
@@ -76,7 +76,7 @@ def _live(folder: Path, script: str, arguments: Sequence[str], fate: Fate | None
         resource.setrlimit(resource.RLIMIT_FSIZE, (max_bytes, max_bytes))
     import torch
 
-    from realnet import cli
+    from realnet.commands import cli
 
     torch.set_num_threads(1)
     sys.argv = [script, *arguments]
@@ -88,7 +88,7 @@ def _mark_moments(diary: Path, fate: Fate | None) -> None:
     import torch
 
     from realnet.training.optimisation import Optimisation
-    from realnet.training.run import Run
+    from realnet.training.logs import Run
 
     notes = os.open(diary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     left = fate.count if fate else 0

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from realnet import checkpoint, paths
-from realnet.checkpoint import Kind
+from realnet.models import checkpoint
+from realnet.config import paths
+from realnet.models.checkpoint import Kind
 
 LEARNING_RATE = 1e-3
 FLAGS = ("--dataset", "tiny", "--no-resume", "--set", f"optimiser.learning_rate={LEARNING_RATE}")

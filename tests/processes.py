@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from conftest import load_script
 
-from realnet import cli
+from realnet.commands import cli
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(

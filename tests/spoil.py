@@ -7,12 +7,13 @@ import numpy as np
 import tiny_detector
 import torch
 
-from realnet import checkpoint, paths
-from realnet.checkpoint import Checkpoint
+from realnet.models import checkpoint
+from realnet.config import paths
+from realnet.models.checkpoint import Checkpoint
 from realnet.config import ClassifierConfig, DiffusionConfig, load
 from realnet.data.images import write_image
-from realnet.networks import build_classifier, build_unet
-from realnet.training.state import path_of
+from realnet.models.build import build_classifier, build_unet
+from realnet.training.resume import path_of
 
 CLASSES = ("weave", "widget")
 IMAGES, EXPERIMENT = Path("data/tiny/images"), Path("experiments/tiny")

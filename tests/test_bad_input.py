@@ -11,7 +11,7 @@ import pytest
 import spoil
 from conftest import ROOT, load_script
 
-from realnet import cli
+from realnet.commands import cli
 
 TRAINING = ["train_diffusion", "train_classifier", "train_realnet"]
 TESTED = ["train_realnet", "train_realnet --dry-run", "evaluation_realnet --class_name weave"]

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("guided_diffusion", "realnet")
 SCRIPTS = sorted(ROOT.glob("*.py"))
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
-LEAVES = ("realnet.models", "realnet.losses", "realnet.metrics")
+LEAVES = ("realnet.models", "realnet.models.losses", "realnet.metrics.curves")
 
 
 def name_of(path: Path) -> str:
@@ -50,7 +50,7 @@ def offenders(importers: tuple[str, ...], forbidden: tuple[str, ...]) -> dict[st
 
 def test_one_module_knows_of_torch_distributed():
     assert set(offenders(("realnet", "guided_diffusion", *(p.stem for p in SCRIPTS)), ("torch.distributed",))) == {
-        "realnet.distributed"
+        "realnet.runtime.distributed"
     }
 
 
@@ -60,23 +60,23 @@ def test_guided_diffusion_stands_alone():
 
 @pytest.mark.parametrize("leaf", LEAVES)
 def test_models_losses_and_metrics_know_neither_configs_nor_processes_nor_what_uses_them(leaf):
-    above = ("realnet.training", "realnet.evaluation", "realnet.detector", "realnet.networks", "realnet.data")
-    assert not offenders((leaf,), ("realnet.config", "realnet.distributed", "realnet.cli", "yaml", "pydantic", *above))
+    above = ("realnet.training", "realnet.evaluation.scores", "realnet.detection.detector", "realnet.models.build", "realnet.data")
+    assert not offenders((leaf,), ("realnet.config", "realnet.runtime.distributed", "realnet.commands.cli", "yaml", "pydantic", *above))
 
 
 def test_nothing_below_imports_training_evaluation_or_the_command_line():
-    below = ("realnet.data", "realnet.config", "realnet.checkpoint", "realnet.networks", "realnet.precision")
-    assert not offenders(below, ("realnet.training", "realnet.evaluation", "realnet.detector"))
-    library = ("realnet.training", "realnet.evaluation", "realnet.detector", *below)
-    assert not offenders(library, ("realnet.cli", "argparse"))
+    below = ("realnet.data", "realnet.config", "realnet.models.checkpoint", "realnet.models.build", "realnet.runtime.precision")
+    assert not offenders(below, ("realnet.training", "realnet.evaluation.scores", "realnet.detection.detector"))
+    library = ("realnet.training", "realnet.evaluation.scores", "realnet.detection.detector", *below)
+    assert not offenders(library, ("realnet.commands.cli", "argparse"))
 
 
 def test_data_knows_no_networks():
-    assert not offenders(("realnet.data",), ("realnet.models", "realnet.networks", "realnet.losses"))
+    assert not offenders(("realnet.data",), ("realnet.models", "realnet.models.build", "realnet.models.losses"))
 
 
 def test_the_smallest_modules_import_nothing_of_the_project():
-    assert not offenders(("realnet.errors", "realnet.paths"), PACKAGES)
+    assert not offenders(("realnet.errors", "realnet.config.paths"), PACKAGES)
 
 
 def test_no_module_imports_a_script():

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import spoil
 
-from realnet import checkpoint, paths
+from realnet.models import checkpoint
+from realnet.config import paths
 from realnet.data.images import read_image, write_image
 
 NETWORKS = {

@@ -15,10 +15,11 @@ import tiny_detector
 from conftest import ROOT, load_script
 from processes import free_port
 
-from realnet import assessment, evaluation, paths
+from realnet.evaluation import run as assessment, scores as evaluation
+from realnet.config import paths
 from realnet.data.images import read_image, write_image
 from realnet.errors import UserError
-from realnet.reporting.results import read_class
+from realnet.evaluation.results import read_class
 
 VIS = Path("experiments/tiny/realnet_vis")
 TEST = Path("data/tiny/images/weave/test")

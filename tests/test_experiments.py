@@ -14,7 +14,7 @@ from realnet.config import (
     SampleConfig,
     load,
 )
-from realnet.networks import build_classifier, build_detector, build_diffusion, build_unet
+from realnet.models.build import build_classifier, build_detector, build_diffusion, build_unet
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
 MODELS = {

@@ -13,8 +13,9 @@ import spoil
 import torch
 from conftest import load_script
 
-from realnet import cli, samples
-from realnet.training import run as runs
+from realnet.commands import cli
+from realnet.sdas import folder as samples
+from realnet.training import logs as runs
 from realnet.training.diffusion import DiffusionTask
 
 TRAIN = ("train_diffusion", "--dataset", "tiny", "--set", "validation.respacing=ddim2")

@@ -11,12 +11,12 @@ import pytest
 import tiny_detector
 from conftest import load_script
 
-from realnet import paths
+from realnet.config import paths
 from realnet.data.images import read_image, write_image
-from realnet.detector import Detector
-from realnet.distributed import process
+from realnet.detection.detector import Detector
+from realnet.runtime.distributed import process
 from realnet.errors import UserError
-from realnet.prediction import predict_files
+from realnet.prediction.run import predict_files
 from realnet.reporting import pages
 
 OUTPUT = Path("experiments/tiny/realnet_vis/weave/predictions")

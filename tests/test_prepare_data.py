@@ -10,7 +10,7 @@ from conftest import ROOT
 from realnet.data.images import read_image, write_image
 from realnet.data.index import read_index
 from realnet.data.registry import open_dataset
-from realnet.data.toy import CLASSES
+from realnet.preparation.toy import CLASSES
 from realnet.errors import UserError
 
 
@@ -154,7 +154,7 @@ def test_published_archives_are_laid_out_and_indexed(workspace, run_script):
 
 def test_toy_images_are_drawn_once(workspace, run_script, monkeypatch):
     drawn = []
-    monkeypatch.setattr("realnet.data.preparation.make_toy_dataset", drawn.append)
+    monkeypatch.setattr("realnet.preparation.preparation.make_toy_dataset", drawn.append)
     assert "would draw data/toy/images" in run_script("prepare_data", "toy", "--dry-run")
     run_script("prepare_data", "toy")
     assert [str(root) for root in drawn] == ["data/toy/images"]

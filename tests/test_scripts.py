@@ -12,7 +12,8 @@ import torch
 from conftest import ROOT, load_script
 from processes import free_port
 
-from realnet import checkpoint, sampling
+from realnet.models import checkpoint
+from realnet.sdas import sampler as sampling
 from realnet.data.images import read_image
 from realnet.errors import UserError
 
@@ -154,7 +155,7 @@ def test_distributed_launch_is_accepted(tiny, flag):
 
 
 def test_the_loaded_detector_scores_as_the_trained_one(tiny, run_script):
-    from realnet.detector import Detector
+    from realnet.detection.detector import Detector
 
     run_script("train_realnet", "--dataset", "tiny", "--class_name", "weave")
     detector = Detector.load(tiny / "experiments/tiny/realnet_checkpoints/weave/ckpt_last.pth", device="cpu")

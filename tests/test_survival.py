@@ -18,7 +18,7 @@ import spoil
 import torch
 from mortal import Fate
 
-from realnet import checkpoint
+from realnet.models import checkpoint
 
 SEED = random.SystemRandom().randrange(10**6)  # every failure names it; put it here to see the same kills again
 TIMES = {"time", "images_per_second"}

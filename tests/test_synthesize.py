@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from realnet.config import AnomalyConfig, RealNetConfig, load
-from realnet.data import export
-from realnet.data.datasets import DetectorTrainDataset
-from realnet.data.export import anomalous_only
+from realnet.anomalies import product as export
+from realnet.anomalies.items import DetectorTrainDataset
+from realnet.anomalies.product import anomalous_only
 from realnet.data.images import denormalise, read_image, read_mask, resize_image, write_image
 from realnet.data.registry import open_dataset
-from realnet.data.synthesis import build_synthesizer
+from realnet.anomalies.synthesis import build_synthesizer
 from realnet.errors import UserError
 
 ARGUMENTS = ("synthesize", "--dataset", "tiny", "--class_name", "widget", "--num_samples", "8")
@@ -109,7 +109,7 @@ def test_missing_sources_name_their_command(tiny, run_script):
 
 
 def test_a_foreground_that_leaves_no_place_is_named(tiny, run_script, monkeypatch):
-    monkeypatch.setattr("realnet.data.synthesis.foreground_mask", lambda image, rule: np.zeros((32, 32), bool))
+    monkeypatch.setattr("realnet.anomalies.synthesis.foreground_mask", lambda image, rule: np.zeros((32, 32), bool))
     monkeypatch.setattr(export, "MAX_FAILURES", 10)
     with pytest.raises(UserError, match=r"10 images of widget in a row have no place.*preview"):
         run_script(*ARGUMENTS, "--output", "out")

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import torch
 
-from realnet import checkpoint, paths
-from realnet.calibration import Calibration
-from realnet.checkpoint import Checkpoint
+from realnet.models import checkpoint
+from realnet.config import paths
+from realnet.detection.calibration import Calibration
+from realnet.models.checkpoint import Checkpoint
 from realnet.config import RealNetConfig, load
 from realnet.models.realnet import RealNet
-from realnet.networks import build_detector
+from realnet.models.build import build_detector
 
 CALIBRATION = Calibration(0.65, 0.5, 0.9, held_out=True, num_images=3, num_anomalies=8)
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from realnet import paths
+from realnet.config import paths
 from realnet.config.base import Section
 from realnet.config.dataset import DatasetConfig
 from realnet.errors import UserError

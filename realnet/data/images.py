@@ -13,7 +13,7 @@ from PIL import Image as PILImage
 from torch import Tensor
 
 from realnet.errors import UserError
-from realnet.writing import refusing, whole
+from realnet.runtime.files import refusing, whole
 
 Image = NDArray[Any]  # OpenCV's own annotations do not know uint8
 """RGB of uint8, (H, W, 3)."""

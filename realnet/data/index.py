@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from realnet.errors import UserError
-from realnet.writing import whole
+from realnet.runtime.files import whole
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 NORMAL_FOLDERS = frozenset({"good", "ok", "normal"})

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from realnet import paths
+from realnet.config import paths
 from realnet.config import DatasetConfig, load_dataset
 from realnet.data.index import ClassIndex, build_index, discover_classes, load_index, write_index
 from realnet.errors import UserError

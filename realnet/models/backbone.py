@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from realnet import checkpoint
+from realnet.models import checkpoint
 from realnet.errors import UserError
 
 TORCHVISION = "torchvision/"

@@ -15,7 +15,7 @@ from realnet.models.afs import AFS, Block
 from realnet.models.backbone import Backbone
 from realnet.models.reconstruction import ReconstructionSize, ReconstructionUNet
 from realnet.models.rrs import RRS
-from realnet.precision import in_float32
+from realnet.runtime.precision import in_float32
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from guided_diffusion.blocks import NUM_GROUPS, AttentionBlock, group_norm, zero_module
-from realnet.precision import in_float32
+from realnet.runtime.precision import in_float32
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from realnet import visuals
-from realnet.metrics import FloatArray, MaskArray
-from realnet.visuals import Picture
+from realnet.drawing import heatmaps as visuals
+from realnet.metrics.curves import FloatArray, MaskArray
+from realnet.drawing.heatmaps import Picture
 
 THUMBNAIL_SIDE = 256
 JPEG_QUALITY = 82

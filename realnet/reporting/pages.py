@@ -11,15 +11,16 @@ from urllib.parse import quote
 import cv2
 import numpy as np
 
-from realnet import visuals
+from realnet.drawing import heatmaps as visuals
 from realnet.data.images import read_image, resize_image, resize_mask, write_image
 from realnet.data.index import IMAGE_SUFFIXES
-from realnet.evaluation import ClassScores
-from realnet.metrics import CurvePoints, FloatArray
-from realnet.progress import bar
-from realnet.reporting.gallery import Display, Item, Pictures
+from realnet.evaluation.scores import ClassScores
+from realnet.metrics.curves import CurvePoints, FloatArray
+from realnet.runtime.progress import bar
+from realnet.drawing.heatmaps import Display
+from realnet.reporting.gallery import Item, Pictures
 from realnet.reporting.report import ClassReport, ReportData, write_report
-from realnet.reporting.results import PROTOCOLS, REPORT, ClassResult, Drawn, ImageResult
+from realnet.evaluation.results import PROTOCOLS, REPORT, ClassResult, Drawn, ImageResult
 from realnet.reporting.tables import f1_text, tables
 
 SMALLEST_SIDE = 256

@@ -6,10 +6,10 @@ from typing import Any
 from torch.utils.data import DataLoader, Dataset
 
 from realnet.config import RuntimeConfig, TrainConfig
-from realnet.data.sampling import EpochSampler
-from realnet.distributed import Process
+from realnet.data.order import EpochSampler
+from realnet.runtime.distributed import Process
 from realnet.errors import UserError
-from realnet.stopping import leave_signals_to_main
+from realnet.runtime.signals import leave_signals_to_main
 
 
 def make_sampler(dataset: Sized, config: TrainConfig, process: Process, *, seed: int) -> EpochSampler:

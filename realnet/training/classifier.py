@@ -9,16 +9,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from realnet import checkpoint, distributed, paths
-from realnet.checkpoint import Checkpoint
+from realnet.models import checkpoint
+from realnet.runtime import distributed
+from realnet.config import paths
+from realnet.models.checkpoint import Checkpoint
 from realnet.config import ClassifierConfig
 from realnet.data.registry import keep_index
-from realnet.distributed import Process
+from realnet.runtime.distributed import Process
 from realnet.errors import UserError
-from realnet.networks import build_classifier, build_diffusion, compile_networks, place
+from realnet.models.build import build_classifier, build_diffusion
+from realnet.runtime.placement import compile_networks, place
 from realnet.training.diffusion import NormalImages, load_pretrained, noisy_images, to_device
 from realnet.training.loop import fit
-from realnet.training.run import Run
+from realnet.training.logs import Run
 
 logger = logging.getLogger("realnet")
 

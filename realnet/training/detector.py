@@ -11,28 +11,32 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from realnet import checkpoint, distributed, paths, precision
-from realnet.calibration import Calibration, calibrate, split_holdout
-from realnet.checkpoint import Checkpoint
+from realnet.models import checkpoint
+from realnet.runtime import distributed, precision
+from realnet.config import paths
+from realnet.detection.calibration import Calibration, calibrate, split_holdout
+from realnet.models.checkpoint import Checkpoint
 from realnet.config import RealNetConfig
-from realnet.data.check import advise, require_sound
-from realnet.data.datasets import DetectorTrainDataset, TestDataset
+from realnet.inspection.check import advise, require_sound
+from realnet.anomalies.items import DetectorTrainDataset
+from realnet.data.items import TestDataset
 from realnet.data.index import Entry
 from realnet.data.registry import OpenDataset, keep_index
-from realnet.data.sampling import EpochSampler
-from realnet.data.synthesis import AnomalySynthesizer, build_synthesizer
-from realnet.distributed import Process
+from realnet.data.order import EpochSampler
+from realnet.anomalies.synthesis import AnomalySynthesizer, build_synthesizer
+from realnet.runtime.distributed import Process
 from realnet.errors import Stopped
-from realnet.evaluation import Metric, curves_of, score_class, summarise
-from realnet.losses import cross_entropy_loss, focal_loss, reconstruction_loss
+from realnet.evaluation.scores import Metric, curves_of, score_class, summarise
+from realnet.models.losses import cross_entropy_loss, focal_loss, reconstruction_loss
 from realnet.models.afs import afs_criteria
-from realnet.networks import build_detector, compile_networks, place
-from realnet.progress import bar, follow
-from realnet.stopping import leave_signals_to_main
-from realnet.training import state
+from realnet.models.build import build_detector
+from realnet.runtime.placement import compile_networks, place
+from realnet.runtime.progress import bar, follow
+from realnet.runtime.signals import leave_signals_to_main
+from realnet.training import resume as state
 from realnet.training.loop import fit
 from realnet.training.pairs import detect_pairs
-from realnet.training.run import Run
+from realnet.training.logs import Run
 
 logger = logging.getLogger("realnet")
 

@@ -9,22 +9,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from realnet import checkpoint, distributed, paths, precision
-from realnet.checkpoint import Checkpoint
+from realnet.models import checkpoint
+from realnet.runtime import distributed, precision
+from realnet.config import paths
+from realnet.models.checkpoint import Checkpoint
 from realnet.config import ClassifierConfig, DiffusionConfig
-from realnet.data.check import advise, require_sound
-from realnet.data.datasets import DiffusionDataset
+from realnet.inspection.check import advise, require_sound
+from realnet.data.items import DiffusionDataset
 from realnet.data.index import Entry
 from realnet.data.registry import keep_index, open_dataset
-from realnet.distributed import Process
+from realnet.runtime.distributed import Process
 from realnet.errors import Stopped, UserError
-from realnet.networks import build_diffusion, build_unet, compile_networks, place
-from realnet.progress import follow
-from realnet.training import state
-from realnet.training.health import Health, check_health, verdict
+from realnet.models.build import build_diffusion, build_unet
+from realnet.runtime.placement import compile_networks, place
+from realnet.runtime.progress import follow
+from realnet.training import resume as state
+from realnet.sdas.readiness import Health, check_health, verdict
 from realnet.training.loop import fit
 from realnet.training.optimisation import EMA
-from realnet.training.run import Run
+from realnet.training.logs import Run
 
 logger = logging.getLogger("realnet")
 

@@ -11,14 +11,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from realnet import checkpoint, distributed, precision
+from realnet.models import checkpoint
+from realnet.runtime import distributed, precision
 from realnet.config import TrainingConfig
-from realnet.distributed import Process
+from realnet.runtime.distributed import Process
 from realnet.errors import Stopped, UserError
-from realnet.training import state
+from realnet.training import resume as state
 from realnet.training.batches import batches, make_sampler, total_steps
 from realnet.training.optimisation import Optimisation, learning_rate
-from realnet.training.run import Run, seed_step, throughput
+from realnet.training.logs import Run, seed_step, throughput
 
 logger = logging.getLogger("realnet")
 

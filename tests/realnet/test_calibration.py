@@ -6,15 +6,15 @@ import pytest
 import tiny_detector
 import torch
 
-from realnet import checkpoint, networks
-from realnet.calibration import calibrate, split_holdout
+from realnet.models import checkpoint, build as networks
+from realnet.detection.calibration import calibrate, split_holdout
 from realnet.config import RealNetConfig
 from realnet.data.images import denormalise, write_image
 from realnet.data.index import Entry
 from realnet.data.registry import open_dataset
-from realnet.data.synthesis import LocalAnomaly
-from realnet.detector import Detector
-from realnet.precision import Precision
+from realnet.anomalies.synthesis import LocalAnomaly
+from realnet.detection.detector import Detector
+from realnet.runtime.precision import Precision
 from realnet.training.detector import detector_data
 
 PRECISION = Precision(torch.float32, torch.device("cpu"))

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from realnet import checkpoint
-from realnet.checkpoint import Checkpoint
+from realnet.models import checkpoint
+from realnet.models.checkpoint import Checkpoint
 from realnet.config import RealNetConfig
 from realnet.errors import UserError
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from realnet import checkpoint
+from realnet.models import checkpoint
 from realnet.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]

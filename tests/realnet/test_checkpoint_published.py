@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from realnet import checkpoint
-from realnet.checkpoint import Checkpoint
+from realnet.models import checkpoint
+from realnet.models.checkpoint import Checkpoint
 from realnet.config import ClassifierConfig, DiffusionConfig, RealNetConfig
 from realnet.errors import UserError
-from realnet.networks import build_classifier, build_detector, build_unet, has_backbone
+from realnet.models.build import build_classifier, build_detector, build_unet, has_backbone
 from realnet.training import classifier as classifier_training
 from realnet.training import diffusion as diffusion_training
 from tests.closed_form import fill, wave

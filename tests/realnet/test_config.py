@@ -4,7 +4,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from realnet import paths
+from realnet.config import paths
 from realnet.config import (
     ClassifierConfig,
     DatasetConfig,

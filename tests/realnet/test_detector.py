@@ -9,7 +9,8 @@ import torch
 from conftest import ROOT
 from PIL import Image
 
-from realnet import Detector, UserError, checkpoint
+from realnet import Detector, UserError
+from realnet.models import checkpoint
 from realnet.data.images import read_image
 
 

@@ -9,12 +9,12 @@ from outcomes import FLAGS, assert_the_same, outcome
 from processes import Ended, run_script_together, run_together
 from torch import nn
 
-from realnet import distributed
-from realnet.data.datasets import DiffusionDataset
+from realnet.runtime import distributed
+from realnet.data.items import DiffusionDataset
 from realnet.errors import UserError
 from realnet.models.afs import AFS, Block, Selection, afs_criteria
 from realnet.models.backbone import Level
-from realnet.training import state
+from realnet.training import resume as state
 from tests.closed_form import fill, wave
 
 

@@ -5,15 +5,15 @@ import numpy as np
 import pytest
 import torch
 
-from realnet import distributed
+from realnet.runtime import distributed
 from realnet.config import EvaluationConfig, RuntimeConfig
-from realnet.data.datasets import TestDataset
+from realnet.data.items import TestDataset
 from realnet.data.images import denormalise, write_image
 from realnet.data.index import Entry
-from realnet.distributed import Process
+from realnet.runtime.distributed import Process
 from realnet.errors import UserError
-from realnet.evaluation import METRICS, ClassScores, Metric, curves_of, mean_over_classes, score_class, summarise
-from realnet.precision import Precision
+from realnet.evaluation.scores import METRICS, ClassScores, Metric, curves_of, mean_over_classes, score_class, summarise
+from realnet.runtime.precision import Precision
 
 CPU = torch.device("cpu")
 ALONE = Process(0, 1, CPU)

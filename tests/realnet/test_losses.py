@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from realnet.losses import cross_entropy_loss, focal_loss, reconstruction_loss
+from realnet.models.losses import cross_entropy_loss, focal_loss, reconstruction_loss
 from tests.closed_form import wave
 
 

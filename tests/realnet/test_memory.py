@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from guided_diffusion.blocks import AttentionBlock
-from realnet.memory import Meter, peak_bytes
+from realnet.dry_run.meter import Meter, peak_bytes
 
 FLOAT = 4
 

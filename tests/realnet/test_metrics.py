@@ -9,8 +9,8 @@ from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
-from realnet import metrics
-from realnet.metrics import MetricUndefined
+from realnet.metrics import curves as metrics
+from realnet.metrics.curves import MetricUndefined
 from tests import golden
 
 RING = np.array([[0, 0, 0, 0, 0], [0, 1, 1, 1, 0], [0, 1, 0, 1, 0], [0, 1, 1, 1, 0], [0, 0, 0, 0, 0]], bool)

@@ -4,19 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from realnet import precision
+from realnet.runtime import precision
 from realnet.config import ClassifierConfig, DiffusionConfig, ProcessConfig, RealNetConfig, RuntimeConfig
 from realnet.errors import UserError
-from realnet.networks import (
-    build_classifier,
-    build_detector,
-    build_diffusion,
-    build_unet,
-    compile_networks,
-    has_backbone,
-    make_ready,
-)
-from realnet.packing import can_pack
+from realnet.models.build import build_classifier, build_detector, build_diffusion, build_unet, has_backbone
+from realnet.runtime.placement import compile_networks, make_ready
+from realnet.runtime.packing import can_pack
 
 SMALL = {
     "image_size": 64,

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from guided_diffusion.blocks import Pointwise
-from realnet.packing import PackedConvolution, can_pack, pack_convolutions
+from realnet.runtime.packing import PackedConvolution, can_pack, pack_convolutions
 
 pytestmark = pytest.mark.skipif(not can_pack(torch.float32), reason="no oneDNN")
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from realnet.errors import UserError
-from realnet.precision import Precision, in_float32, resolve
+from realnet.runtime.precision import Precision, in_float32, resolve
 
 CPU = torch.device("cpu")
 

@@ -5,10 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from realnet import config, distributed, precision, rehearsal
+from realnet import config
+from realnet.runtime import distributed, precision
+from realnet.dry_run import rehearsal
 from realnet.config import ClassifierConfig, DiffusionConfig, RealNetConfig
-from realnet.networks import build_detector
-from realnet.precision import Precision
+from realnet.models.build import build_detector
+from realnet.runtime.precision import Precision
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 FP32, BF16 = Precision(torch.float32, CPU), Precision(torch.bfloat16, CPU)

@@ -3,9 +3,9 @@ import signal
 
 import pytest
 
-from realnet import stopping
+from realnet.runtime import signals as stopping
 from realnet.errors import Stopped
-from realnet.stopping import StopSignals
+from realnet.runtime.signals import StopSignals
 
 
 def interrupt() -> None:

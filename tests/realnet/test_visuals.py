@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from realnet import visuals
+from realnet.drawing import heatmaps as visuals
 
 GREY = np.full((48, 64, 3), 120, np.uint8)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from realnet.errors import UserError
-from realnet.writing import whole_file
+from realnet.runtime.files import whole_file
 
 
 def write(path: Path, text: str, meet) -> None:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from realnet.data.archives import place, plan_mtd, plan_visa
+from realnet.preparation.archives import place, plan_mtd, plan_visa
 from realnet.data.images import read_image, read_mask, write_image
 from realnet.data.index import build_index
 from realnet.errors import UserError

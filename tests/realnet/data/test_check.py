@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image as PILImage
 
-from realnet import paths
+from realnet.config import paths
 from realnet.config import AnomalyConfig, DatasetConfig
-from realnet.data import findings as kinds
-from realnet.data import looks
-from realnet.data.check import FEW_IMAGES, advise, inspect_class, inspect_files, inspect_sources, require_sound
-from realnet.data.findings import report
+from realnet.inspection import findings as kinds
+from realnet.inspection import looks
+from realnet.inspection.check import FEW_IMAGES, advise, inspect_class, inspect_files, require_sound
+from realnet.anomalies.sources import inspect_sources
+from realnet.inspection.findings import report
 from realnet.data.images import read_image, write_image
 from realnet.data.index import Entry, write_index
 from realnet.data.registry import OpenDataset

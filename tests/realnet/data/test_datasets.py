@@ -8,12 +8,14 @@ import torch
 from torch.utils.data import DataLoader
 
 from realnet.config import AnomalyConfig
-from realnet.data import datasets
-from realnet.data.datasets import DetectorTrainDataset, DiffusionDataset, ImageCache, TestDataset, flip_and_turn
+from realnet.data import items as datasets
+from realnet.anomalies.items import DetectorTrainDataset
+from realnet.data.items import DiffusionDataset, TestDataset, flip_and_turn
+from realnet.data.cache import ImageCache
 from realnet.data.images import denormalise, read_image, resize_image, write_image
 from realnet.data.index import Entry
-from realnet.data.sampling import EpochSampler
-from realnet.data.synthesis import AnomalySynthesizer
+from realnet.data.order import EpochSampler
+from realnet.anomalies.synthesis import AnomalySynthesizer
 from realnet.errors import UserError
 
 SIZE = (24, 32)

@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from realnet.data import duplicates
-from realnet.data.duplicates import same_content
+from realnet.inspection import duplicates
+from realnet.inspection.duplicates import same_content
 
 
 def write(folder, **contents):

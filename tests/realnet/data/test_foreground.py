@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from realnet.config import DatasetConfig, ForegroundRule, load
-from realnet.data.foreground import find_object, foreground_mask
+from realnet.anomalies.foreground import find_object, foreground_mask
 from tests import golden
 from tests.closed_form import wave
 

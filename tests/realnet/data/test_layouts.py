@@ -1,7 +1,7 @@
 import pytest
 
 from realnet.config import DatasetConfig, RealNetConfig, load, load_dataset
-from realnet.data.layouts import LAYOUTS, check_name, recognise, register
+from realnet.preparation.layouts import LAYOUTS, check_name, recognise, register
 from realnet.data.registry import open_dataset
 from realnet.errors import UserError
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from realnet.data import perlin
-from realnet.data.perlin import draw_periods, perlin_mask, perlin_noise
+from realnet.anomalies import perlin
+from realnet.anomalies.perlin import draw_periods, perlin_mask, perlin_noise
 from tests import golden
 from tests.closed_form import wave
 

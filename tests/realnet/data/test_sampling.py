@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realnet.data.sampling import EpochSampler
+from realnet.data.order import EpochSampler
 
 
 def steps(count, sampler):

@@ -2,7 +2,7 @@ import numpy as np
 
 from realnet.data.images import write_image
 from realnet.data.index import ClassIndex, build_index
-from realnet.data.summary import summarise_class, summary_table
+from realnet.preparation.summary import summarise_class, summary_table
 
 
 def write(root, *names, shape=(8, 10)):

@@ -4,11 +4,12 @@ import cv2
 import numpy as np
 import pytest
 
-from realnet import paths
+from realnet.config import paths
 from realnet.config import AnomalyConfig, ForegroundRule
-from realnet.data import synthesis
+from realnet.anomalies import synthesis
 from realnet.data.images import read_image, resize_image, write_image
-from realnet.data.synthesis import AnomalySynthesizer, blend, build_synthesizer, find_sdas
+from realnet.anomalies.synthesis import AnomalySynthesizer, blend, build_synthesizer
+from realnet.anomalies.sources import find_sdas
 from realnet.errors import UserError
 from tests import golden
 from tests.closed_form import wave

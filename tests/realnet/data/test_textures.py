@@ -4,7 +4,7 @@ import pytest
 from PIL import Image as PILImage
 from PIL import ImageOps
 
-from realnet.data import textures
+from realnet.anomalies import textures
 
 IMAGE = (cv2.GaussianBlur(np.random.default_rng(0).normal(size=(40, 56, 3)), (0, 0), 2) * 350 + 120).clip(0, 255)
 IMAGE = IMAGE.astype(np.uint8)

@@ -3,8 +3,9 @@ import numpy as np
 import pytest
 
 from realnet.config import DatasetConfig, load
-from realnet.data import index, toy
-from realnet.data.foreground import foreground_mask
+from realnet.data import index
+from realnet.preparation import toy
+from realnet.anomalies.foreground import foreground_mask
 from realnet.data.images import read_image, read_mask
 from tests.golden import ROOT
 

@@ -4,7 +4,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from realnet.metrics import CurvePoints
+from realnet.metrics.curves import CurvePoints
 from realnet.reporting import charts
 
 

@@ -5,7 +5,8 @@ import cv2
 import numpy as np
 import pytest
 
-from realnet.reporting.gallery import Display, Item, Pictures, error_of, gallery_parts
+from realnet.drawing.heatmaps import Display
+from realnet.reporting.gallery import Item, Pictures, error_of, gallery_parts
 
 DISPLAY = Display(threshold=0.5, pixel_threshold=0.5, scale=1.0)
 

@@ -5,8 +5,8 @@ from pathlib import PurePosixPath
 import numpy as np
 import pytest
 
-from realnet.reporting.gallery import Display
-from realnet.reporting.pages import display_size, heatmap_name, heatmap_panel, verdict_title
+from realnet.drawing.heatmaps import Display
+from realnet.drawing.panels import display_size, heatmap_name, heatmap_panel, verdict_title
 
 
 @pytest.mark.parametrize(

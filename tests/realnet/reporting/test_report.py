@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from realnet.errors import UserError
-from realnet.metrics import CurvePoints
-from realnet.reporting.gallery import Display, Item, Pictures
+from realnet.metrics.curves import CurvePoints
+from realnet.drawing.heatmaps import Display
+from realnet.reporting.gallery import Item, Pictures
 from realnet.reporting.report import ClassReport, ReportData, Result, ResultTable, write_report
 
 DIAGONAL = CurvePoints(np.array([0.0, 1.0]), np.array([0.0, 1.0]))

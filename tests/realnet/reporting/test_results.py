@@ -9,21 +9,12 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from realnet import paths
-from realnet.calibration import Calibration
-from realnet.evaluation import METRICS, Metric
-from realnet.reporting.gallery import Display
+from realnet.config import paths
+from realnet.detection.calibration import Calibration
+from realnet.evaluation.scores import METRICS, Metric
+from realnet.drawing.heatmaps import Display
 from realnet.reporting.pages import write_dataset_page
-from realnet.reporting.results import (
-    CheckpointResult,
-    ClassResult,
-    ImageResult,
-    Verdicts,
-    collect,
-    read_class,
-    write_class,
-    write_dataset,
-)
+from realnet.evaluation.results import CheckpointResult, ClassResult, ImageResult, Verdicts, collect, read_class, write_class, write_dataset
 from realnet.reporting.tables import PUBLISHED, console_lines, f1_text, means, tables, verdict_lines
 
 VALUES = {name: Metric(0.9 + index / 100) for index, name in enumerate(METRICS)}

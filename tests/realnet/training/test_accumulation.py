@@ -9,7 +9,7 @@ from outcomes import FLAGS, assert_the_same, outcome
 from realnet import config as configs
 from realnet.config import RealNetConfig
 from realnet.data.registry import open_dataset
-from realnet.distributed import process
+from realnet.runtime.distributed import process
 from realnet.training.detector import DetectorTask, detector_data
 
 

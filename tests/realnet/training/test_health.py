@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from realnet import config, precision
+from realnet import config
+from realnet.runtime import precision
 from realnet.config import DiffusionConfig
-from realnet.data.datasets import DiffusionDataset
-from realnet.networks import build_diffusion, build_unet
+from realnet.data.items import DiffusionDataset
+from realnet.models.build import build_diffusion, build_unet
 from realnet.training.diffusion import noisy_images, normal_images
-from realnet.training.health import Health, check_health, is_ready, verdict
+from realnet.sdas.readiness import Health, check_health, is_ready, verdict
 
 FP32 = precision.resolve("fp32", torch.device("cpu"))
 READY = {"relative_error": 0.05, "sample_distance": 1.5}

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from realnet.training.likeness import NUM_OCTAVES, features, sample_distance
+from realnet.sdas.likeness import NUM_OCTAVES, features, sample_distance
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from realnet import checkpoint
+from realnet.models import checkpoint
 from realnet.errors import UserError
 from realnet.training import detector, diffusion
-from realnet.training.state import path_of
+from realnet.training.resume import path_of
 
 DIFFUSION = Path("experiments/tiny/diffusion_checkpoints/ckpt_last.pth")
 DETECTOR = Path("experiments/tiny/realnet_checkpoints/weave/ckpt_last.pth")

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from realnet.config import DiffusionConfig, OptimiserConfig
-from realnet.precision import resolve
+from realnet.runtime.precision import resolve
 from realnet.training.optimisation import EMA, Optimisation, learning_rate
 from tests.closed_form import fill, wave
 

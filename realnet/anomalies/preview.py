@@ -1,0 +1,92 @@
+"""A contact sheet: what the detector's training makes of a class's normal images."""
+
+import logging
+from collections.abc import Mapping
+
+import numpy as np
+
+from realnet.config import AnomalyConfig, AnomalyType, Foreground
+from realnet.anomalies.foreground import foreground_mask
+from realnet.data.images import Image, read_image, resize_image
+from realnet.data.registry import OpenDataset
+from realnet.anomalies.synthesis import AnomalySynthesizer, build_synthesizer
+from realnet.errors import UserError
+from realnet.drawing.grids import label_grid
+from realnet.drawing.heatmaps import mask_picture
+
+logger = logging.getLogger(__name__)
+
+BACKGROUND_LIGHT = 0.2
+
+
+def contact_sheet(
+    dataset: OpenDataset,
+    class_name: str,
+    config: AnomalyConfig,
+    *,
+    image_size: tuple[int, int],
+    num_images: int,
+    seed: int,
+) -> Image:
+    """Draw normal images, their foreground, and a local anomaly with its mask of each configured source.
+
+    Sources without images yet are left out, which is logged; where none is left the images themselves serve.
+
+    Args:
+        dataset: whose index is read or built, and not written.
+        class_name: one of its classes.
+        config: the types whose weight is above 0 are shown, but ``normal``.
+        image_size: (height, width) of each picture.
+        num_images: rows, spread over the training images.
+        seed: of the anomalies.
+
+    Returns:
+        RGB of uint8, (H, W, 3).
+
+    Raises:
+        UserError: where the class has no images, or one cannot be read.
+    """
+    foreground = dataset.config.foreground_of(class_name)
+    entries = dataset.index(class_name, write=False).train
+    chosen = [entries[number] for number in np.linspace(0, len(entries) - 1, min(num_images, len(entries))).astype(int)]
+    synthesizers = _synthesizers(dataset, class_name, config, image_size, foreground)
+    rows = []
+    for number, entry in enumerate(chosen):
+        image = resize_image(read_image(dataset.image_root / entry.filename), image_size)
+        rows.append([image, _dim_background(image, foreground), *_anomalies(image, synthesizers, (seed, 0, number))])
+    columns = ["normal", "foreground", *(title for kind in synthesizers for title in (kind, f"{kind}: mask"))]
+    names = [entry.filename.rpartition("/")[2] for entry in chosen]
+    title = f"{dataset.name} / {class_name}, foreground {_text(foreground)}"
+    return label_grid(rows, row_labels=names, column_labels=columns, title=title)
+
+
+def _synthesizers(
+    dataset: OpenDataset, class_name: str, config: AnomalyConfig, image_size: tuple[int, int], foreground: Foreground
+) -> Mapping[AnomalyType, AnomalySynthesizer]:
+    made: dict[AnomalyType, AnomalySynthesizer] = {}
+    for kind in (kind for kind, weight in config.types.items() if weight > 0 and kind != "normal"):
+        alone = config.model_copy(update={"types": {kind: 1.0}})
+        try:
+            made[kind] = build_synthesizer(
+                alone, dataset.name, class_name, image_size=image_size, foreground=foreground
+            )
+        except UserError as error:
+            logger.warning("left out: %s", error)
+    own = AnomalyConfig(types={"self": 1.0})
+    return made or {"self": AnomalySynthesizer(own, {}, image_size=image_size, foreground=foreground)}
+
+
+def _anomalies(
+    image: Image, synthesizers: Mapping[AnomalyType, AnomalySynthesizer], seeds: tuple[int, int, int]
+) -> list[Image]:
+    drawn = [each.synthesize(image, np.random.default_rng(seeds)) for each in synthesizers.values()]
+    return [picture for anomaly in drawn for picture in (anomaly.image, mask_picture(anomaly.mask))]
+
+
+def _dim_background(image: Image, foreground: Foreground) -> Image:
+    light = np.where(foreground_mask(image, foreground), 1.0, BACKGROUND_LIGHT)[..., None]
+    return (image * light).astype(np.uint8)
+
+
+def _text(foreground: Foreground) -> str:
+    return foreground if isinstance(foreground, str) else ", ".join(map(str, foreground.model_dump().values()))

@@ -1,0 +1,221 @@
+"""Local anomaly synthesis: another image, seen through a Perlin mask on the object (paper, section 3.2)."""
+
+import csv
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from realnet.config import paths
+from realnet.config import AnomalyConfig, AnomalyType, Foreground
+from realnet.anomalies.foreground import foreground_mask
+from realnet.data.images import Image, Mask, read_image, resize_image
+from realnet.data.index import IMAGE_SUFFIXES
+from realnet.anomalies.perlin import draw_periods, perlin_mask
+from realnet.anomalies.textures import augment_texture, is_grey, shuffle_grid, to_grey
+from realnet.errors import UserError
+
+logger = logging.getLogger("realnet")
+
+MAX_MASK_DRAWS = 20
+"""Perlin masks drawn for an item before it stays clean: at coarse scales many show nothing on a small object."""
+
+CONTRAST_WINDOW = 5
+"""Side (px) of the square over which an anomaly's contrast is averaged."""
+
+
+@dataclass(frozen=True)
+class LocalAnomaly:
+    """A training item before it becomes tensors.
+
+    Attributes:
+        image: RGB (H, W, 3), with the anomaly.
+        mask: where the anomaly is (H, W); all False: the image is clean.
+        kind: the type drawn; ``normal`` where the image is clean.
+        source: the file that the anomaly comes from; None: clean, or made of the image itself.
+        opacity: weight of the pasted anomaly, in (0, 1]; 0 where the image is clean.
+        periods: the Perlin lattice's cells along height and width; (0, 0) where the image is clean.
+    """
+
+    image: Image
+    mask: Mask
+    kind: AnomalyType
+    source: Path | None = None
+    opacity: float = 0.0
+    periods: tuple[int, int] = (0, 0)
+
+
+def blend(image: Image, source: Image, mask: Mask, opacity: float) -> Image:
+    """Paste ``source`` on ``image`` where the mask is: (1 - M)⊙I + δ·M⊙P + (1 - δ)·M⊙I, truncated to bytes.
+
+    Images are RGB (H, W, 3), the mask is (H, W), the opacity δ is in [0, 1]. Outside the mask no pixel changes.
+    """
+    mixed = np.float32(opacity) * source + np.float32(1 - opacity) * image
+    return cv2.copyTo(mixed.astype(np.uint8), mask.view(np.uint8), image.copy())
+
+
+def keep_regions(mask: Mask, number: int, rng: np.random.Generator) -> Mask:
+    """Keep ``number`` of a mask's 8-connected regions (H, W), each drawn with a chance in proportion to its area."""
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)
+    if count - 1 <= number:  # label 0 is what lies outside
+        return mask
+    areas = stats[1:, cv2.CC_STAT_AREA]
+    is_kept = np.zeros(count, np.bool_)
+    is_kept[1 + rng.choice(count - 1, size=number, replace=False, p=areas / areas.sum())] = True
+    return is_kept[labels]
+
+
+def visible_part(mask: Mask, image: Image, blended: Image, min_contrast: float) -> Mask:
+    """Return where a paste is to be seen: the mask (H, W) where it changes its surroundings by ``min_contrast`` of 255.
+
+    The change of a pixel is that of its most changed channel, averaged over the mask's pixels within a square of
+    ``CONTRAST_WINDOW``, so that a texture's grain does not riddle the mask.
+    """
+    window = (CONTRAST_WINDOW, CONTRAST_WINDOW)
+    change = cv2.blur(cv2.absdiff(blended, image).max(axis=2).astype(np.float32), window)
+    share = cv2.blur(mask.astype(np.float32), window)
+    return mask & (change >= min_contrast * share)
+
+
+class AnomalySynthesizer:
+    """Draws local anomalies for the images of one class; all randomness is the caller's generator."""
+
+    def __init__(
+        self,
+        config: AnomalyConfig,
+        sources: Mapping[AnomalyType, Sequence[Path]],
+        *,
+        image_size: tuple[int, int],
+        foreground: Foreground = "full",
+    ) -> None:
+        """Take the files of each type that reads files (``sdas``, ``dtd``); ``image_size`` is (height, width)."""
+        self.config = config
+        self.sources = dict(sources)
+        self.image_size = image_size
+        self.foreground = foreground
+        self.all_types: dict[AnomalyType, float] = {kind: share for kind, share in config.types.items() if share > 0}
+        # AFS looks at anomalies alone, whose sources are equally likely (section 3.3)
+        self.anomalous_types: dict[AnomalyType, float] = {kind: 1.0 for kind in self.all_types if kind != "normal"}
+
+    def synthesize(self, image: Image, rng: np.random.Generator, *, only_anomalous: bool = False) -> LocalAnomaly:
+        """Draw a type, and unless it is ``normal`` a mask, a source and an opacity; return the blended image.
+
+        Where ``MAX_MASK_DRAWS`` Perlin masks all miss the foreground, the image stays clean.
+
+        Args:
+            image: clean RGB at ``image_size``, (H, W, 3); it is not changed.
+            rng: the item's own generator.
+            only_anomalous: never draw ``normal``, and the other types with equal chance (for AFS).
+
+        Raises:
+            UserError: where the source's file cannot be read.
+        """
+        kind = _draw_type(self.anomalous_types if only_anomalous else self.all_types, rng)
+        mask, periods = self._draw_mask(image, rng) if kind != "normal" else (_nothing(image), (0, 0))
+        if not mask.any():
+            return LocalAnomaly(image, mask, "normal")
+        source, path = self._draw_source(kind, image, rng)
+        opacity_range = self.config.opacity[kind]  # type: ignore[index]  # "normal" has returned above
+        opacity = float(rng.uniform(opacity_range.low, opacity_range.high))
+        if self.config.min_contrast:
+            mask = visible_part(mask, image, blend(image, source, mask, opacity), self.config.min_contrast)
+            if not mask.any():
+                return LocalAnomaly(image, mask, "normal")
+        return LocalAnomaly(blend(image, source, mask, opacity), mask, kind, path, opacity, periods)
+
+    def _draw_mask(self, image: Image, rng: np.random.Generator) -> tuple[Mask, tuple[int, int]]:
+        foreground = foreground_mask(image, self.foreground)
+        for _ in range(MAX_MASK_DRAWS if foreground.any() else 0):
+            periods = draw_periods(rng, scale=self.config.perlin_scale, min_scale=self.config.min_perlin_scale)
+            mask = perlin_mask(self.image_size, rng, periods=periods, threshold=self.config.perlin_threshold)
+            mask &= foreground
+            if self.config.max_regions:
+                mask = keep_regions(mask, int(rng.integers(1, self.config.max_regions + 1)), rng)
+            if mask.any():
+                return mask, periods
+        return _nothing(image), (0, 0)
+
+    def _draw_source(self, kind: AnomalyType, image: Image, rng: np.random.Generator) -> tuple[Image, Path | None]:
+        if kind == "self":
+            source = shuffle_grid(augment_texture(image, rng), rng)
+            return (to_grey(source) if is_grey(image) else source), None
+        files = self.sources[kind]
+        path = files[int(rng.integers(len(files)))]
+        source = resize_image(read_image(path), self.image_size)
+        return (augment_texture(source, rng) if kind == "dtd" else source), path
+
+
+def build_synthesizer(
+    config: AnomalyConfig, dataset: str, class_name: str, *, image_size: tuple[int, int], foreground: Foreground
+) -> AnomalySynthesizer:
+    """Find the source files that the configured types need, and build the class's synthesizer.
+
+    Raises:
+        UserError: where a type has no files; names the command or download that provides them.
+    """
+    sources: dict[AnomalyType, list[Path]] = {}
+    if config.types.get("sdas"):
+        sources["sdas"] = find_sdas(dataset, class_name)
+    if config.types.get("dtd"):
+        sources["dtd"] = find_textures(Path(config.dtd_root))
+    return AnomalySynthesizer(config, sources, image_size=image_size, foreground=foreground)
+
+
+def find_sdas(dataset: str, class_name: str) -> list[Path]:
+    """Return a class's synthesised anomalous images, sorted: of ``sample.py`` those of its manifest, else all.
+
+    Raises:
+        UserError: where there are none; names the command that makes them.
+    """
+    folder, command = paths.sdas(dataset, class_name), f"python sample.py --dataset {dataset} --classes {class_name}"
+    files, manifest = _image_files(folder, "*"), folder / paths.SDAS_MANIFEST
+    is_sampled = (folder / paths.SDAS_SETTINGS).is_file()  # other folders of images are their owner's
+    if is_sampled and manifest.is_file():
+        with manifest.open(newline="", encoding="utf-8") as lines:
+            listed = {row["file"] for row in csv.DictReader(lines)}
+        files = [file for file in files if file.name in listed]
+    if not files:
+        raise UserError(
+            f"class {class_name!r} of {dataset} needs SDAS images, and {folder} holds none; make them with: {command}"
+        )
+    if is_sampled and not manifest.is_file():
+        logger.warning(
+            "WARNING: sampling of class %s is unfinished, %d images are there; finish it with: %s",
+            class_name,
+            len(files),
+            command,
+        )
+    return files
+
+
+def find_textures(root: Path) -> list[Path]:
+    """Return the texture images of a DTD folder (``<root>/<texture>/*.jpg``), sorted.
+
+    Raises:
+        UserError: where there are none.
+    """
+    files = _image_files(root, "*/*")
+    if not files:
+        raise UserError(
+            f"anomaly type dtd needs textures, and {root} holds none; unpack the Describable Textures Dataset there "
+            "(https://www.robots.ox.ac.uk/~vgg/data/dtd), or set anomalies.dtd_root, or use the types sdas or self"
+        )
+    return files
+
+
+def _draw_type(weights: Mapping[AnomalyType, float], rng: np.random.Generator) -> AnomalyType:
+    kinds, shares = list(weights), np.array(list(weights.values()))
+    return kinds[int(rng.choice(len(kinds), p=shares / shares.sum()))]
+
+
+def _image_files(folder: Path, pattern: str) -> list[Path]:
+    """Return the image files, but not what a killed process has left: hidden files."""
+    found = (path for path in folder.glob(pattern) if path.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted(path for path in found if not path.name.startswith("."))
+
+
+def _nothing(image: Image) -> Mask:
+    return np.zeros(image.shape[:2], np.bool_)

@@ -1,0 +1,130 @@
+"""What all scripts share: their flags, the way they end, and how they refuse bad input."""
+
+import argparse
+import gc
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn, TypeVar
+
+from realnet import config as configs
+from realnet.runtime import threads as cpu
+from realnet.config import paths
+from realnet.errors import UserError, advice_on, message_of
+
+cpu.spin_briefly()
+
+ConfigT = TypeVar("ConfigT", bound=configs.Section)
+
+
+def parser(
+    description: str, *, class_name: bool = False, resume: bool = False, epilog: str = ""
+) -> argparse.ArgumentParser:
+    """Return a parser with the flags that every script takes."""
+    made = argparse.ArgumentParser(
+        description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    made.add_argument(
+        "--dataset", required=True, metavar="NAME", help="a folder of experiments/, such as toy or MVTec-AD"
+    )
+    if class_name:
+        made.add_argument(
+            "--class_name",
+            nargs="+",
+            default=["all"],
+            metavar="CLASS",
+            help="one class, several, or 'all' (the default)",
+        )
+    made.add_argument("--config", type=Path, metavar="FILE", help="a YAML file instead of the dataset's own")
+    made.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="overrides",
+        metavar="KEY=VALUE",
+        help="override a key of the config, such as train.batch_size=8; may be given several times",
+    )
+    made.add_argument("--seed", type=int, metavar="N", help="instead of the config's seed")
+    made.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1 or mps (default: a GPU if there is one)")
+    if resume:
+        made.add_argument(
+            "--resume",
+            action=argparse.BooleanOptionalAction,
+            default=True,
+            help="go on from what earlier runs have left (the default), or start anew",
+        )
+    made.add_argument("--dry-run", action="store_true", help="check everything, print the plan, and touch nothing")
+    made.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)  # torch.distributed.launch's
+    return made
+
+
+def load_config(model: type[ConfigT], stage: paths.Stage, arguments: argparse.Namespace) -> ConfigT:
+    """Read the stage's config as the flags ask for it.
+
+    Raises:
+        UserError: where the file or an override is wrong.
+    """
+    path = arguments.config or paths.experiment(arguments.dataset) / f"{stage}.yaml"
+    if not (arguments.config or path.is_file()):
+        configs.load_dataset(arguments.dataset)  # of an unknown dataset it says which ones there are
+    seed = [] if arguments.seed is None else [f"seed={arguments.seed}"]
+    return configs.load(model, path, [*arguments.overrides, *seed])
+
+
+def choose_classes(wanted: Sequence[str], known: Sequence[str], dataset: str) -> list[str]:
+    """Return the classes that the flags name, ``all`` being all of them.
+
+    Raises:
+        UserError: for an unknown class; names those that there are.
+    """
+    if list(wanted) == ["all"]:
+        return list(known)
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        raise UserError(f"{dataset} has no class {', '.join(map(repr, unknown))}; its classes: {', '.join(known)}")
+    return list(dict.fromkeys(wanted))
+
+
+def overrides(values: Mapping[str, object]) -> list[str]:
+    """Return flags that stand for config keys as ``--set`` would take them; None: the flag was not given."""
+    return [f"{key}={json.dumps(value)}" for key, value in values.items() if value is not None]
+
+
+def close(is_main: bool, *lines: str) -> None:
+    """Say what was written, where, and which command comes next; on the main process."""
+    if is_main:
+        print(*lines, sep="\n", flush=True)
+
+
+def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
+    """Run a script's main, which may return an exit code.
+
+    Bad input, a full disk and too little memory end with one message and exit code 2.
+
+    Where one of several processes fails, the others end with its message and exit code.
+    """
+    gc.set_threshold(20_000)  # Python's own, 700 or so, has it look for garbage for a tenth of the imports' time
+    if os.environ.get("RANK", "0") != "0":
+        logging.getLogger("realnet").setLevel(logging.ERROR)  # advice is given once
+    try:
+        sys.exit(main(None))
+    except UserError as error:
+        _fail(f"error: {message_of(error)}", 2)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+    except Exception as error:
+        advice = advice_on(error)
+        _fail(*(f"error: {advice}", 2) if advice else (traceback.format_exc().rstrip(), 1))
+
+
+def _fail(text: str, code: int) -> NoReturn:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from realnet.runtime import distributed
+
+        distributed.fail(text, code)
+    print(text, file=sys.stderr)
+    sys.exit(code)

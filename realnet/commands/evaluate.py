@@ -1,0 +1,120 @@
+"""Stage 5: evaluate the detectors of one class or several on their test splits."""
+
+from collections.abc import Container, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from realnet.commands import cli
+from realnet.config import paths
+from realnet.config import RealNetConfig
+
+if TYPE_CHECKING:
+    from realnet.evaluation.results import ClassResult
+
+EPILOG = """\
+reads    experiments/<dataset>/realnet_checkpoints/<class>/: ckpt_last.pth (no test data was used to choose it) and
+         ckpt_best.pth (best on the test split, as published); the test images and masks under data/<dataset>
+writes   experiments/<dataset>/realnet_vis/<class>/: last/ and best/ with a heatmap of each test image, report.html,
+         metrics.json; beside the classes: report.html, metrics.json, metrics.csv of all that have been evaluated
+exit     1 where a class was left out, 2 for input that cannot be used
+
+Results are kept where weights, settings, test images and masks are still the same; --no-resume evaluates anew.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Evaluate the classes that the flags name; return the exit code."""
+    parser = cli.parser(__doc__, class_name=True, resume=True, epilog=EPILOG)
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="FILE",
+        help="evaluate this file, of one class; a published one is described by realnet.yaml, or by --config",
+    )
+    flags = parser.parse_args(arguments)
+    config = cli.load_config(RealNetConfig, "realnet", flags)
+
+    from realnet.dry_run import plan
+    from realnet.evaluation.run import assess_class, results_folder
+    from realnet.detection.checkpoints import find_checkpoints, missing_checkpoint
+    from realnet.data.registry import open_dataset
+    from realnet.runtime.distributed import planned, process
+    from realnet.errors import UserError, message_of
+    from realnet.runtime.progress import console
+
+    dataset = open_dataset(flags.dataset)
+    classes = cli.choose_classes(flags.class_name, dataset.classes, flags.dataset)
+    if flags.checkpoint and len(classes) > 1:
+        raise UserError(f"--checkpoint {flags.checkpoint} is of one class; name it by --class_name")
+    chosen = {name: find_checkpoints(dataset.name, name, flags.checkpoint) for name in classes}
+    failed = {name: missing_checkpoint(dataset.name, name) for name, found in chosen.items() if not found}
+    if len(failed) == len(classes):
+        raise UserError("\n".join(failed.values()))
+    chosen = {name: found for name, found in chosen.items() if found}
+    if flags.dry_run:
+        this = planned(flags.device)
+        plan.show(config, plan.evaluation(config, dataset, chosen, this), this)
+        if this.is_main:
+            _show_left_out(failed)
+        return 1 if failed else 0
+
+    results: list[ClassResult] = []
+    with process(flags.device) as this, console(this.is_main):
+        for name, checkpoints in chosen.items():
+            folder = results_folder(dataset.name, name, flags.checkpoint)
+            try:
+                result = assess_class(
+                    dataset, name, checkpoints, config=config, process=this, folder=folder, resume=flags.resume
+                )
+            except UserError as error:
+                failed[name] = message_of(error)
+            else:
+                results.append(result)
+        if not results:
+            raise UserError("\n".join(failed.values()))
+        if this.is_main:
+            _show(results, dataset.classes)
+            _show_left_out(failed)
+            _write_pages(results, dataset.classes, failed, flags.checkpoint)
+        return 1 if failed else 0
+
+
+def _show(results: "Sequence[ClassResult]", classes: Sequence[str]) -> None:
+    """Print the tables, and what the thresholds make of the images."""
+    from realnet.reporting import tables
+
+    for table in tables.tables(results, classes):
+        print("", *tables.console_lines(results[0].dataset, table), sep="\n")
+    print("", *tables.verdict_lines(results), "", sep="\n")
+
+
+def _show_left_out(failed: Mapping[str, str]) -> None:
+    if failed:
+        print("left out", *(f"{name}: {reason}" for name, reason in failed.items()), "", sep="\n")
+
+
+def _write_pages(
+    results: "Sequence[ClassResult]", classes: Sequence[str], failed: Container[str], given: Path | None
+) -> None:
+    """Write the dataset's results (a file given by hand is no part of them), and say where everything is."""
+    from realnet.evaluation.run import heatmaps_folder, results_folder
+    from realnet.reporting.pages import write_dataset_page
+    from realnet.evaluation.results import METRICS_CSV, METRICS_JSON, PROTOCOLS, REPORT, collect, write_dataset
+    from realnet.reporting.tables import means
+
+    dataset, name = results[0].dataset, results[0].class_name if len(results) == 1 else "<class>"
+    folder, root = results_folder(dataset, name, given), paths.output(dataset, "realnet", "vis")
+    made = [protocol for protocol in PROTOCOLS if any(result.of(protocol) for result in results)]
+    lines = [f"heatmaps   {heatmaps_folder(folder, protocol)}" for protocol in made]
+    lines += [f"report     {folder / REPORT}", f"numbers    {folder / METRICS_JSON}"]
+    if given is None:
+        evaluated = collect(dataset, [name for name in classes if name not in failed], results)
+        write_dataset(root, evaluated, means(evaluated))
+        write_dataset_page(root, evaluated, classes)
+        number = f"{len(evaluated)} of {len(classes)} classes"
+        lines += [f"table      {root / METRICS_CSV} ({number})", f"report     {root / REPORT} ({number})"]
+    cli.close(True, *lines)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,37 @@
+"""Stage 2, optional: train the noise-aware classifier that guides sampling; a dataset of one class needs none."""
+
+from collections.abc import Sequence
+
+from realnet.commands import cli
+from realnet.config import ClassifierConfig
+
+EPILOG = """\
+reads    the normal training images of all classes; pretrain/256x256_classifier.pt unless pretrained is null
+writes   experiments/<dataset>/classifier_checkpoints/ckpt_last.pth, classifier_log/
+then     python sample.py --dataset <dataset>
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train the classifier, or go on with it."""
+    flags = cli.parser(__doc__, resume=True, epilog=EPILOG).parse_args(arguments)
+    config = cli.load_config(ClassifierConfig, "classifier", flags)
+
+    from realnet.dry_run import plan
+    from realnet.runtime.distributed import planned, process
+    from realnet.training.classifier import check_classes, train_classifier
+    from realnet.training.diffusion import normal_images
+
+    data = normal_images(flags.dataset)
+    check_classes(data)
+    if flags.dry_run:
+        this = planned(flags.device)
+        plan.show(config, plan.classifier(config, data, this, resume=flags.resume), this)
+        return
+    with process(flags.device) as this, this.stop:
+        last = train_classifier(config, data, this, resume=flags.resume)
+        cli.close(this.is_main, f"weights    {last}", f"next       python sample.py --dataset {flags.dataset}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,41 @@
+"""Stage 1: train a dataset's diffusion model on the normal images of all its classes."""
+
+from collections.abc import Sequence
+
+from realnet.commands import cli
+from realnet.config import DiffusionConfig
+
+EPILOG = """\
+reads    the normal training images of all classes; pretrain/256x256_diffusion.pt unless pretrained is null
+writes   experiments/<dataset>/diffusion_checkpoints/ckpt_last.pth, diffusion_vis/ (is it ready?), diffusion_log/
+then     python train_classifier.py --dataset <dataset>   (optional), then sample.py
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train the diffusion model, or go on with it."""
+    flags = cli.parser(__doc__, resume=True, epilog=EPILOG).parse_args(arguments)
+    config = cli.load_config(DiffusionConfig, "diffusion", flags)
+
+    from realnet.dry_run import plan
+    from realnet.runtime.distributed import planned, process
+    from realnet.training.diffusion import normal_images, train_diffusion
+
+    data = normal_images(flags.dataset)
+    if flags.dry_run:
+        this = planned(flags.device)
+        plan.show(config, plan.diffusion(config, data, this, resume=flags.resume), this)
+        return
+    with process(flags.device) as this, this.stop:
+        last = train_diffusion(config, data, this, resume=flags.resume)
+        cli.close(
+            this.is_main,
+            f"weights    {last}",
+            f"panels     experiments/{flags.dataset}/diffusion_vis",
+            f"next       python train_classifier.py --dataset {flags.dataset}   (optional)",
+            f"           python sample.py --dataset {flags.dataset}",
+        )
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,174 @@
+"""Thresholds and display scale without test labels: from normal images and fresh local anomalies."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from realnet.metrics import curves as metrics
+from realnet.config import RealNetConfig
+from realnet.data.images import Image, normalise, read_image, resize_image
+from realnet.data.index import Entry
+from realnet.anomalies.synthesis import AnomalySynthesizer
+from realnet.detection.maps import anomaly_maps
+from realnet.metrics.curves import FloatArray, MaskArray, ScoreCurve
+from realnet.models.realnet import RealNet
+from realnet.runtime.precision import Precision
+from realnet.runtime.progress import Follow
+
+logger = logging.getLogger("realnet")
+
+CALIBRATION_EPOCH = 2**31 - 1
+"""The anomalies' draws belong to this epoch and those before it, which training never reaches: they are fresh."""
+DISPLAY_QUANTILE = 0.95
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What turns scores into verdicts and pictures.
+
+    Attributes:
+        image_threshold: an image score at or above it is a defect.
+        pixel_threshold: an anomaly-map value at or above it is a defect.
+        display_scale: the anomaly-map value that heatmaps show as hottest, in (0, 1].
+        held_out: whether the weights were not trained on these images.
+        num_images: how many normal images it rests on.
+        num_anomalies: how many local anomalies it rests on.
+    """
+
+    image_threshold: float
+    pixel_threshold: float
+    display_scale: float
+    held_out: bool
+    num_images: int
+    num_anomalies: int
+
+    def __str__(self) -> str:
+        which = "held-out" if self.held_out else "training"
+        return f"calibrated on {self.num_images} {which} images and {self.num_anomalies} local anomalies on them"
+
+
+def split_holdout(entries: Sequence[Entry], fraction: float) -> tuple[list[Entry], list[Entry]]:
+    """Split training images into those to train on and those to calibrate on.
+
+    The second are evenly spread and, where the fraction is above 0 and there are two images, at least one.
+    """
+    number = min(len(entries) - 1, max(1, round(fraction * len(entries)))) if fraction > 0 else 0
+    held = set(_spread(len(entries), number + 2)[1:-1]) if number > 0 else set()
+    return (
+        [entry for index, entry in enumerate(entries) if index not in held],
+        [entry for index, entry in enumerate(entries) if index in held],
+    )
+
+
+def calibrate(
+    model: RealNet,
+    entries: Sequence[Entry],
+    image_root: Path,
+    *,
+    synthesizer: AnomalySynthesizer,
+    config: RealNetConfig,
+    precision: Precision,
+    held_out: bool,
+    follow: Follow = iter,
+) -> Calibration | None:
+    """Fix the thresholds between normal images and local anomalies on them.
+
+    Of images by the largest difference of true and false positive rate, of pixels by the best F1.
+
+    It depends on the weights, the images and the seed alone, and leaves torch's random numbers as they are.
+
+    Args:
+        model: any mode; it is given back in the same.
+        entries: normal images; at most ``calibration.num_anomalies`` of them are used, evenly spread.
+        image_root: what the entries' filenames are relative to.
+        synthesizer: makes the anomalies.
+        config: of the detector.
+        precision: the number format that the detector is used in.
+        held_out: recorded: whether the weights were not trained on these images.
+        follow: passes the batches on: with a progress bar, say.
+
+    Returns:
+        The calibration; None, with a warning, where there is nothing to tell apart (no anomaly fell on the object,
+        or the network's output is not a number).
+    """
+    number = config.calibration.num_anomalies
+    used = [entries[index] for index in _spread(len(entries), min(len(entries), number))]
+    images = [resize_image(read_image(image_root / entry.filename), config.image_size) for entry in used]
+    drawn = [
+        synthesizer.synthesize(images[i % len(images)], _generator(config.seed, i, len(images)), only_anomalous=True)
+        for i in range(number)
+    ]
+    anomalies = [anomaly for anomaly in drawn if anomaly.mask.any()]
+    was_training = model.training
+    model.eval()
+    try:
+        batches = [
+            pictures[start : start + config.evaluation.batch_size]
+            for pictures in (images, [anomaly.image for anomaly in anomalies])
+            for start in range(0, len(pictures), config.evaluation.batch_size)
+        ]
+        maps = np.concatenate([_maps(model, batch, precision) for batch in follow(batches)])
+    finally:
+        model.train(was_training)
+    normal, anomalous = maps[: len(images)], maps[len(images) :]
+    try:
+        return _calibration(normal, anomalous, np.array([a.mask for a in anomalies]), config=config, held_out=held_out)
+    except metrics.MetricUndefined as error:
+        logger.warning("WARNING: no calibration, hence no verdicts without --threshold: %s", error)
+        return None
+
+
+def _generator(seed: int, number: int, num_images: int) -> np.random.Generator:
+    again, index = divmod(number, num_images)
+    return np.random.default_rng((seed, CALIBRATION_EPOCH - again, index))
+
+
+def _spread(length: int, number: int) -> list[int]:
+    """Return ``number`` indexes into ``length`` items, evenly spread from the first to the last."""
+    return [int(index) for index in np.linspace(0, length - 1, number).round()]
+
+
+def _maps(model: RealNet, images: Sequence[Image], precision: Precision) -> FloatArray:
+    return anomaly_maps(model, torch.stack([normalise(image) for image in images]), precision).cpu().numpy()
+
+
+def _calibration(
+    normal: FloatArray, anomalous: FloatArray, masks: MaskArray, *, config: RealNetConfig, held_out: bool
+) -> Calibration:
+    if not len(anomalous):
+        raise metrics.MetricUndefined("no local anomaly fell on the object in these images")
+    pool = config.evaluation.score_pool
+    good, bad = metrics.image_scores(normal, pool), metrics.image_scores(anomalous, pool)
+    truth = np.concatenate([np.zeros(normal.shape, bool), masks])
+    pixel_threshold = metrics.pixel_f1_max(np.concatenate([normal, anomalous]), truth).threshold
+    scale = max(float(np.quantile(anomalous[masks], DISPLAY_QUANTILE)), pixel_threshold, 1e-6)
+    return Calibration(
+        image_threshold=_image_threshold(good, bad),
+        pixel_threshold=pixel_threshold,
+        display_scale=min(scale, 1.0),
+        held_out=held_out,
+        num_images=len(normal),
+        num_anomalies=len(anomalous),
+    )
+
+
+def _image_threshold(normal: FloatArray, anomalous: FloatArray) -> float:
+    """Return the middle between the anomaly at which detection is best and the next normal score below it."""
+    scores = np.concatenate([normal, anomalous])
+    best = _best_threshold(metrics.image_curve(scores, np.repeat([0, 1], [len(normal), len(anomalous)])))
+    below = normal[normal < best]
+    return float((best + below.max()) / 2) if len(below) else best
+
+
+def _best_threshold(curve: ScoreCurve) -> float:
+    """Return the threshold of the largest (true positive rate - false positive rate), the highest if several.
+
+    Not of the best F1: of few held-out images false alarms would weigh next to nothing in it, and where the two kinds
+    overlap it is best to call everything a defect.
+    """
+    gain = curve.true_positives / curve.num_defect - curve.false_positives / curve.num_normal
+    return float(curve.thresholds[int(np.argmax(gain))])

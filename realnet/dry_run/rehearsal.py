@@ -1,0 +1,126 @@
+"""The memory that each stage needs on its device, found by a rehearsal on hollow tensors (:mod:`realnet.dry_run.meter`).
+
+A figure is the peak of a step: weights, gradients, Adam's moments, the average of the weights, and what is alive of
+activations, number formats' copies and gradients at the worst moment. What kernels take for themselves, the device's
+libraries and the loading of images come on top; on a CPU also the freed memory that a process keeps
+(:func:`realnet.runtime.threads.keep_freed_memory`), up to a third (benchmarks/README.md).
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from guided_diffusion.sampling import p_sample
+from realnet.config import ClassifierConfig, DiffusionConfig, RealNetConfig, SampleConfig, TrainingConfig
+from realnet.detection.maps import anomaly_maps
+from realnet.models.losses import cross_entropy_loss, reconstruction_loss
+from realnet.dry_run.meter import peak_bytes
+from realnet.models.realnet import RealNet
+from realnet.models.build import build_classifier, build_diffusion, build_unet
+from realnet.runtime.precision import Precision
+from realnet.sdas.sampler import Sampler
+from realnet.training.pairs import detect_joined
+
+ADAM_MOMENTS = 2
+CPU = torch.device("cpu")  # where hollow tensors say they are
+
+
+def diffusion_training(config: DiffusionConfig, num_classes: int, precision: Precision) -> int:
+    """Return the bytes that a step of diffusion training needs at its peak."""
+    with torch.device("meta"):
+        model = build_unet(config, num_classes)
+    diffusion, batch = build_diffusion(config.process), config.train.batch_size
+
+    def loss() -> Tensor:
+        t, y = _classes(batch), _classes(batch)
+        losses = diffusion.training_losses(model, _images(batch, config), t, _images(batch, config), y=y)
+        return losses.mse.mean() + losses.vb.mean()
+
+    num_averages = 0 if config.runtime.ema_on_cpu and precision.device != CPU else 1
+    return _training(model, loss, config, precision, copies=ADAM_MOMENTS + num_averages)
+
+
+def classifier_training(config: ClassifierConfig, num_classes: int, precision: Precision) -> int:
+    """Return the bytes that a step of classifier training needs at its peak."""
+    with torch.device("meta"):
+        model = build_classifier(config, num_classes)
+    batch = config.train.batch_size
+
+    def loss() -> Tensor:
+        return model(_images(batch, config), _classes(batch)).square().mean()
+
+    return _training(model, loss, config, precision)
+
+
+def detector_training(model: RealNet, config: RealNetConfig, precision: Precision) -> int:
+    """Return the bytes that a step of detector training needs at its peak, where every item holds an anomaly.
+
+    The model is of no use afterwards, here and in :func:`detection`.
+    """
+    batch = config.train.batch_size
+
+    def loss() -> Tensor:
+        detection, clean = detect_joined(model, _images(2 * batch, config), _classes(batch))
+        mask = torch.empty(batch, 1, *config.image_size)
+        return cross_entropy_loss(detection.logits, mask) + reconstruction_loss(detection.reconstructed, clean)
+
+    return _training(model.train(), loss, config, precision)
+
+
+def detection(model: RealNet, image_size: tuple[int, int], batch: int, precision: Precision) -> int:
+    """Return the bytes that the anomaly maps of a batch of images need at their peak."""
+
+    def work() -> Tensor:
+        return anomaly_maps(model, torch.empty(batch, 3, *image_size), Precision(precision.dtype, CPU))
+
+    return peak_bytes(work, precision.cast(model.eval(), exact=model.exact_parts()))
+
+
+def sampling(sampler: Sampler, config: SampleConfig, precision: Precision) -> int:
+    """Return the bytes that a step of sampling needs at its peak; the sampler is of no use afterwards."""
+    number_format, batch, guidance = Precision(precision.dtype, CPU), config.batch_size, sampler.guidance
+    called = [sampler.unet, *([guidance.classifier] if guidance else [])]
+    networks = [precision.cast(network) for network in called if isinstance(network, nn.Module)]
+    predict = number_format.running(sampler.unet)
+    guided = replace(guidance, classifier=number_format.running(guidance.classifier)) if guidance else None
+
+    def work() -> Tensor:
+        x, noise = (torch.empty(batch, 3, *sampler.image_size) for _ in range(2))
+        t = torch.zeros(batch, dtype=torch.long)
+        return p_sample(sampler.diffusion, predict, x, t, noise, y=_classes(batch), guidance=guided)
+
+    return peak_bytes(work, *networks)
+
+
+def _training(
+    model: nn.Module,
+    loss: Callable[[], Tensor],
+    config: TrainingConfig,
+    precision: Precision,
+    *,
+    copies: int = ADAM_MOMENTS,
+) -> int:
+    """Return the peak of a step from the second on, when Adam's moments are there."""
+
+    def work() -> Tensor:
+        learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        kept = torch.empty(copies, sum(parameter.nbytes for parameter in learned), dtype=torch.uint8)
+        if config.train.accumulation > 1:  # a micro-batch meets the gradients of the one before
+            for parameter in learned:
+                parameter.grad = torch.empty_like(parameter)
+        with Precision(precision.dtype, CPU).autocast():
+            value = loss()
+        value.backward()
+        return kept
+
+    return peak_bytes(work, model)
+
+
+def _images(batch: int, config: DiffusionConfig | ClassifierConfig | RealNetConfig) -> Tensor:
+    return torch.empty(batch, 3, *config.image_size)
+
+
+def _classes(batch: int) -> Tensor:
+    return torch.empty(batch, dtype=torch.long)

@@ -1,0 +1,198 @@
+"""Whether a dataset's files are what training and evaluation need, found before either starts."""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from realnet.config import AnomalyConfig, AnomalyType
+from realnet.inspection import findings as kinds
+from realnet.inspection.duplicates import equal_keys, same_content
+from realnet.inspection.findings import Finding, fatal, report
+from realnet.data.index import IMAGE_SUFFIXES, TRUTH_FOLDER, ClassIndex, Entry, build_index
+from realnet.inspection.looks import Look, look_at_images, look_at_masks
+from realnet.data.registry import OpenDataset
+from realnet.anomalies.sources import find_sdas, find_textures
+from realnet.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+Looks = Mapping[Path, Look]
+
+NUM_SHOWN = 20
+"""Files of a kind in an error message."""
+
+FEW_IMAGES = 100
+"""Normal training images of a class below which there is advice (data/README.md)."""
+
+
+def require_sound(
+    dataset: OpenDataset, classes: Sequence[str], *, with_test: bool = True, sources: Iterable[Path] = ()
+) -> None:
+    """Check the classes' files before any work; what is not fatal is logged as a warning.
+
+    It takes a fraction of a millisecond a file: headers and ends of files are read, and the content of those files
+    alone that may be copies of each other. ``prepare_data.py check`` decodes every file.
+
+    Args:
+        dataset: whose index is read, or where there is none built, but not written.
+        classes: of the dataset.
+        with_test: also the test images and their masks.
+        sources: further images that training reads, such as SDAS's.
+
+    Raises:
+        UserError: with all fatal findings, those of a kind together.
+    """
+    found = [each for name in classes for each in inspect_class(dataset, name, with_test=with_test)]
+    found += inspect_files(sources)
+    problems = fatal(found)
+    if problems:
+        raise UserError(report(problems, dataset.name, limit=NUM_SHOWN))
+    if found:
+        logger.warning(report(found, dataset.name, limit=NUM_SHOWN))
+
+
+def advise(entries: Iterable[Entry]) -> None:
+    """Log what helps where classes have fewer than ``FEW_IMAGES`` training images."""
+    numbers = Counter(entry.class_name for entry in entries)
+    few = ", ".join(f"{name} ({number})" for name, number in numbers.items() if number < FEW_IMAGES)
+    if few:
+        logger.warning(
+            "few training images (below %d): %s; train.augment=true multiplies them where turned and mirrored ones "
+            "would be normal too, fewer train.num_steps keep them from being learnt by heart (data/README.md)",
+            FEW_IMAGES,
+            few,
+        )
+
+
+def inspect_class(
+    dataset: OpenDataset, class_name: str, *, with_test: bool = True, decode: bool = False
+) -> list[Finding]:
+    """Return what is wrong with a class's images and masks.
+
+    Args:
+        dataset: whose index is read, or where there is none built, but not written.
+        class_name: one of its classes; it may have no images.
+        with_test: also the test images and their masks.
+        decode: every file whole: finds damage anywhere, masks without a defect, and copies that differ as files.
+    """
+    try:
+        index = dataset.index(class_name, write=False)
+    except UserError as error:
+        return [Finding(kinds.ABSENT, str(error))]
+    if not index.train:
+        return [Finding(kinds.ABSENT, f"{class_name}: its index lists no training image")]
+    root, test = dataset.image_root, index.test if with_test else ()
+    images = look_at_images((root / entry.filename for entry in (*index.train, *test)), decode=decode)
+    masks = look_at_masks((root / name for name in _mask_names(test)), decode=decode)
+    return [
+        *_unusable({**images, **masks}),
+        *_about_masks(root, class_name, test, {**images, **masks}),
+        *_copies(root, index.train, test, images),
+        *_on_disk(root, class_name, index, with_test=with_test),
+    ]
+
+
+def inspect_sources(dataset: OpenDataset, class_name: str, config: AnomalyConfig) -> list[Finding]:
+    """Return what is wrong with the images that a class's anomalies are made of (by headers and ends of files)."""
+    finders: dict[AnomalyType, Callable[[], list[Path]]] = {
+        "sdas": lambda: find_sdas(dataset.name, class_name),
+        "dtd": lambda: find_textures(Path(config.dtd_root)),
+    }
+    found: list[Finding] = []
+    for find in (find for kind, find in finders.items() if config.types.get(kind, 0) > 0):
+        try:
+            files = find()
+        except UserError as error:
+            found.append(Finding(kinds.NO_SOURCES, str(error)))
+        else:
+            found += inspect_files(files)
+    return found
+
+
+def inspect_files(files: Iterable[Path], *, decode: bool = False) -> list[Finding]:
+    """Return a finding for each image file that is missing, unreadable or truncated."""
+    return list(_unusable(look_at_images(files, decode=decode)))
+
+
+def _unusable(looks: Looks) -> Iterator[Finding]:
+    for path, look in looks.items():
+        if look.size is None:
+            yield Finding(kinds.UNREADABLE if look.exists else kinds.MISSING, str(path))
+
+
+def _about_masks(root: Path, class_name: str, test: Sequence[Entry], looks: Looks) -> Iterator[Finding]:
+    defects = [entry for entry in test if entry.label]
+    masked = list(_mask_names(test))
+    if masked and len(masked) < len(defects):
+        yield Finding(kinds.UNMASKED, f"{class_name}: {len(defects) - len(masked)} of {len(defects)} have none")
+    for entry in defects:
+        if entry.maskname is None:
+            continue
+        mask, image = looks[root / entry.maskname], looks[root / entry.filename]
+        if mask.size and image.size and mask.size != image.size:
+            sizes = f"{_text(mask.size)}, its image {entry.filename} {_text(image.size)}"
+            yield Finding(kinds.MASK_SIZE, f"{root / entry.maskname} is {sizes}")
+        if mask.is_blank:
+            yield Finding(kinds.EMPTY_MASK, str(root / entry.maskname))
+
+
+def _copies(root: Path, train: Sequence[Entry], test: Sequence[Entry], looks: Looks) -> Iterator[Finding]:
+    """Yield images of the same content: by their pixels where they were decoded, else by their bytes."""
+    splits = [("train", root / entry.filename) for entry in train] + [("test", root / e.filename) for e in test]
+    places = [(split, path) for split, path in splits if looks[path].size is not None]
+    is_decoded = all(looks[path].pixels for _, path in places)
+    groups = (
+        equal_keys(range(len(places)), lambda number: looks[places[number][1]].pixels)
+        if is_decoded
+        else same_content([path for _, path in places])
+    )
+    for group in groups:
+        by_split = {wanted: [places[n][1] for n in group if places[n][0] == wanted] for wanted in ("train", "test")}
+        for path in by_split["test"] if by_split["train"] else ():
+            yield Finding(kinds.LEAK, f"{path} is {by_split['train'][0]}")
+        for same in by_split.values():
+            yield from (Finding(kinds.DUPLICATE, f"{path} is {same[0]}") for path in same[1:])
+
+
+def _on_disk(root: Path, class_name: str, index: ClassIndex, *, with_test: bool) -> Iterator[Finding]:
+    """Yield what lies in the class's folder and is not used: masks without an image, and images in odd places."""
+    files = set(_images_below(root / class_name))
+    truth = {path for path in files if TRUTH_FOLDER in path.relative_to(root / class_name).parts}
+    known = {(path.parent.name, path.stem) for path in files - truth}
+    if with_test:
+        spare = truth - {root / name for name in _mask_names(index.test)}
+        orphans = (p for p in spare if not {(p.parent.name, p.stem), (p.parent.name, _without_mark(p.stem))} & known)
+        yield from (Finding(kinds.ORPHAN, str(path)) for path in sorted(orphans))
+    used = {root / entry.filename for entry in (*index.train, *index.test)}
+    fresh = _files_of_fresh_index(root, class_name) - used
+    yield from (Finding(kinds.OUTDATED, str(path)) for path in sorted(fresh))
+    ignored = Counter(path.parent for path in files - truth - used - fresh)
+    yield from (Finding(kinds.IGNORED, f"{folder}: {count} right in it") for folder, count in sorted(ignored.items()))
+
+
+def _images_below(folder: Path) -> Iterator[Path]:
+    for path in folder.rglob("*"):
+        is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden:
+            yield path
+
+
+def _files_of_fresh_index(root: Path, class_name: str) -> set[Path]:
+    try:
+        index = build_index(root, class_name)
+    except UserError:  # an index of the user's own may name images that lie elsewhere
+        return set()
+    return {root / entry.filename for entry in (*index.train, *index.test)}
+
+
+def _mask_names(entries: Iterable[Entry]) -> Iterator[str]:
+    return (entry.maskname for entry in entries if entry.label and entry.maskname is not None)
+
+
+def _without_mark(stem: str) -> str:
+    return stem.removesuffix("_mask")
+
+
+def _text(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"

@@ -1,0 +1,151 @@
+"""Published archives: lay out VisA and Magnetic Tile Defects as this project reads them."""
+
+import csv
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from realnet.data.images import read_mask, write_image
+from realnet.data.index import TRUTH_FOLDER, images_in, split_normal
+from realnet.errors import UserError
+from realnet.runtime.progress import bar
+
+SPLIT_FILE = "split_csv/1cls.csv"
+VISA_FOLDERS = {"normal": "ok", "anomaly": "ko"}
+MTD_NORMAL = "free"
+NUM_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A file of an archive and where it goes; ``is_id_mask``: it holds small class ids, which become 0 and 255."""
+
+    source: Path
+    target: Path
+    is_id_mask: bool = False
+
+
+def plan_visa(source: Path, target: Path) -> list[Placement]:
+    """Plan VisA's layout: ``<class>/{train,test}/{ok,ko}/…`` and ``<class>/ground_truth/ko/…``, names kept.
+
+    Args:
+        source: the makers' archive, which holds ``<class>/Data/`` and ``split_csv/1cls.csv``.
+        target: the image root.
+
+    Raises:
+        UserError: where the split file is absent or odd, files that it names are absent, or the target holds others.
+    """
+    table = source / SPLIT_FILE
+    if not table.is_file():
+        raise UserError(f"{table} does not exist; give as --source the folder that holds VisA's classes and split_csv")
+    with table.open(newline="", encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file))
+    try:
+        placements = [each for row in rows for each in _place_visa(row, source, target)]
+    except (KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"{table} lacks {error}; expected columns object,split,label,image,mask") from error
+    return _checked(placements, target)
+
+
+def plan_mtd(source: Path, target: Path, *, train_list: Path | None = None) -> list[Placement]:
+    """Plan the layout of a class from Magnetic Tile Defects: ``train/good``, ``test/{good,<type>}``, ``ground_truth``.
+
+    Args:
+        source: the published folder, which holds ``MT_<Type>/Imgs``.
+        target: the class's folder.
+        train_list: names the normal images to train on, one a line; None: a fixed 80 % (see ``split_normal``).
+
+    Raises:
+        UserError: where there are no such images, the list names others, or the target holds others.
+    """
+    types = {path.name.removeprefix("MT_").lower(): path / "Imgs" for path in sorted(source.glob("MT_*"))}
+    photographs = {name: [n for n in images_in(path) if _is_jpeg(n)] for name, path in types.items()}
+    normal = photographs.get(MTD_NORMAL)
+    if not normal:
+        raise UserError(f"{source}/MT_Free/Imgs holds no *.jpg; give as --source the folder that holds MT_Free")
+    train = set(split_normal(normal)[0] if train_list is None else _listed(train_list, normal))
+    placements = []
+    for kind, names in photographs.items():
+        for name in names:
+            split, folder = ("train" if name in train else "test", "good") if kind == MTD_NORMAL else ("test", kind)
+            placements.append(Placement(types[kind] / name, target / split / folder / name))
+            mask = (types[kind] / name).with_suffix(".png")
+            if kind != MTD_NORMAL and mask.is_file():
+                placements.append(Placement(mask, target / TRUTH_FOLDER / kind / mask.name))
+    return _checked(placements, target)
+
+
+def place(placements: Sequence[Placement], *, description: str) -> None:
+    """Put files where they belong, as hard links where possible; what is there already is left.
+
+    Raises:
+        UserError: where a file cannot be read or written.
+    """
+    for each in bar(placements, total=len(placements), description=description):
+        try:
+            each.target.parent.mkdir(parents=True, exist_ok=True)
+            if each.is_id_mask:
+                write_image(each.target, read_mask(each.source))
+            else:
+                _link(each.source.resolve(), each.target)
+        except OSError as error:
+            raise UserError(f"cannot write {each.target}: {error.strerror}; free space there, or check it") from error
+
+
+def _place_visa(row: dict[str, str], source: Path, target: Path) -> Iterable[Placement]:
+    folder = target / row["object"]
+    kind = VISA_FOLDERS[row["label"].strip()]
+    image = source / row["image"]
+    yield Placement(image, folder / row["split"].strip() / kind / image.name)
+    if row["mask"]:
+        mask = source / row["mask"]
+        yield Placement(mask, folder / TRUTH_FOLDER / kind / mask.name, is_id_mask=True)
+
+
+def _is_jpeg(name: str) -> bool:
+    return Path(name).suffix.lower() in {".jpg", ".jpeg"}
+
+
+def _listed(path: Path, names: Sequence[str]) -> list[str]:
+    """Return the images that a list names, with or without folder and ending."""
+    try:
+        wanted = [Path(line.strip()).stem for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read --train-list {path}: {error}; give a text file with a name a line") from error
+    by_stem = {Path(name).stem: name for name in names}
+    unknown = [stem for stem in wanted if stem not in by_stem]
+    if unknown or not wanted:
+        raise UserError(
+            f"--train-list {path} names {len(unknown)} of {len(wanted)} images that are not in MT_Free/Imgs"
+            f"{_some(unknown)}; give names of normal images, one a line"
+        )
+    return [by_stem[stem] for stem in wanted]
+
+
+def _checked(placements: list[Placement], target: Path) -> list[Placement]:
+    absent = [str(each.source) for each in placements if not each.source.is_file()]
+    if absent:
+        raise UserError(f"{len(absent)} files of the archive do not exist{_some(absent)}; unpack the archive again")
+    twice = [str(path) for path, number in Counter(each.target for each in placements).items() if number > 1]
+    if twice:
+        raise UserError(f"{len(twice)} files would be written twice{_some(twice)}; the archive's lists overlap")
+    others = {path for path in target.rglob("*") if path.is_file()} - {each.target for each in placements}
+    if others:
+        raise UserError(f"{target} holds {len(others)} other files{_some(sorted(map(str, others)))}; remove them first")
+    return placements
+
+
+def _some(names: Sequence[str]) -> str:
+    return f" ({', '.join(names[:NUM_SHOWN])}{', …' if len(names) > NUM_SHOWN else ''})" if names else ""
+
+
+def _link(source: Path, target: Path) -> None:
+    if target.exists() and target.stat().st_size == source.stat().st_size:
+        return
+    target.unlink(missing_ok=True)
+    try:
+        target.hardlink_to(source)
+    except OSError:  # another file system, or one without hard links
+        shutil.copy2(source, target)

@@ -1,0 +1,144 @@
+"""What ``prepare_data.py`` does: each function is a subcommand, and prints what it did and which command comes next."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from realnet.config import paths
+from realnet.config import RealNetConfig
+from realnet.preparation.archives import Placement, place, plan_mtd, plan_visa
+from realnet.inspection.check import inspect_class
+from realnet.anomalies.sources import inspect_sources
+from realnet.inspection.findings import fatal, report
+from realnet.data.images import write_image
+from realnet.preparation.layouts import LAYOUTS, LayoutName, check_name, recognise, register
+from realnet.anomalies.preview import contact_sheet
+from realnet.data.registry import OpenDataset, open_dataset
+from realnet.preparation.summary import summary_table
+from realnet.preparation.toy import is_complete, make_toy_dataset
+from realnet.errors import UserError
+from realnet.runtime.progress import bar, console
+
+
+def index_images(dataset: OpenDataset, classes: Sequence[str], *, dry_run: bool = False) -> None:
+    """Write the classes' lists of training and test images, and print what they hold.
+
+    Raises:
+        UserError: for all classes without training images at once.
+    """
+    print(summary_table(dataset.reindex(classes, write=not dry_run), dataset.image_root))
+    if not dry_run:
+        print(f"index      {paths.samples(dataset.name)}")
+
+
+def lay_out_visa(source: Path, *, dry_run: bool = False) -> None:
+    """Lay out the archive of VisA's makers where ``experiments/VisA/dataset.yaml`` says, and index it.
+
+    Raises:
+        UserError: where the archive is not complete, or a file cannot be written.
+    """
+    dataset = open_dataset("VisA")
+    _lay_out(dataset, plan_visa(source, dataset.image_root), dry_run=dry_run)
+
+
+def lay_out_mtd(source: Path, *, train_list: Path | None = None, dry_run: bool = False) -> None:
+    """Lay out Magnetic Tile Defects where ``experiments/MTD/dataset.yaml`` says, and index it.
+
+    Raises:
+        UserError: as ``plan_mtd`` does, or where a file cannot be written.
+    """
+    dataset = open_dataset("MTD")
+    folder = dataset.image_root / dataset.classes[0]
+    _lay_out(dataset, plan_mtd(source, folder, train_list=train_list), dry_run=dry_run)
+
+
+def add_dataset(
+    name: str,
+    source: Path,
+    *,
+    layout: LayoutName | Literal["auto"] = "auto",
+    force: bool = False,
+    dry_run: bool = False,
+) -> None:
+    """Register own images: write their configs and their index, and leave them where they are.
+
+    Raises:
+        UserError: where the name is taken, or the images are in no known layout.
+    """
+    check_name(name, force=force)
+    found = recognise(source, layout=layout)
+    print(f"recognised {found.layout}: {LAYOUTS[found.layout].description}")
+    dataset = found.as_dataset(name)
+    dataset.reindex(found.classes, write=False)  # what fails fails before anything is written
+    if not dry_run:
+        print(f"configs    {register(name, found, force=force)}")
+    index_images(dataset, found.classes, dry_run=dry_run)
+    quoted = shlex.quote(name)
+    print(f"next       python prepare_data.py preview --dataset {quoted}")
+    print(f"then       python train_diffusion.py --dataset {quoted}; or, without a diffusion model:")
+    print(f"           python train_realnet.py --dataset {quoted} --set 'anomalies.types={{normal: 0.5, self: 0.5}}'")
+
+
+def preview_classes(
+    dataset: OpenDataset, classes: Sequence[str], config: RealNetConfig, *, num_images: int, output: Path | None = None
+) -> None:
+    """Draw a contact sheet of each class, to ``<output>/<class>.png`` or beside the class's heatmaps.
+
+    Raises:
+        UserError: where a class has no images, or one cannot be read.
+    """
+    for class_name in classes:
+        with console():
+            sheet = contact_sheet(
+                dataset,
+                class_name,
+                config.anomalies,
+                image_size=config.image_size,
+                num_images=num_images,
+                seed=config.seed,
+            )
+        default = paths.output(dataset.name, "realnet", "vis", class_name) / "preview.png"
+        path = output / f"{class_name}.png" if output else default
+        write_image(path, sheet)
+        print(f"written    {path}")
+
+
+def check_dataset(dataset: OpenDataset, classes: Sequence[str], config: RealNetConfig) -> None:
+    """Decode every image and mask of the classes, and print all findings.
+
+    Raises:
+        UserError: where a finding is fatal.
+    """
+    found = []
+    for class_name in bar(classes, total=len(classes), description="classes"):
+        found += inspect_class(dataset, class_name, decode=True)
+        found += inspect_sources(dataset, class_name, config.anomalies)
+    if found:
+        print(report(list(dict.fromkeys(found)), dataset.name))
+    problems = fatal(found)
+    if problems:
+        raise UserError(f"{dataset.name} has {len(problems)} fatal findings, listed above with their repair")
+    print(f"sound      {dataset.name}: {', '.join(classes)}")
+
+
+def draw_toy(*, force: bool = False, dry_run: bool = False) -> None:
+    """Draw the synthetic dataset, unless it is there."""
+    root = open_dataset("toy").image_root
+    if is_complete(root) and not force:
+        print(f"complete   {root}")
+    elif dry_run:
+        print(f"would draw {root}")
+    else:
+        make_toy_dataset(root)
+        print(f"written    {root}")
+
+
+def _lay_out(dataset: OpenDataset, placements: Sequence[Placement], *, dry_run: bool) -> None:
+    print(f"{len(placements)} files go to {dataset.image_root}")
+    if dry_run:
+        return
+    place(placements, description=dataset.name)
+    placed = {each.target.relative_to(dataset.image_root).parts[0] for each in placements}
+    index_images(dataset, [name for name in dataset.classes if name in placed])
+    print(f"next       python prepare_data.py check --dataset {dataset.name}")

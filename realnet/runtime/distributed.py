@@ -1,0 +1,286 @@
+"""The only module that knows of several processes; without a launcher each function is the identity."""
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import cache
+from typing import Any, NoReturn
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from realnet.runtime import threads as cpu
+from realnet.errors import Stopped, UserError
+from realnet.runtime.signals import StopSignals
+
+BUCKET_ELEMENTS = 64 * 2**20  # gradients are averaged in pieces of this size, to bound the copy
+TIMEOUT = timedelta(minutes=30)
+WATCH_SECONDS = 0.5  # how often a process asks whether another has failed
+
+
+@dataclass(frozen=True)
+class Process:
+    """This process among those of the run; ``stop`` notes the signals that end it, while it is entered."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+    stop: StopSignals = field(default_factory=StopSignals)
+
+    @property
+    def is_main(self) -> bool:
+        """Tell whether this process writes and prints."""
+        return self.rank == 0
+
+
+@contextmanager
+def process(device: str | None = None) -> Iterator[Process]:
+    """Join the run that torchrun (or torch.distributed.launch) started, or stand alone; ``Stopped`` ends the block.
+
+    Args:
+        device: ``cpu``, ``cuda``, ``cuda:1`` or ``mps``; None takes the best that is there.
+
+    Raises:
+        UserError: where the device is not to be had, or is another process's.
+    """
+    rank, world_size = _launched()
+    chosen = _device(device)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    else:
+        cpu.keep_freed_memory()
+    if world_size == 1:
+        with suppress(Stopped):
+            yield Process(rank, world_size, chosen)
+        return
+    store, left = _store(), threading.Event()
+    threading.Thread(target=_watch, args=(left,), daemon=True).start()
+    # gloo carries the small control messages of every device, so that they cost no synchronisation with the GPU
+    backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=TIMEOUT)
+    if chosen.type == "cuda":
+        require_own_gpus(chosen)
+    with suppress(Stopped):  # all processes stop together
+        yield Process(rank, world_size, chosen)
+    left.set()  # a process that fails does not come here: it does not leave in order (see fail)
+    dist.destroy_process_group()
+
+
+def planned(device: str | None = None) -> Process:
+    """Return this process of a run to come, which it does not join; its device need not be here.
+
+    Args:
+        device: as of :func:`process`.
+
+    Raises:
+        UserError: where there is no such kind of device.
+    """
+    try:
+        chosen = torch.device(device) if device else best_device()
+    except RuntimeError as error:
+        raise UserError(f"--device {device} is no device; give cpu, cuda or mps") from error
+    return Process(*_launched(), chosen)
+
+
+def best_device() -> torch.device:
+    """Return what is taken where no device is named: a GPU, Apple's (mps), or else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _launched() -> tuple[int, int]:
+    """Return rank and number of processes, as a launcher says them."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _device(name: str | None) -> torch.device:
+    wanted = name or best_device()
+    try:
+        device = torch.device(wanted)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--device {wanted} is not to be had here ({reason}); leave it out, or give cpu") from error
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    return device
+
+
+def require_own_gpus(device: torch.device) -> None:
+    """Check that no two processes share a GPU.
+
+    Raises:
+        UserError: on all processes alike.
+    """
+    gpus = gather(str(torch.cuda.get_device_properties(device).uuid))
+    if len(set(gpus)) < len(gpus):
+        raise UserError(
+            f"{len(gpus)} processes were started on {len(set(gpus))} GPUs, and each needs its own; start as many as "
+            "there are GPUs (--nproc_per_node), and leave --device out: CUDA_VISIBLE_DEVICES chooses among them"
+        )
+
+
+def fail(text: str, code: int) -> NoReturn:
+    """End the run of several processes: each exits with ``code``, even one that waits for another or for a GPU.
+
+    The first process that fails prints the text, and so does the first process of every other machine; what fails
+    later fails because of it, and is silent.
+    """
+    first = mine = json.dumps([os.environ["RANK"], _node(), code, text])
+    with suppress(RuntimeError):  # the store went with the process that held it
+        first = _store().compare_set(_failure_key(), "", mine).decode()
+    _end(first, is_mine=first == mine)
+
+
+@cache
+def _store() -> dist.Store:
+    """Connect to the run's key-value store, which torchrun holds, or else rank 0."""
+    return next(dist.rendezvous("env://", timeout=TIMEOUT))[0]
+
+
+def _watch(left: threading.Event) -> None:
+    """End this process once another has failed; a thread, with a connection that no other call can hold up."""
+    with suppress(RuntimeError):  # the store may go before this process does
+        store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+        while not left.wait(WATCH_SECONDS):
+            if store.check([_failure_key()]):
+                _end(store.get(_failure_key()).decode(), is_mine=False)
+
+
+_ending = threading.Lock()
+
+
+def _end(failure: str, *, is_mine: bool) -> NoReturn:
+    _ending.acquire()  # for good: either the main thread or the watch ends the process
+    _, node, code, text = json.loads(failure)
+    if is_mine or (node != _node() and os.environ.get("LOCAL_RANK") == "0"):
+        print(text, file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    time.sleep(2 * WATCH_SECONDS)  # all shall have read it before the store goes
+    os._exit(code)  # an orderly end would wait for messages that never come
+
+
+def _node() -> str:
+    return os.environ.get("GROUP_RANK", "0")
+
+
+def _failure_key() -> str:
+    """Name a failure by the start that it ends: torchrun --max-restarts keeps the store."""
+    return f"failure of start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+
+
+def average_gradients(parameters: Iterable[Tensor]) -> None:
+    """Replace each gradient by its mean over the processes, in a few large messages."""
+    if not dist.is_initialized():
+        return
+    bucket: list[Tensor] = []
+    for gradient in (p.grad for p in parameters if p.grad is not None):
+        bucket.append(gradient)
+        if sum(g.numel() for g in bucket) >= BUCKET_ELEMENTS:
+            _average_bucket(bucket)
+            bucket = []
+    _average_bucket(bucket)
+
+
+def _average_bucket(bucket: list[Tensor]) -> None:
+    if not bucket:
+        return
+    flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for gradient, piece in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
+        gradient.copy_(piece.view_as(gradient))
+
+
+def mean(value: Tensor) -> Tensor:
+    """Return the mean of a tensor over the processes; the gradient of their mean loss flows back through it."""
+    return _Mean.apply(value) if dist.is_initialized() else value
+
+
+class _Mean(torch.autograd.Function):
+    """m = Σ_r v_r / N, hence ∂(Σ_r L_r)/∂v = Σ_r (∂L_r/∂m) / N: a mean both ways."""
+
+    @staticmethod
+    def forward(_context: Any, value: Tensor) -> Tensor:
+        return _reduce(value, dist.ReduceOp.SUM) / dist.get_world_size()
+
+    @staticmethod
+    def backward(_context: Any, gradient: Tensor) -> Tensor:
+        return _reduce(gradient, dist.ReduceOp.SUM) / dist.get_world_size()
+
+
+def maximum(value: Tensor) -> Tensor:
+    """Return the elementwise maximum of a tensor over the processes."""
+    return _reduce(value, dist.ReduceOp.MAX) if dist.is_initialized() else value
+
+
+def _reduce(value: Tensor, operation: Any) -> Tensor:
+    reduced = value.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(reduced, op=operation)
+    return reduced
+
+
+def any_process(flag: bool) -> bool:
+    """Tell whether the flag is set in any process (a control message on the CPU)."""
+    return bool(maximum(torch.tensor(int(flag))))
+
+
+def gather(value: Any) -> list[Any]:
+    """Return every process's value, in the order of ranks, to all of them (plain picklable values)."""
+    if not dist.is_initialized():
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def barrier() -> None:
+    """Wait until every process has come here."""
+    any_process(False)
+
+
+class JointBatchNorm2d(nn.BatchNorm2d):
+    """A batch norm whose statistics in training are those of the processes' (equally large) batches joined.
+
+    They are float32 or better whatever the input's format, and take one message forward and one backward.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        values = x.float()
+        own_variance, own_centre = (v.double() for v in torch.var_mean(values, dim=(0, 2, 3), correction=0))
+        centre, square = mean(torch.stack([own_centre, own_variance + own_centre.square()]))
+        variance = square - centre.square()  # E[x²] - E[x]², harmless in float64
+        self._follow(centre, variance, x.numel() // self.num_features * dist.get_world_size())
+        scale = (variance + self.eps).rsqrt() * (1 if self.weight is None else self.weight)
+        shift = (0 if self.bias is None else self.bias) - centre * scale
+        return torch.addcmul(shift.float()[:, None, None], values, scale.float()[:, None, None]).to(x.dtype)
+
+    @torch.no_grad()
+    def _follow(self, centre: Tensor, variance: Tensor, count: int) -> None:
+        """Move the running statistics, whose variance is the unbiased one of ``count`` values a channel."""
+        assert self.num_batches_tracked is not None and self.momentum is not None  # as BatchNorm2d's defaults have it
+        assert self.running_mean is not None and self.running_var is not None
+        self.num_batches_tracked += 1
+        self.running_mean.lerp_(centre.float(), self.momentum)
+        self.running_var.lerp_((variance * count / (count - 1)).float(), self.momentum)
+
+
+def join_batch_norms(model: nn.Module) -> None:
+    """Make a model's batch norms take the statistics of all processes' batches joined."""
+    if not dist.is_initialized():
+        return
+    for module in model.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = JointBatchNorm2d  # tensors, names and place stay as they are
+            module.forward = torch.compiler.disable(module.forward)  # type: ignore[method-assign]  # it sends messages

@@ -1,0 +1,69 @@
+"""Progress bars with rate and remaining time, and log lines that do not tear them."""
+
+import io
+import logging
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from tqdm import tqdm
+
+from realnet.runtime.distributed import Process
+
+
+class BarHandler(logging.Handler):
+    """Print log lines above the progress bars."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stdout)
+        sys.stdout.flush()
+
+
+def bar(iterable: Any = None, *, total: int, description: str, initial: int = 0, is_main: bool = True) -> tqdm:
+    """Return a progress bar with rate and remaining time; silent but on the main process."""
+    interval = 0.2 if sys.stderr.isatty() else 10.0
+    return tqdm(
+        iterable,
+        total=total,
+        desc=description,
+        initial=initial,
+        disable=not is_main,
+        mininterval=interval,
+        smoothing=0.05,
+    )
+
+
+Follow = Callable[[Sequence[Any]], Iterable[Any]]
+"""Passes the parts of a piece of work on, one by one: ``iter``, or what :func:`follow` returns."""
+
+
+def follow(description: str, process: Process) -> Follow:
+    """Return what passes parts on with a progress bar, and raises ``Stopped`` after a signal."""
+    return lambda parts: process.stop.heeding(
+        bar(parts, total=len(parts), description=description, is_main=process.is_main)
+    )
+
+
+@contextmanager
+def console(is_main: bool = True, *extra: logging.Handler) -> Iterator[None]:
+    """Show the project's log lines on the console (and on ``extra`` handlers) of the main process.
+
+    Names of files that are not UTF-8 are printed with backslashes from then on.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    logger = logging.getLogger("realnet")
+    handler = BarHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    handlers = [handler, *extra] if is_main else [logging.NullHandler()]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    for each in handlers:
+        logger.addHandler(each)
+    try:
+        yield
+    finally:
+        for each in handlers:
+            logger.removeHandler(each)
+            each.close()

@@ -1,0 +1,210 @@
+"""Is the diffusion model ready? The deterministic DDIM round trip, and samples of several strengths.
+
+A model is called ready where both hold:
+
+- The round trip: what DDIM rebuilds from the inversion of normal images equals them. The mean squared difference is at
+  most ``READY_ERROR`` of the images' variance about their mean image. An untrained network destroys the image and
+  scores 1 or more; but a network that has learnt next to nothing scores well.
+- The samples: at strength 0 they look like normal images. Their distance (:func:`likeness.sample_distance`) is at most
+  ``READY_DISTANCE``, twice that of normal images: noise or colours that the eye sees at once are beyond it.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from guided_diffusion.sampling import ddim_reverse_loop, ddim_sample_loop, p_sample_loop
+from realnet.config import DiffusionConfig
+from realnet.data.items import DiffusionDataset
+from realnet.data.images import Image
+from realnet.models.build import build_diffusion
+from realnet.runtime.precision import Precision
+from realnet.runtime.progress import Follow
+from realnet.sdas.sampler import to_pixels
+from realnet.sdas.likeness import sample_distance
+from realnet.drawing.grids import label_grid
+
+READY_ERROR = 0.1
+READY_DISTANCE = 2.0
+NUM_PANEL_IMAGES = 8
+SMALLEST_SIDE = 96  # of a panel's images, so that their labels fit
+NUM_REFERENCES = 32  # normal images of a class that its samples are compared with
+
+Record = Sequence[Mapping[str, float]]
+"""Validations in order, each with the step and the :class:`Figures`; empty for a file without a record."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """The figures of a validation.
+
+    Attributes:
+        round_trip_error: mean squared error of the round trip, images in [-1, 1].
+        relative_error: the same over the variance of the images about their mean image.
+        sample_distance: of strength-0 samples from normal images; 1 is that of normal images themselves.
+    """
+
+    round_trip_error: float
+    relative_error: float
+    sample_distance: float
+
+
+@dataclass(frozen=True)
+class Health:
+    """What a validation found; ``panels`` are labelled pictures by name, ``round_trip`` and ``strengths``."""
+
+    figures: Figures
+    panels: Mapping[str, Image]
+
+
+class _Batch(NamedTuple):
+    """Images (B, 3, H, W) in [-1, 1] on the CPU, and the classes (B,) that all are of."""
+
+    source: Tensor
+    inversion: Tensor
+    rebuilt: Tensor
+    sample: Tensor
+    classes: Tensor
+
+
+def is_ready(record: Record) -> bool:
+    """Tell whether the last validation meets the criterion; no validation, or one without the figures, does not."""
+    last = record[-1] if record else {}
+    return last.get("relative_error", np.inf) <= READY_ERROR and last.get("sample_distance", np.inf) <= READY_DISTANCE
+
+
+def verdict(record: Record) -> str:
+    """Put the last entry of a health record, and the trend, into words."""
+    if not record:
+        return "not known to be ready: the checkpoint holds no validation"
+    words = "ready" if is_ready(record) else "not ready: train longer"
+    error = _figure(record, "relative_error", "round-trip error {:.3f} of the images' variance", READY_ERROR)
+    distance = _figure(
+        record, "sample_distance", "strength-0 samples {:.1f} times as far from normal images as these", READY_DISTANCE
+    )
+    return f"{words}; {error}; {distance}"
+
+
+def _figure(record: Record, name: str, words: str, limit: float) -> str:
+    """Return a figure's value, what it should be, and where it came from."""
+    values = [entry[name] for entry in record[-2:] if name in entry]
+    if not values:
+        return f"no {name} on record"
+    said = f"{words.format(values[-1])} (ready at {limit:g} or less"
+    if len(values) < 2:
+        return f"{said})"
+    before, now = values
+    trend = "falling" if now < 0.95 * before else "rising" if now > 1.05 * before else "steady"
+    return f"{said}; {trend} from {before:.3g})"
+
+
+def check_health(
+    model: nn.Module,
+    config: DiffusionConfig,
+    dataset: DiffusionDataset,
+    precision: Precision,
+    *,
+    follow: Follow = iter,
+) -> Health:
+    """Look at ``num_batches`` batches of normal images, spread over the data set, and as many samples of strength 0.
+
+    ``follow`` passes the batches, and after them the strengths of the second panel, on: with a progress bar, say.
+    """
+    batch_size = config.train.batch_size
+    chosen = _spread(len(dataset), batch_size * config.validation.num_batches)
+    batches = [chosen[start : start + batch_size] for start in range(0, len(chosen), batch_size)]
+    sampler = _Sampler(model, config, precision)
+    parts = sampler.batches(dataset, follow(batches))
+    whole = _Batch(*map(torch.cat, zip(*parts, strict=True)))
+    error = float((whole.source - whole.rebuilt).square().mean())
+    variance = float((whole.source - whole.source.mean(dim=0)).square().mean())
+    figures = Figures(
+        round_trip_error=error,
+        relative_error=error / max(variance, 1e-8),
+        sample_distance=sample_distance(whole.sample, whole.classes, *_references(dataset)),
+    )
+    return Health(
+        figures, {"round_trip": _round_trip_panel(whole), "strengths": _strengths_panel(sampler, dataset, follow)}
+    )
+
+
+class _Sampler:
+    """The model at hand with its respaced process; images go out on the CPU."""
+
+    def __init__(self, model: nn.Module, config: DiffusionConfig, precision: Precision) -> None:
+        self.config, self.device = config, precision.device
+        self.diffusion = build_diffusion(config.process, config.validation.respacing)
+        self.predict = precision.running(model)
+
+    def batches(self, dataset: DiffusionDataset, chosen: Iterable[Sequence[int]]) -> Iterator[_Batch]:
+        noise = self.noise()
+        for indexes in chosen:
+            items = [dataset[0, index] for index in indexes]
+            source, classes = torch.stack([i["image"] for i in items]), torch.tensor([i["class_index"] for i in items])
+            y = classes.to(self.device)
+            inverted = ddim_reverse_loop(self.diffusion, self.predict, source.to(self.device), y=y)
+            rebuilt = ddim_sample_loop(self.diffusion, self.predict, inverted, y=y)
+            yield _Batch(source, inverted.cpu(), rebuilt.cpu(), self.sample(classes, noise), classes)
+
+    def sample(self, classes: Tensor, noise: Callable[[int], Tensor], *, strength: float = 0.0) -> Tensor:
+        """Sample an image of each class from the noise that comes next."""
+        y = classes.to(self.device)
+
+        def step_noise(_step: int) -> Tensor:
+            return noise(len(y)).to(self.device)
+
+        x = p_sample_loop(self.diffusion, self.predict, step_noise(-1), step_noise, y=y, anomaly_strength=strength)
+        return x.cpu()
+
+    def noise(self) -> Callable[[int], Tensor]:
+        """Return a source of noise (B, 3, H, W) that gives the same each time."""
+        generator = torch.Generator().manual_seed(self.config.seed)
+        return lambda number: torch.randn(number, 3, *self.config.image_size, generator=generator)
+
+
+def _references(dataset: DiffusionDataset) -> tuple[Tensor, Tensor]:
+    """Return normal images, evenly spread over each class, and their classes."""
+    classes = np.array(dataset.class_indexes)
+    members = (np.flatnonzero(classes == index) for index in np.unique(classes))
+    chosen = [int(indexes[place]) for indexes in members for place in _spread(len(indexes), NUM_REFERENCES)]
+    return torch.stack([dataset[0, index]["image"] for index in chosen]), torch.from_numpy(classes[chosen])
+
+
+def _spread(length: int, number: int) -> list[int]:
+    """Return ``number`` indexes into ``length`` items, or all, evenly spread."""
+    return [int(index) for index in np.linspace(0, length - 1, min(length, number)).round()]
+
+
+def _round_trip_panel(images: _Batch) -> Image:
+    rows = {"source": images.source, "inversion": images.inversion, "reconstruction": images.rebuilt}
+    return _grid({label: image[:NUM_PANEL_IMAGES] for label, image in rows.items()}, title="DDIM round trip")
+
+
+def _strengths_panel(sampler: _Sampler, dataset: DiffusionDataset, follow: Follow) -> Image:
+    """Sample every strength from one noise: a row each, a column for each class (several for few classes)."""
+    names = dict(zip(dataset.class_indexes, (entry.class_name for entry in dataset.entries), strict=True))
+    columns = (sorted(names) * NUM_PANEL_IMAGES)[:NUM_PANEL_IMAGES]
+    classes = torch.tensor(columns)
+    rows = {
+        f"strength {strength:g}": sampler.sample(classes, sampler.noise(), strength=strength)
+        for strength in follow(sampler.config.validation.strengths)
+    }
+    return _grid(rows, column_labels=[names[index] for index in columns], title="samples of one noise")
+
+
+def _grid(rows: Mapping[str, Tensor], *, title: str, column_labels: Sequence[str] = ()) -> Image:
+    """Draw rows of images (B, 3, H, W), small ones enlarged."""
+    pictures = [[_enlarged(picture) for picture in to_pixels(images)] for images in rows.values()]
+    return label_grid(pictures, row_labels=list(rows), column_labels=column_labels, title=title)
+
+
+def _enlarged(picture: Image) -> Image:
+    factor = -(-SMALLEST_SIDE // min(picture.shape[:2]))
+    if factor == 1:
+        return picture
+    return np.asarray(cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_NEAREST), np.uint8)

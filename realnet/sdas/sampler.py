@@ -1,0 +1,247 @@
+"""SDAS: strength-controllable diffusion anomaly synthesis (paper, Eq. 4 to 6), image by image reproducible."""
+
+import logging
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from guided_diffusion.gaussian import GaussianDiffusion
+from guided_diffusion.sampling import ClassifierGuidance, ddim_sample_loop, p_sample_loop
+from realnet.models import checkpoint
+from realnet import config
+from realnet.runtime import distributed, precision
+from realnet.config import paths
+from realnet.sdas import folder as samples
+from realnet.config import ClassifierConfig, DiffusionConfig, SampleConfig
+from realnet.data.images import Image, write_whole_image
+from realnet.runtime.distributed import Process
+from realnet.errors import Stopped, UserError
+from realnet.models.build import build_classifier, build_diffusion, build_unet
+from realnet.runtime.placement import make_ready
+from realnet.runtime.progress import bar
+from realnet.sdas.folder import Draw
+
+logger = logging.getLogger("realnet")
+ConfigT = TypeVar("ConfigT", DiffusionConfig, ClassifierConfig)
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """The networks that sample a dataset's classes.
+
+    Attributes:
+        diffusion: the respaced process.
+        unet: in eval mode, on the device.
+        guidance: None to sample without.
+        classes: in the order of the networks' class numbers.
+        image_size: (H, W).
+        source: names the checkpoints, their steps, and their weights by a checksum.
+        health: the checkpoint's record of validations.
+    """
+
+    diffusion: GaussianDiffusion
+    unet: torch.nn.Module
+    guidance: ClassifierGuidance | None
+    classes: tuple[str, ...]
+    image_size: tuple[int, int]
+    source: str
+    health: Sequence[dict[str, float]]
+
+
+def load_sampler(dataset: str, settings: SampleConfig, classes: Sequence[str], device: torch.device) -> Sampler:
+    """Load the diffusion model, and the classifier where one is trained and wanted.
+
+    Raises:
+        UserError: where the diffusion model is absent, or a checkpoint is of other classes.
+    """
+    path = (
+        Path(settings.diffusion)
+        if settings.diffusion
+        else paths.output(dataset, "diffusion", "checkpoints") / paths.LAST
+    )
+    weights = checkpoint.load(path, kind="diffusion", dataset=dataset)
+    described = _config_of(weights, DiffusionConfig, dataset)
+    _check_classes(weights, classes, "label_emb.weight", path)
+    with torch.device("meta"):  # the weights are the file's own pages, not a copy of them
+        unet = build_unet(described, len(classes))
+    checkpoint.load_into(unet, weights.state_dict, str(path))
+    number_format = precision.resolve(settings.runtime.precision, device)
+    guided = _load_guidance(dataset, settings, classes, described, number_format) if settings.guidance else None
+    guidance, guide = guided or (None, "none")
+    make_ready(unet.requires_grad_(False), number_format, settings.runtime)
+    return Sampler(
+        diffusion=build_diffusion(described.process, settings.respacing),
+        unet=unet,
+        guidance=guidance,
+        classes=tuple(classes),
+        image_size=described.image_size,
+        source=f"{_named(path, weights)}; guidance: {guide}",
+        health=weights.facts.get("health", []),
+    )
+
+
+def sample_class(
+    sampler: Sampler, class_name: str, settings: SampleConfig, folder: Path, process: Process, *, resume: bool = True
+) -> int:
+    """Write a class's images, a manifest and the settings; return how many were new.
+
+    An image is written whole or not at all, so a run that was cut off goes on with the first one that is missing.
+    Images beyond the number asked for stay, but the manifest, which training goes by, leaves them out.
+    Several processes share the images.
+
+    Raises:
+        UserError: where the folder holds images that were made with other settings.
+        Stopped: after a signal; the batch at hand is written.
+    """
+    wanted = samples.draws(class_name, settings)
+    number_format = precision.resolve(settings.runtime.precision, process.device)
+    if process.is_main:
+        samples.prepare(folder, samples.describe(sampler.source, settings, number_format), resume)
+    distributed.barrier()
+    missing = samples.missing(folder, wanted)
+    mine = missing[process.rank :: process.world_size]
+    if missing and process.is_main:
+        (folder / paths.SDAS_MANIFEST).unlink(missing_ok=True)  # until it is whole again
+    distributed.barrier()  # all have looked before any writes
+    _write_images(sampler, mine, settings, folder, number_format, process)
+    if distributed.any_process(process.stop.asked):
+        left = len(samples.missing(folder, wanted))
+        logger.info("%s: stopped with %d of %d images to go; the same command goes on", class_name, left, len(wanted))
+        raise Stopped
+    if process.is_main:
+        samples.write_manifest(folder, wanted, sampler.source)
+    return len(missing)
+
+
+def _write_images(
+    sampler: Sampler,
+    mine: Sequence[Draw],
+    settings: SampleConfig,
+    folder: Path,
+    number_format: precision.Precision,
+    process: Process,
+) -> None:
+    """Sample batch by batch until all is done or a signal comes; a batch is written while the next is sampled."""
+    progress = bar(total=len(mine), description=f"{folder.name}: SDAS", is_main=process.is_main)
+    with ThreadPoolExecutor(max_workers=2) as writers, progress:
+        written: list[Future] = []
+        size = min(settings.batch_size, settings.num_samples)
+        for start in range(0, len(mine), size):
+            if process.stop.asked:
+                break
+            batch = mine[start : start + size]
+            images = sample_batch(sampler, _padded(batch, size), settings, number_format)[: len(batch)]
+            _finish(written)
+            files = (folder / draw.file for draw in batch)
+            written = [writers.submit(write_whole_image, *each) for each in zip(files, images, strict=True)]
+            progress.update(len(batch))
+        _finish(written)
+
+
+def _padded(batch: Sequence[Draw], size: int) -> Sequence[Draw]:
+    """Fill a last batch, as its size shows in the rounding: a run that goes on makes the same files."""
+    return [*batch, *[batch[-1]] * (size - len(batch))]
+
+
+def sample_batch(
+    sampler: Sampler, batch: Sequence[Draw], settings: SampleConfig, number_format: precision.Precision
+) -> list[Image]:
+    """Return the images of several draws, uint8 RGB (H, W, 3).
+
+    None depends on the others, but for the rounding, which their number can change: by a grey level.
+    """
+    device = number_format.device
+    generators = [torch.Generator().manual_seed(draw.seed) for draw in batch]
+
+    def noise(_step: int) -> Tensor:
+        drawn = [torch.randn(3, *sampler.image_size, generator=generator) for generator in generators]
+        return torch.stack(drawn).to(device, non_blocking=True)
+
+    predict, guidance = number_format.running(sampler.unet), sampler.guidance
+    if guidance:
+        guidance = replace(guidance, classifier=number_format.running(guidance.classifier))
+    y = torch.tensor([sampler.classes.index(draw.class_name) for draw in batch], device=device)
+    strength = torch.tensor([draw.strength for draw in batch], device=device)
+    start = noise(-1)
+    if settings.sampler == "ddim":
+        x = ddim_sample_loop(
+            sampler.diffusion,
+            predict,
+            start,
+            noise,
+            y=y,
+            eta=settings.eta,
+            anomaly_strength=strength,
+            guidance=guidance,
+        )
+    else:
+        x = p_sample_loop(sampler.diffusion, predict, start, noise, y=y, anomaly_strength=strength, guidance=guidance)
+    return to_pixels(x)
+
+
+def to_pixels(x: Tensor) -> list[Image]:
+    """Return images (B, 3, H, W) in [-1, 1] as clip((x+1)·127.5, 0, 255), uint8 RGB (H, W, 3) each."""
+    pixels = ((x.float() + 1) * 127.5).clamp(0, 255).to(torch.uint8)
+    return list(pixels.permute(0, 2, 3, 1).cpu().numpy())
+
+
+def _load_guidance(
+    dataset: str,
+    settings: SampleConfig,
+    classes: Sequence[str],
+    described: DiffusionConfig,
+    number_format: precision.Precision,
+) -> tuple[ClassifierGuidance, str] | None:
+    default = paths.output(dataset, "classifier", "checkpoints") / paths.LAST
+    path = Path(settings.classifier) if settings.classifier else default
+    if len(classes) < 2 or (not settings.classifier and not path.exists()):
+        logger.info("no guidance: %s", "one class needs none" if len(classes) < 2 else f"{path} does not exist")
+        return None
+    weights = checkpoint.load(path, kind="classifier", dataset=dataset)
+    _check_classes(weights, classes, "out.2.c_proj.weight", path)
+    classifier_config = _config_of(weights, ClassifierConfig, dataset)
+    if classifier_config.image_size != described.image_size:
+        raise UserError(
+            f"{path} is for images of {classifier_config.image_size}, the diffusion model for {described.image_size}; "
+            "train both at one image_size, or sample with --no-guidance"
+        )
+    with torch.device("meta"):
+        classifier = build_classifier(classifier_config, len(classes))
+    checkpoint.load_into(classifier, weights.state_dict, str(path))
+    make_ready(classifier, number_format, settings.runtime, differentiable=True)
+    return ClassifierGuidance(classifier, settings.guidance_scale), _named(path, weights)
+
+
+def _named(path: Path, weights: checkpoint.Checkpoint) -> str:
+    """Name a checkpoint by its file, its step and its weights, which alone tell published ones apart."""
+    digest = checkpoint.checksum(weights.state_dict)[:16]
+    return f"{path.name}, step {weights.facts.get('step', 'unknown')}, SHA-256 {digest}"
+
+
+def _config_of(weights: checkpoint.Checkpoint, model: type[ConfigT], dataset: str) -> ConfigT:
+    """Return the config that a checkpoint brings, or for a published one the dataset's own."""
+    if weights.config is not None:
+        return model.model_validate(weights.config)
+    return config.load(model, paths.experiment(dataset) / f"{weights.kind}.yaml")
+
+
+def _check_classes(weights: checkpoint.Checkpoint, classes: Sequence[str], head: str, path: Path) -> None:
+    if weights.classes is not None and list(weights.classes) != list(classes):
+        raise UserError(
+            f"{path} was trained on the classes {', '.join(weights.classes)}, the dataset has {', '.join(classes)}; "
+            "train it again, or restore the dataset's classes"
+        )
+    number = len(weights.state_dict[head])
+    if number != len(classes):
+        raise UserError(f"{path} knows {number} classes, the dataset has {len(classes)}; give the dataset's own file")
+
+
+def _finish(written: Sequence[Future]) -> None:
+    """Wait for images that are being written; raise what went wrong, such as a full disk."""
+    for future in written:
+        future.result()

@@ -1,0 +1,211 @@
+"""What surrounds a training loop: progress, log, metrics, and an orderly end."""
+
+import errno
+import json
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from logging.handlers import MemoryHandler
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+from realnet.config import Section, dump
+from realnet.data.images import Image, write_whole_image
+from realnet.runtime.distributed import Process
+from realnet.errors import Stopped, UserError
+from realnet.runtime.progress import bar, console
+from realnet.runtime.files import refusing, whole
+
+logger = logging.getLogger("realnet")
+
+
+class Run:
+    """A context for a training: logs to the console, a file, ``metrics.jsonl`` and TensorBoard, on rank 0.
+
+    Nothing is written before :meth:`open`; the file then begins with what was logged until then, and ends with the
+    error that ended the run, if one did. What cannot be written from then on, such as on a full disk, is missing in the
+    logs; that is said once, and the run goes on.
+
+    Args:
+        folder: where the logs go.
+        process: this process.
+    """
+
+    def __init__(self, folder: Path, process: Process) -> None:
+        self.folder, self.process = folder, process
+        self._handlers = ExitStack()
+        self._log = MemoryHandler(capacity=10_000, flushLevel=logging.CRITICAL + 1)
+        self._writer: Any = None
+        self._has_gaps = False
+
+    def __enter__(self) -> Self:
+        self._handlers.enter_context(_quiet_threads())
+        self._handlers.enter_context(console(self.process.is_main, self._log))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, Stopped):
+            logger.info("%s", error)
+        elif kind and error:  # the console has it from the script
+            reason = None if isinstance(error, UserError) else (kind, error, trace)
+            self._log.handle(logger.makeRecord(logger.name, logging.ERROR, __file__, 0, "%s", (error,), reason))
+        if self._writer is not None:
+            with self._sparing():
+                self._writer.close()
+        self._handlers.close()
+
+    def open(self, config: Section, start_step: int, *, validated: bool = True) -> None:
+        """Begin to write.
+
+        Args:
+            config: saved as ``config.yaml``.
+            start_step: what the logs hold beyond it, from a run that was cut off, is dropped.
+            validated: whether the validation after that step, if one belongs there, is done; else it is dropped too.
+
+        Raises:
+            UserError: where nothing can be written.
+        """
+        if self.process.is_main:
+            with refusing(self.folder):
+                self._open(config, start_step, validated)
+
+    def _open(self, config: Section, start_step: int, validated: bool) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "config.yaml").write_text(dump(config), encoding="utf-8")
+        file = _LogFile(self.folder / "log.txt", self._lose)
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self._handlers.callback(file.close)
+        self._log.setTarget(file)
+        self._log.flush()
+        self._log.flushLevel = logging.NOTSET
+        self._drop_lines_beyond(start_step, validated)
+        self._writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=start_step + 1)
+
+    def steps(self, start_step: int, num_steps: int, description: str) -> Iterator[int]:
+        """Yield the steps that are left, with a progress bar."""
+        progress = bar(total=num_steps, description=description, initial=start_step, is_main=self.process.is_main)
+        with progress:
+            for step in range(start_step, num_steps):
+                yield step
+                progress.update()
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Write numbers to ``metrics.jsonl`` and TensorBoard."""
+        if not self.process.is_main:
+            return
+        line = {"step": step, "time": round(time.time(), 3), **{k: float(v) for k, v in values.items()}}
+        with self._sparing():
+            _append(self._metrics, f"{json.dumps(line)}\n")
+        with self._sparing():
+            for key, value in values.items():
+                self._writer.add_scalar(key, value, step)
+
+    def image(self, step: int, tag: str, image: Image, path: Path) -> None:
+        """Write a picture (H, W, 3) uint8 to a file and to TensorBoard."""
+        if not self.process.is_main:
+            return
+        with self._sparing():
+            write_whole_image(path, image)
+        with self._sparing():
+            self._writer.add_image(tag, image, step, dataformats="HWC")
+
+    @contextmanager
+    def _sparing(self) -> Iterator[None]:
+        """Lose a log rather than the training."""
+        try:
+            yield
+        except (OSError, UserError) as error:
+            self._lose(error)
+
+    def _lose(self, error: BaseException | None) -> None:
+        if not self._has_gaps:
+            self._has_gaps = True
+            logger.warning("WARNING: the logs in %s have gaps from here on (%s); free space there", self.folder, error)
+
+    @property
+    def _metrics(self) -> Path:
+        return self.folder / "metrics.jsonl"
+
+    def _drop_lines_beyond(self, step: int, validated: bool) -> None:
+        if not self._metrics.exists():
+            return
+        last = step if validated else step - 0.5
+        lines = self._metrics.read_text().splitlines() if step else []
+        kept = [line for line in lines if _place_of(line) <= last]
+        partial = self._metrics.with_suffix(".partial")  # a kill leaves the old lines or the kept ones
+        with whole(self._metrics, partial):
+            partial.write_text("".join(f"{line}\n" for line in kept))
+
+
+class _LogFile(logging.FileHandler):
+    """A log that loses lines which cannot be written."""
+
+    def __init__(self, path: Path, lose: Callable[[BaseException | None], None]) -> None:
+        super().__init__(path, encoding="utf-8", errors="backslashreplace")
+        self._lose = lose
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002 - logging's signature
+        self._lose(sys.exception())
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
+
+
+@contextmanager
+def _quiet_threads() -> Iterator[None]:
+    """Spare the console the tracebacks of TensorBoard's thread, whose errors the next call to it raises."""
+
+    def report(lost: threading.ExceptHookArgs) -> None:
+        if not isinstance(lost.exc_value, OSError):
+            whole_report(lost)
+
+    whole_report, threading.excepthook = threading.excepthook, report
+    try:
+        yield
+    finally:
+        threading.excepthook = whole_report
+
+
+def _append(path: Path, line: str) -> None:
+    """Add a line to a file; all of it or nothing."""
+    data = line.encode()
+    with path.open("ab", buffering=0) as file:
+        end = file.tell()
+        if file.write(data) < len(data):
+            file.truncate(end)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _place_of(line: str) -> float:
+    """Return the step of a line of metrics, that of a training loss coming half a step before a validation's."""
+    try:
+        values = json.loads(line)
+    except ValueError:  # a line that a kill cut off
+        return float("inf")
+    return values["step"] - 0.5 * ("loss" in values)
+
+
+def seed_step(seed: int, rank: int, step: int) -> None:
+    """Seed the networks' random numbers (dropout) of a step, so that a run that goes on needs no stored state."""
+    torch.manual_seed(int(np.random.SeedSequence((seed, rank, step)).generate_state(1, np.uint64)[0]))
+
+
+def throughput(process: Process, start: float, num_images: int) -> dict[str, float]:
+    """Return images per second since ``start`` (time.perf_counter) and the peak memory of the GPU, in GB."""
+    values = {"images_per_second": num_images / max(time.perf_counter() - start, 1e-9)}
+    if process.device.type == "cuda":
+        values["memory_gb"] = torch.cuda.max_memory_allocated(process.device) / 1e9
+    return values
