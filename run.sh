@@ -57,7 +57,7 @@ run() { # a command that hears Ctrl-C, which bash hides from what runs in the ba
 
 classes_of() { # checks the dataset and the classes named; prints these, or all, one a line
     "$python" -c 'import sys
-from realnet import cli
+from realnet.commands import cli
 from realnet.data.registry import open_dataset
 
 def main(_):

@@ -22,15 +22,15 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch.utils.data import DataLoader
 
-from realnet.config import AnomalyConfig, ForegroundRule
-from realnet.anomalies.items import DetectorTrainDataset
 from realnet.anomalies.foreground import foreground_mask
-from realnet.data.images import Image, normalise, read_image, resize_image, write_image
-from realnet.data.index import Entry
+from realnet.anomalies.items import DetectorTrainDataset
 from realnet.anomalies.perlin import draw_periods, perlin_mask
-from realnet.data.order import EpochSampler
 from realnet.anomalies.synthesis import AnomalySynthesizer, blend
 from realnet.anomalies.textures import augment_texture, shuffle_grid
+from realnet.config import AnomalyConfig, ForegroundRule
+from realnet.data.images import Image, normalise, read_image, resize_image, write_image
+from realnet.data.index import Entry
+from realnet.data.order import EpochOrder
 from realnet.preparation.toy import render_widget
 
 Size = tuple[int, int]
@@ -130,7 +130,7 @@ def items_per_second(files: list[Path], size: Size, *, num_workers: int, num_ste
     synthesizer = AnomalySynthesizer(AnomalyConfig(), {"sdas": files}, image_size=size, foreground=OTSU)
     entries = [Entry(path.name, 0, "good", "widget") for path in files]
     dataset = DetectorTrainDataset(entries, files[0].parent, image_size=size, synthesizer=synthesizer, seed=0)
-    sampler = EpochSampler(len(dataset), seed=0, batch_size=BATCH_SIZE, num_steps=num_steps + 1)
+    sampler = EpochOrder(len(dataset), seed=0, batch_size=BATCH_SIZE, num_steps=num_steps + 1)
     batches = iter(DataLoader(dataset, batch_size=BATCH_SIZE, sampler=sampler, num_workers=num_workers))
     next(batches)
     start = time.perf_counter()

@@ -17,13 +17,13 @@ from torch import Tensor
 from benchmarks import measure
 from benchmarks.measure import Row
 from realnet import config
-from realnet.runtime import precision
 from realnet.config import OptimiserConfig, RealNetConfig
 from realnet.detection.maps import anomaly_maps
-from realnet.models.losses import cross_entropy_loss, reconstruction_loss
 from realnet.models.afs import afs_criteria, afs_criterion
-from realnet.models.realnet import RealNet
 from realnet.models.build import build_detector
+from realnet.models.losses import cross_entropy_loss, reconstruction_loss
+from realnet.models.realnet import RealNet
+from realnet.runtime import precision
 from realnet.runtime.placement import make_ready, place
 from realnet.runtime.precision import Precision
 from realnet.training.optimisation import Optimisation

@@ -22,10 +22,9 @@ from benchmarks import measure
 from benchmarks.measure import Row, Work
 from guided_diffusion.sampling import ClassifierGuidance
 from realnet import config
-from realnet.config import paths
-from realnet.runtime import precision
-from realnet.config import ClassifierConfig, DiffusionConfig, SampleConfig
+from realnet.config import ClassifierConfig, DiffusionConfig, SampleConfig, paths
 from realnet.models.build import build_classifier, build_diffusion, build_unet
+from realnet.runtime import precision
 from realnet.runtime.placement import make_ready
 from realnet.sdas.sampler import Draw, Sampler, sample_batch
 from realnet.training.optimisation import EMA, Optimisation
@@ -57,10 +56,10 @@ class Bench:
         self.settings = config.load(SampleConfig, folder / "sample.yaml")
         self.device, self.batch = device, batch
         self.unet = build_unet(self.diffusion_config, NUM_CLASSES).to(device)
-        self.process = build_diffusion(self.diffusion_config.process)
+        self.world = build_diffusion(self.diffusion_config.process)
         shape = (batch, 3, *self.diffusion_config.image_size)
         self.x, self.noise = torch.randn(shape, device=device), torch.randn(shape, device=device)
-        self.t = torch.randint(self.process.num_steps, (batch,), device=device)
+        self.t = torch.randint(self.world.num_steps, (batch,), device=device)
         self.y = torch.randint(NUM_CLASSES, (batch,), device=device)
 
     def forward(self) -> Iterator[Row]:
@@ -83,7 +82,7 @@ class Bench:
 
         def step(number_format: precision.Precision, optimisation: Optimisation) -> None:
             with number_format.autocast():
-                loss = self.process.training_losses(self.unet, self.x, self.t, self.noise, y=self.y).loss.mean()
+                loss = self.world.training_losses(self.unet, self.x, self.t, self.noise, y=self.y).loss.mean()
             optimisation.backward(loss)
             optimisation.step(0)
             average.update(self.unet)
@@ -99,7 +98,7 @@ class Bench:
 
         def plain() -> None:
             adam.zero_grad()
-            self.process.training_losses(self.unet, self.x, self.t, self.noise, y=self.y).loss.mean().backward()
+            self.world.training_losses(self.unet, self.x, self.t, self.noise, y=self.y).loss.mean().backward()
             nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0, foreach=False)
             adam.step()
             for averaged, current in zip(average.model.parameters(), self.unet.parameters(), strict=True):

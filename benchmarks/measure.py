@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from realnet.runtime import threads as cpu
+from realnet.runtime import threads
 
 Work = Callable[[], object]
 
@@ -46,7 +46,7 @@ def prepare(flags: argparse.Namespace) -> torch.device:
     """Return the device, this process being set up as the scripts are."""
     device = torch.device(flags.device)
     if device.type == "cpu":
-        cpu.keep_freed_memory()
+        threads.keep_freed_memory()
     return device
 
 

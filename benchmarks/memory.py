@@ -4,8 +4,8 @@ Usage: python -m benchmarks.memory [--device cpu] [--precision fp32 bf16] [--sta
 
 On a GPU the networks are the published ones at 256×256, and the peak is torch.cuda.max_memory_allocated. On a CPU they
 are smaller (see ``CASES``), and it is the process's peak resident memory above its baseline, where malloc gives back
-what is freed; --keep measures with what the scripts have it keep (realnet/runtime/threads.py). Each measurement runs the stage's
-own code in a process of its own, on toy images and random weights.
+what is freed; --keep measures with what the scripts have it keep (realnet/runtime/threads.py). Each measurement runs
+the stage's own code in a process of its own, on toy images and random weights.
 
 The stage ``metrics`` evaluates 1,000 images of 512×512 (or --batches images) with a stand-in for the network.
 """
@@ -28,22 +28,22 @@ from torch import Tensor, nn
 
 from guided_diffusion.sampling import ClassifierGuidance
 from realnet import config
-from realnet.runtime import threads as cpu, precision
-from realnet.dry_run import rehearsal
 from realnet.config import ClassifierConfig, DiffusionConfig, EvaluationConfig, RealNetConfig, SampleConfig
-from realnet.data.items import TestDataset
 from realnet.data.images import write_image
 from realnet.data.index import Entry
 from realnet.data.registry import open_dataset
-from realnet.preparation.toy import make_toy_dataset
-from realnet.runtime.distributed import Process
-from realnet.evaluation.scores import curves_of, score_class, summarise
 from realnet.detection.maps import anomaly_maps
+from realnet.dry_run import rehearsal
+from realnet.evaluation.scores import curves_of, score_split, summarise
+from realnet.evaluation.test_split import TestSplit
 from realnet.models.build import build_classifier, build_detector, build_diffusion, build_unet
+from realnet.preparation.toy import make_toy_dataset
+from realnet.runtime import precision, threads
+from realnet.runtime.distributed import World
 from realnet.sdas.sampler import Draw, Sampler, sample_batch
-from realnet.training.classifier import train_classifier
-from realnet.training.detector import detector_data, train_detector
-from realnet.training.diffusion import normal_images, train_diffusion
+from realnet.training.classifier_task import train_classifier
+from realnet.training.detector_task import detector_data, train_detector
+from realnet.training.diffusion_task import normal_images, train_diffusion
 
 CLASSES = ("weave", "widget")
 UNET: dict[str, Any] = {"image_size": 64, "model": {"channels": 64, "channel_mult": [1, 2, 3, 4]}}
@@ -138,40 +138,40 @@ def measure(case: Case) -> int:
     _make_toy()
     _warm_up(device)
     if case.keeps_freed_memory:
-        cpu.keep_freed_memory()
+        threads.keep_freed_memory()
     baseline = _status("VmRSS")
-    _RUNS[case.stage](case, Process(0, 1, device))
+    _RUNS[case.stage](case, World(0, 1, precision.resolve(case.number_format, device)))
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return _status("VmHWM") - baseline
 
 
-def _diffusion(case: Case, process: Process) -> None:
-    train_diffusion(diffusion_config(case), normal_images("toy"), process)
+def _diffusion(case: Case, world: World) -> None:
+    train_diffusion(diffusion_config(case), normal_images("toy"), world)
 
 
-def _classifier(case: Case, process: Process) -> None:
-    train_classifier(classifier_config(case), normal_images("toy"), process)
+def _classifier(case: Case, world: World) -> None:
+    train_classifier(classifier_config(case), normal_images("toy"), world)
 
 
-def _detector(case: Case, process: Process) -> None:
+def _detector(case: Case, world: World) -> None:
     described = detector_config(case)
-    train_detector(described, detector_data(open_dataset("toy"), CLASSES[0], described), process)
+    train_detector(described, detector_data(open_dataset("toy"), CLASSES[0], described), world)
 
 
-def _evaluation(case: Case, process: Process) -> None:
+def _evaluation(case: Case, world: World) -> None:
     described = detector_config(case)
-    model = build_detector(described).to(process.device).eval()
+    model = build_detector(described).to(world.device).eval()
     image = torch.zeros(case.batch, 3, *described.image_size)
     for _ in range(2):
-        anomaly_maps(model, image, precision.resolve(described.runtime.precision, process.device))
+        anomaly_maps(model, image, precision.resolve(described.runtime.precision, world.device))
 
 
-def _sampling(case: Case, process: Process) -> None:
+def _sampling(case: Case, world: World) -> None:
     settings = sample_config(case)
-    number_format = precision.resolve(settings.runtime.precision, process.device)
+    number_format = precision.resolve(settings.runtime.precision, world.device)
     drawn = [Draw(f"{index}.png", CLASSES[0], index, 0.1) for index in range(case.batch)]
-    sample_batch(_sampler(case, process.device), drawn, settings, number_format)
+    sample_batch(_sampler(case, world.device), drawn, settings, number_format)
 
 
 def _sampler(case: Case, device: torch.device) -> Sampler:
@@ -183,20 +183,19 @@ def _sampler(case: Case, device: torch.device) -> Sampler:
     return Sampler(diffusion, unet, ClassifierGuidance(classifier), CLASSES, described.image_size, "random", [])
 
 
-def _metrics(case: Case, process: Process) -> None:
+def _metrics(case: Case, world: World) -> None:
     """Score a set of 512×512 whose anomaly maps are all different numbers: the most that curves can hold."""
     kinds = [Entry("good.png", 0, "good", "toy"), Entry("bad.png", 1, "defective", "toy", maskname="mask.png")]
     mask = np.zeros((512, 512, 3), np.uint8)
     mask[100:200, 150:300] = 255
     for name in ("good.png", "bad.png", "mask.png"):
         write_image(Path(name), mask)
-    scores = score_class(
+    entries, runtime = [kinds[index % 2] for index in range(case.batch)], config.RuntimeConfig(num_workers=0)
+    scores = score_split(
         _Noise(),  # type: ignore[arg-type]  # stands in for a detector
-        TestDataset([kinds[index % 2] for index in range(case.batch)], Path(), image_size=(512, 512)),
+        TestSplit(entries, Path(), image_size=(512, 512), runtime=runtime, world=world),
         config=EvaluationConfig(batch_size=16),
-        runtime=config.RuntimeConfig(num_workers=0),
-        precision=precision.resolve("fp32", process.device),
-        process=process,
+        precision=world.precision,
     )
     print({name: str(metric) for name, metric in summarise(curves_of(scores)).items()})
 

@@ -8,11 +8,11 @@ from types import ModuleType
 
 import pytest
 
-from realnet.runtime import threads as cpu
+from realnet.runtime import threads
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one of several on the same cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-cpu.spin_briefly()
+threads.spin_briefly()
 
 ROOT = Path(__file__).resolve().parents[1]
 

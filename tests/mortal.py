@@ -15,7 +15,12 @@ from typing import Any
 
 from conftest import ROOT, load_script
 
-PRELOADED = ["realnet.training.detector", "realnet.training.classifier", "realnet.sdas.sampler", "torch.utils.tensorboard"]
+PRELOADED = [
+    "realnet.training.detector_task",
+    "realnet.training.classifier_task",
+    "realnet.sdas.sampler",
+    "torch.utils.tensorboard",
+]
 FORKS = multiprocessing.get_context("forkserver")  # from a process that has imported, and never computed
 FORKS.set_forkserver_preload(PRELOADED)
 
@@ -87,8 +92,8 @@ def _mark_moments(diary: Path, fate: Fate | None) -> None:
     """Make writes, renames and steps moments, a write also when half of it is done."""
     import torch
 
-    from realnet.training.optimisation import Optimisation
     from realnet.training.logs import Run
+    from realnet.training.optimisation import Optimisation
 
     notes = os.open(diary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     left = fate.count if fate else 0

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from realnet.models import checkpoint
 from realnet.config import paths
+from realnet.models import checkpoint
 from realnet.models.checkpoint import Kind
 
 LEARNING_RATE = 1e-3

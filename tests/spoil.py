@@ -7,13 +7,12 @@ import numpy as np
 import tiny_detector
 import torch
 
-from realnet.models import checkpoint
-from realnet.config import paths
-from realnet.models.checkpoint import Checkpoint
-from realnet.config import ClassifierConfig, DiffusionConfig, load
+from realnet.config import ClassifierConfig, DiffusionConfig, load, paths
 from realnet.data.images import write_image
+from realnet.models import checkpoint
 from realnet.models.build import build_classifier, build_unet
-from realnet.training.resume import path_of
+from realnet.models.checkpoint import Checkpoint
+from realnet.training.state import path_of
 
 CLASSES = ("weave", "widget")
 IMAGES, EXPERIMENT = Path("data/tiny/images"), Path("experiments/tiny")

@@ -1,17 +1,36 @@
-"""Imports run one way: scripts → training, evaluation → models, data → leaves."""
+"""Imports run one way: each package imports those below it and no others, functions' own imports included."""
 
 import ast
-import importlib
-import inspect
+import re
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("guided_diffusion", "realnet")
 SCRIPTS = sorted(ROOT.glob("*.py"))
-MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
-LEAVES = ("realnet.models", "realnet.models.losses", "realnet.metrics.curves")
+MODULES = sorted(path for package in ("guided_diffusion", "realnet") for path in (ROOT / package).rglob("*.py"))
+
+IMPORTS_OF = {
+    "config": "errors",
+    "runtime": "config errors guided_diffusion",
+    "metrics": "",
+    "data": "config errors runtime",
+    "drawing": "data metrics",
+    "inspection": "data errors",
+    "anomalies": "config data drawing errors inspection runtime",
+    "models": "config errors guided_diffusion runtime",
+    "sdas": "config data drawing errors guided_diffusion models runtime",
+    "detection": "anomalies config data errors metrics models runtime",
+    "evaluation": "config data detection drawing errors metrics models runtime",
+    "reporting": "config data detection drawing evaluation inspection metrics runtime",
+    "prediction": "config data detection drawing errors runtime",
+    "preparation": "anomalies config data errors inspection runtime",
+    "training": "anomalies config data detection errors evaluation inspection models runtime sdas",
+    "dry_run": "config data detection guided_diffusion inspection models runtime sdas training",
+    "commands": "anomalies config data detection dry_run errors evaluation inspection prediction preparation reporting "
+    "runtime sdas training",
+}
+"""The packages from the lowest to the highest, and what each imports: all of it, and nothing else."""
 
 
 def name_of(path: Path) -> str:
@@ -37,56 +56,72 @@ def is_in(name: str, package: str) -> bool:
     return name == package or name.startswith(f"{package}.")
 
 
-def offenders(importers: tuple[str, ...], forbidden: tuple[str, ...]) -> dict[str, set[str]]:
-    """The modules within ``importers`` that import from ``forbidden``, and what."""
-    found = {
-        module: {name for name in names if any(is_in(name, border) for border in forbidden)}
-        for module, names in IMPORTS.items()
-        if any(is_in(module, importer) for importer in importers)
-    }
-    assert found, f"none of {importers} exists any more"
-    return {module: names for module, names in found.items() if names}
+def rooms_of(names: set[str]) -> set[str]:
+    """The packages of the project (and ``errors``) that imported names lie in."""
+    rooms = {match[1] for name in names if (match := re.match(r"realnet\.(\w+)", name))}
+    return rooms | {"guided_diffusion" for name in names if is_in(name, "guided_diffusion")}
+
+
+def importers_of(*names: str) -> set[str]:
+    return {module for module, found in IMPORTS.items() if any(is_in(one, name) for one in found for name in names)}
+
+
+def test_realnet_holds_packages_alone():
+    loose = {path.name for path in (ROOT / "realnet").glob("*.py")}
+    assert loose == {"__init__.py", "errors.py"}
+    assert {path.parent.name for path in (ROOT / "realnet").glob("*/__init__.py")} == set(IMPORTS_OF)
+
+
+def test_every_border_points_down():
+    order = list(IMPORTS_OF)
+    for package, below in IMPORTS_OF.items():
+        upwards = set(below.split()) - {"errors", "guided_diffusion", *order[: order.index(package)]}
+        assert not upwards, f"{package} would import {upwards}, which lie above it"
+
+
+@pytest.mark.parametrize("package", IMPORTS_OF)
+def test_a_package_imports_what_lies_below_it(package):
+    modules = {name: found for name, found in IMPORTS.items() if is_in(name, f"realnet.{package}")}
+    allowed = {*IMPORTS_OF[package].split(), package}
+    assert {name: rooms_of(found) - allowed for name, found in modules.items() if rooms_of(found) - allowed} == {}
+    used = set().union(*(rooms_of(found) for found in modules.values()))
+    assert allowed - used <= {package}, "the list names what is not imported any more"
+
+
+@pytest.mark.parametrize("package", [*IMPORTS_OF, "guided_diffusion"])
+def test_the_modules_of_a_package_import_each_other_in_no_circle(package):
+    full = package if package == "guided_diffusion" else f"realnet.{package}"
+    inside = {name: {other for other in found if other in IMPORTS} - {name} for name, found in IMPORTS.items()}
+    left = {name: {other for other in inside[name] if is_in(other, full) and other != full} for name in inside}
+    left = {name: others for name, others in left.items() if is_in(name, full) and name != full}
+    while free := [name for name, others in left.items() if not others & left.keys()]:
+        for name in free:
+            del left[name]
+    assert not left, "these import each other in a circle"
+
+
+def test_errors_and_guided_diffusion_stand_alone():
+    assert not rooms_of(IMPORTS["realnet.errors"])
+    assert not {name for name in importers_of("realnet", "yaml", "pydantic") if is_in(name, "guided_diffusion")}
 
 
 def test_one_module_knows_of_torch_distributed():
-    assert set(offenders(("realnet", "guided_diffusion", *(p.stem for p in SCRIPTS)), ("torch.distributed",))) == {
-        "realnet.runtime.distributed"
-    }
+    assert importers_of("torch.distributed") == {"realnet.runtime.distributed"}
 
 
-def test_guided_diffusion_stands_alone():
-    assert not offenders(("guided_diffusion",), ("realnet", "yaml", "pydantic"))
+def test_networks_metrics_and_noise_know_neither_configs_nor_processes():
+    leaves = ("realnet.models", "realnet.metrics", "realnet.anomalies.perlin", "guided_diffusion")
+    knowing = importers_of("realnet.config", "realnet.runtime.distributed", "yaml", "pydantic")
+    assert {name for name in knowing if any(is_in(name, leaf) for leaf in leaves)} == {"realnet.models.build"}
 
 
-@pytest.mark.parametrize("leaf", LEAVES)
-def test_models_losses_and_metrics_know_neither_configs_nor_processes_nor_what_uses_them(leaf):
-    above = ("realnet.training", "realnet.evaluation.scores", "realnet.detection.detector", "realnet.models.build", "realnet.data")
-    assert not offenders((leaf,), ("realnet.config", "realnet.runtime.distributed", "realnet.commands.cli", "yaml", "pydantic", *above))
+def test_the_command_line_is_known_to_commands_alone():
+    assert all(is_in(name, "realnet.commands") for name in importers_of("argparse"))
 
 
-def test_nothing_below_imports_training_evaluation_or_the_command_line():
-    below = ("realnet.data", "realnet.config", "realnet.models.checkpoint", "realnet.models.build", "realnet.runtime.precision")
-    assert not offenders(below, ("realnet.training", "realnet.evaluation.scores", "realnet.detection.detector"))
-    library = ("realnet.training", "realnet.evaluation.scores", "realnet.detection.detector", *below)
-    assert not offenders(library, ("realnet.commands.cli", "argparse"))
-
-
-def test_data_knows_no_networks():
-    assert not offenders(("realnet.data",), ("realnet.models", "realnet.models.build", "realnet.models.losses"))
-
-
-def test_the_smallest_modules_import_nothing_of_the_project():
-    assert not offenders(("realnet.errors", "realnet.config.paths"), PACKAGES)
-
-
-def test_no_module_imports_a_script():
-    scripts = tuple(path.stem for path in SCRIPTS)
-    assert not offenders((*PACKAGES, *scripts), scripts)
-
-
-@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
-def test_a_script_is_short(path):
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 120
+def test_a_script_names_its_command_and_nothing_else():
+    for path in SCRIPTS:
+        assert rooms_of(IMPORTS[path.stem]) == {"commands"} and len(path.read_text().splitlines()) <= 8, path.name
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
@@ -96,19 +131,3 @@ def test_a_module_is_of_a_size_to_read(path):
 
 def test_modules_are_named_for_what_they_do():
     assert not [p for p in MODULES if any(word in p.stem for word in ("util", "helper", "misc", "common", "tools"))]
-
-
-def public(module_name: str) -> list:
-    """The public functions and classes that a module defines."""
-    members = vars(importlib.import_module(module_name)).values()
-    made_here = [m for m in members if getattr(m, "__module__", None) == module_name and hasattr(m, "__qualname__")]
-    return [member for member in made_here if not member.__name__.startswith("_")]
-
-
-@pytest.mark.parametrize(
-    "part", ["models.afs", "models.backbone", "models.reconstruction", "models.rrs", "models.realnet", "losses"]
-)
-def test_every_formula_of_the_detector_names_its_section(part):
-    members = public(f"realnet.{part}")
-    assert len(members) >= 2
-    assert not [member.__name__ for member in members if "section 3" not in (inspect.getdoc(member) or "")]

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import torch
 
-from realnet.models import checkpoint
-from realnet.config import paths
+from realnet.config import RealNetConfig, load, paths
 from realnet.detection.calibration import Calibration
-from realnet.models.checkpoint import Checkpoint
-from realnet.config import RealNetConfig, load
-from realnet.models.realnet import RealNet
+from realnet.models import checkpoint
 from realnet.models.build import build_detector
+from realnet.models.checkpoint import Checkpoint
+from realnet.models.realnet import RealNet
 
 CALIBRATION = Calibration(0.65, 0.5, 0.9, held_out=True, num_images=3, num_anomalies=8)
 

@@ -5,14 +5,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from realnet.config import AnomalyConfig, AnomalyType, Foreground
 from realnet.anomalies.foreground import foreground_mask
+from realnet.anomalies.synthesis import AnomalySynthesizer, build_synthesizer
+from realnet.config import AnomalyConfig, AnomalyType, Foreground
 from realnet.data.images import Image, read_image, resize_image
 from realnet.data.registry import OpenDataset
-from realnet.anomalies.synthesis import AnomalySynthesizer, build_synthesizer
-from realnet.errors import UserError
 from realnet.drawing.grids import label_grid
 from realnet.drawing.heatmaps import mask_picture
+from realnet.errors import UserError
 
 logger = logging.getLogger(__name__)
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
+from realnet.anomalies.synthesis import AnomalySynthesizer, LocalAnomaly
 from realnet.config import AnomalyConfig
 from realnet.data.images import Image, read_image, resize_image, write_image
 from realnet.data.index import Entry
-from realnet.anomalies.synthesis import AnomalySynthesizer, LocalAnomaly
 from realnet.errors import UserError
-from realnet.runtime.progress import bar
 from realnet.runtime.files import whole_file
+from realnet.runtime.progress import bar
 
 MANIFEST = "manifest.csv"
 FOLDERS = ("image", "mask", "source")

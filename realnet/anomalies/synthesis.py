@@ -1,6 +1,5 @@
 """Local anomaly synthesis: another image, seen through a Perlin mask on the object (paper, section 3.2)."""
 
-import csv
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,14 +8,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from realnet.config import paths
-from realnet.config import AnomalyConfig, AnomalyType, Foreground
 from realnet.anomalies.foreground import foreground_mask
-from realnet.data.images import Image, Mask, read_image, resize_image
-from realnet.data.index import IMAGE_SUFFIXES
 from realnet.anomalies.perlin import draw_periods, perlin_mask
+from realnet.anomalies.sources import find_sdas, find_textures
 from realnet.anomalies.textures import augment_texture, is_grey, shuffle_grid, to_grey
-from realnet.errors import UserError
+from realnet.config import AnomalyConfig, AnomalyType, Foreground
+from realnet.data.images import Image, Mask, read_image, resize_image
 
 logger = logging.getLogger("realnet")
 
@@ -164,57 +161,9 @@ def build_synthesizer(
     return AnomalySynthesizer(config, sources, image_size=image_size, foreground=foreground)
 
 
-def find_sdas(dataset: str, class_name: str) -> list[Path]:
-    """Return a class's synthesised anomalous images, sorted: of ``sample.py`` those of its manifest, else all.
-
-    Raises:
-        UserError: where there are none; names the command that makes them.
-    """
-    folder, command = paths.sdas(dataset, class_name), f"python sample.py --dataset {dataset} --classes {class_name}"
-    files, manifest = _image_files(folder, "*"), folder / paths.SDAS_MANIFEST
-    is_sampled = (folder / paths.SDAS_SETTINGS).is_file()  # other folders of images are their owner's
-    if is_sampled and manifest.is_file():
-        with manifest.open(newline="", encoding="utf-8") as lines:
-            listed = {row["file"] for row in csv.DictReader(lines)}
-        files = [file for file in files if file.name in listed]
-    if not files:
-        raise UserError(
-            f"class {class_name!r} of {dataset} needs SDAS images, and {folder} holds none; make them with: {command}"
-        )
-    if is_sampled and not manifest.is_file():
-        logger.warning(
-            "WARNING: sampling of class %s is unfinished, %d images are there; finish it with: %s",
-            class_name,
-            len(files),
-            command,
-        )
-    return files
-
-
-def find_textures(root: Path) -> list[Path]:
-    """Return the texture images of a DTD folder (``<root>/<texture>/*.jpg``), sorted.
-
-    Raises:
-        UserError: where there are none.
-    """
-    files = _image_files(root, "*/*")
-    if not files:
-        raise UserError(
-            f"anomaly type dtd needs textures, and {root} holds none; unpack the Describable Textures Dataset there "
-            "(https://www.robots.ox.ac.uk/~vgg/data/dtd), or set anomalies.dtd_root, or use the types sdas or self"
-        )
-    return files
-
-
 def _draw_type(weights: Mapping[AnomalyType, float], rng: np.random.Generator) -> AnomalyType:
     kinds, shares = list(weights), np.array(list(weights.values()))
     return kinds[int(rng.choice(len(kinds), p=shares / shares.sum()))]
-
-
-def _image_files(folder: Path, pattern: str) -> list[Path]:
-    """Return the image files, but not what a killed process has left: hidden files."""
-    found = (path for path in folder.glob(pattern) if path.suffix.lower() in IMAGE_SUFFIXES)
-    return sorted(path for path in found if not path.name.startswith("."))
 
 
 def _nothing(image: Image) -> Mask:

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from realnet import config as configs
-from realnet.runtime import threads as cpu
 from realnet.config import paths
 from realnet.errors import UserError, advice_on, message_of
+from realnet.runtime import threads
 
-cpu.spin_briefly()
+threads.spin_briefly()
 
 ConfigT = TypeVar("ConfigT", bound=configs.Section)
 

@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from realnet.commands import cli
-from realnet.config import paths
-from realnet.config import RealNetConfig
+from realnet.config import RealNetConfig, paths
 
 if TYPE_CHECKING:
     from realnet.evaluation.results import ClassResult
@@ -34,12 +33,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags = parser.parse_args(arguments)
     config = cli.load_config(RealNetConfig, "realnet", flags)
 
-    from realnet.dry_run import plan
-    from realnet.evaluation.run import assess_class, results_folder
-    from realnet.detection.checkpoints import find_checkpoints, missing_checkpoint
     from realnet.data.registry import open_dataset
-    from realnet.runtime.distributed import planned, process
+    from realnet.detection.checkpoints import find_checkpoints, missing_checkpoint
+    from realnet.dry_run import plan
     from realnet.errors import UserError, message_of
+    from realnet.reporting.class_report import report_class, results_folder
+    from realnet.runtime.distributed import join_world, plan_world
     from realnet.runtime.progress import console
 
     dataset = open_dataset(flags.dataset)
@@ -52,19 +51,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise UserError("\n".join(failed.values()))
     chosen = {name: found for name, found in chosen.items() if found}
     if flags.dry_run:
-        this = planned(flags.device)
-        plan.show(config, plan.evaluation(config, dataset, chosen, this), this)
-        if this.is_main:
+        world = plan_world(flags.device, config.runtime.precision)
+        plan.show(config, plan.evaluation(config, dataset, chosen, world), world)
+        if world.is_main:
             _show_left_out(failed)
         return 1 if failed else 0
 
     results: list[ClassResult] = []
-    with process(flags.device) as this, console(this.is_main):
+    with join_world(flags.device, config.runtime.precision) as world, console(world.is_main):
         for name, checkpoints in chosen.items():
             folder = results_folder(dataset.name, name, flags.checkpoint)
             try:
-                result = assess_class(
-                    dataset, name, checkpoints, config=config, process=this, folder=folder, resume=flags.resume
+                result = report_class(
+                    dataset, name, checkpoints, config=config, world=world, folder=folder, resume=flags.resume
                 )
             except UserError as error:
                 failed[name] = message_of(error)
@@ -72,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 results.append(result)
         if not results:
             raise UserError("\n".join(failed.values()))
-        if this.is_main:
+        if world.is_main:
             _show(results, dataset.classes)
             _show_left_out(failed)
             _write_pages(results, dataset.classes, failed, flags.checkpoint)
@@ -97,9 +96,10 @@ def _write_pages(
     results: "Sequence[ClassResult]", classes: Sequence[str], failed: Container[str], given: Path | None
 ) -> None:
     """Write the dataset's results (a file given by hand is no part of them), and say where everything is."""
-    from realnet.evaluation.run import heatmaps_folder, results_folder
+    from realnet.detection.checkpoints import PROTOCOLS
+    from realnet.evaluation.results import METRICS_CSV, METRICS_JSON, REPORT, collect, write_dataset
+    from realnet.reporting.class_report import heatmaps_folder, results_folder
     from realnet.reporting.pages import write_dataset_page
-    from realnet.evaluation.results import METRICS_CSV, METRICS_JSON, PROTOCOLS, REPORT, collect, write_dataset
     from realnet.reporting.tables import means
 
     dataset, name = results[0].dataset, results[0].class_name if len(results) == 1 else "<class>"
@@ -114,7 +114,3 @@ def _write_pages(
         number = f"{len(evaluated)} of {len(classes)} classes"
         lines += [f"table      {root / METRICS_CSV} ({number})", f"report     {root / REPORT} ({number})"]
     cli.close(True, *lines)
-
-
-if __name__ == "__main__":
-    cli.run(main)

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from realnet.commands import cli
-from realnet.config import paths
-from realnet.config import RealNetConfig
+from realnet.config import RealNetConfig, paths
 
 EPILOG = """\
 reads    experiments/<dataset>/realnet_checkpoints/<class>/ckpt_last.pth, else ckpt_best.pth (or --checkpoint)
@@ -35,12 +34,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags = parser.parse_args(arguments)
     config = cli.load_config(RealNetConfig, "realnet", flags)
 
-    from realnet.dry_run import plan
     from realnet.detection.detector import Detector
-    from realnet.runtime.distributed import planned, process
+    from realnet.dry_run import plan
     from realnet.errors import UserError
     from realnet.prediction.inputs import find_images
     from realnet.prediction.run import PREDICTIONS, choose_detector, predict_files, protect_files, write_predictions
+    from realnet.runtime.distributed import join_world, plan_world
     from realnet.runtime.progress import bar, console
 
     if flags.threshold is not None and not 0 <= flags.threshold <= 1:
@@ -53,11 +52,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     protect_files(found.root, found.files, output)
     known = {"config": config, "dataset": flags.dataset, "class_name": class_name}
     if flags.dry_run:
-        this, detector = planned(flags.device), Detector.load(path, device="meta", **known)
-        plan.show(config, plan.prediction(detector, str(path), len(found.files), output, this), this)
+        world = plan_world(flags.device, config.runtime.precision)
+        detector = Detector.load(path, precision=world.precision.on("meta"), **known)
+        plan.show(config, plan.prediction(detector, str(path), len(found.files), output, world), world)
         return 0
-    with process(flags.device) as this, console(this.is_main):
-        detector = Detector.load(path, device=this.device, **known)
+    with join_world(flags.device, config.runtime.precision) as world, console(world.is_main):
+        detector = Detector.load(path, precision=world.precision, **known)
         verdicts = predict_files(
             detector,
             found.files,
@@ -65,10 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             output,
             threshold=flags.threshold,
             batch_size=flags.batch_size,
-            process=this,
+            world=world,
         )
-        shown = bar(verdicts, total=len(found.files), description=class_name, is_main=this.is_main)
-        summary = write_predictions(shown, output, this)
+        shown = bar(verdicts, total=len(found.files), description=class_name, is_main=world.is_main)
+        summary = write_predictions(shown, output, world)
 
     threshold, source = flags.threshold, "given"
     if threshold is None and detector.calibration is not None:
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     counts = [f"{number:>6} {names[verdict]}" for verdict, number in sorted(summary.verdicts.items(), key=str)]
     reasons = [one.reason for one in (*found.left_out, *summary.left_out)]
     cli.close(
-        this.is_main,
+        world.is_main,
         *counts,
         *filter(None, [found.passed_over_text()]),
         *([f"{len(reasons):>6} left out", *reasons] if reasons else []),
@@ -91,7 +91,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"heatmaps   {output}",
     )
     return 1 if reasons else 0
-
-
-if __name__ == "__main__":
-    cli.run(main)

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from realnet.commands import cli
 
@@ -34,7 +35,7 @@ COMMANDS = {
     "toy": ("draw the synthetic dataset", ("--force", "--dry-run")),
 }
 
-FLAGS = {
+FLAGS: dict[str, dict[str, Any]] = {
     "--dataset": {"required": True, "metavar": "NAME", "help": "a folder of experiments/"},
     "--class_name": {"nargs": "+", "default": ["all"], "metavar": "CLASS", "help": "one, several, or 'all' (default)"},
     "--name": {"required": True, "metavar": "NAME", "help": "of the new dataset, a folder of experiments/"},
@@ -84,8 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run_on_dataset(flags: argparse.Namespace) -> None:
     from realnet.config import RealNetConfig
-    from realnet.preparation import preparation
     from realnet.data.registry import open_dataset
+    from realnet.preparation import preparation
 
     dataset = open_dataset(flags.dataset)
     classes = cli.choose_classes(flags.class_name, dataset.classes, dataset.name)
@@ -109,7 +110,3 @@ def _parser() -> argparse.ArgumentParser:
         for flag in flags:
             command.add_argument(flag, **FLAGS[flag])
     return parser
-
-
-if __name__ == "__main__":
-    cli.run(main)

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from realnet.commands import cli
-from realnet.config import paths
-from realnet.config import SampleConfig
+from realnet.config import SampleConfig, paths
 
 EPILOG = """\
 reads    experiments/<dataset>/diffusion_checkpoints/ckpt_last.pth, and the classifier's where there is one
@@ -38,15 +37,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     config = cli.load_config(SampleConfig, "sample", flags)
 
-    import torch
-
-    from realnet.dry_run import plan
     from realnet.data.registry import open_dataset
-    from realnet.runtime.distributed import planned, process
+    from realnet.dry_run import plan
     from realnet.errors import UserError
+    from realnet.runtime.distributed import join_world, plan_world
     from realnet.runtime.progress import console
-    from realnet.sdas.sampler import load_sampler, sample_class
     from realnet.sdas.readiness import is_ready, verdict
+    from realnet.sdas.sampler import load_sampler, sample_class
 
     dataset = open_dataset(flags.dataset)
     classes = cli.choose_classes(flags.classes, dataset.classes, flags.dataset)
@@ -54,19 +51,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if root.is_file():
         raise UserError(f"--output {root} is a file; give a folder")
     if flags.dry_run:
-        this = planned(flags.device)
-        sampler = load_sampler(flags.dataset, config, dataset.classes, torch.device("meta"))
-        plan.show(config, plan.sampling(config, sampler, classes, root, this, resume=flags.resume), this)
+        world = plan_world(flags.device, config.runtime.precision)
+        sampler = load_sampler(flags.dataset, config, dataset.classes, world.precision.on("meta"))
+        plan.show(config, plan.sampling(config, sampler, classes, root, world, resume=flags.resume), world)
         return
-    with process(flags.device) as this, this.stop, console(this.is_main):
-        sampler = load_sampler(flags.dataset, config, dataset.classes, this.device)
-        if this.is_main and not is_ready(sampler.health):
+    with join_world(flags.device, config.runtime.precision) as world, world.stop, console(world.is_main):
+        sampler = load_sampler(flags.dataset, config, dataset.classes, world.precision)
+        if world.is_main and not is_ready(sampler.health):
             print(f"WARNING: the diffusion model is {verdict(sampler.health)}")
         for class_name in classes:
-            number = sample_class(sampler, class_name, config, root / class_name, this, resume=flags.resume)
-            cli.close(this.is_main, f"{class_name}: {number} new images of {config.num_samples} in {root / class_name}")
-        cli.close(this.is_main, f"next       python train_realnet.py --dataset {flags.dataset}")
-
-
-if __name__ == "__main__":
-    cli.run(main)
+            number = sample_class(sampler, class_name, config, root / class_name, world, resume=flags.resume)
+            cli.close(
+                world.is_main, f"{class_name}: {number} new images of {config.num_samples} in {root / class_name}"
+            )
+        cli.close(world.is_main, f"next       python train_realnet.py --dataset {flags.dataset}")

@@ -25,11 +25,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     flags = parser.parse_args(arguments)
     config = cli.load_config(RealNetConfig, "realnet", flags)
 
-    from realnet.inspection.check import require_sound
     from realnet.anomalies.product import anomalous_only, check_request, export_anomalies
-    from realnet.data.registry import open_dataset
     from realnet.anomalies.synthesis import AnomalySynthesizer, build_synthesizer
+    from realnet.data.registry import open_dataset
     from realnet.errors import for_each
+    from realnet.inspection.check import require_sound
 
     dataset = open_dataset(flags.dataset)
     classes = cli.choose_classes(flags.class_name, dataset.classes, flags.dataset)
@@ -65,7 +65,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
             output=folders[name],
         )
         print(f"written    {numbers} to {folders[name]}")
-
-
-if __name__ == "__main__":
-    cli.run(main)

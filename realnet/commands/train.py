@@ -17,30 +17,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     flags = cli.parser(__doc__, class_name=True, resume=True, epilog=EPILOG).parse_args(arguments)
     config = cli.load_config(RealNetConfig, "realnet", flags)
 
-    from realnet.dry_run import plan
     from realnet.data.registry import open_dataset
-    from realnet.runtime.distributed import planned, process
+    from realnet.dry_run import plan
     from realnet.errors import for_each
+    from realnet.runtime.distributed import join_world, plan_world
     from realnet.training.batches import require_batches
-    from realnet.training.detector import detector_data, train_detector
+    from realnet.training.detector_task import detector_data, train_detector
 
     dataset = open_dataset(flags.dataset)
     classes = cli.choose_classes(flags.class_name, dataset.classes, flags.dataset)
     jobs = for_each(lambda name: detector_data(dataset, name, config), classes)
     if flags.dry_run:
-        this = planned(flags.device)
-        plan.show(config, plan.detectors(config, jobs, this, resume=flags.resume), this)
+        world = plan_world(flags.device, config.runtime.precision)
+        plan.show(config, plan.detectors(config, jobs, world, resume=flags.resume), world)
         return
-    with process(flags.device) as this, this.stop:
-        require_batches({data.class_name: len(data.train) for data in jobs}, config.train, this.world_size)
+    with join_world(flags.device, config.runtime.precision) as world, world.stop:
+        require_batches({data.class_name: len(data.train) for data in jobs}, config.train, world.size)
         for data in jobs:
-            last = train_detector(config, data, this, resume=flags.resume)
-            cli.close(this.is_main, f"weights    {last}")
+            last = train_detector(config, data, world, resume=flags.resume)
+            cli.close(world.is_main, f"weights    {last}")
         names = " ".join(flags.class_name)
         cli.close(
-            this.is_main, f"next       python evaluation_realnet.py --dataset {flags.dataset} --class_name {names}"
+            world.is_main, f"next       python evaluation_realnet.py --dataset {flags.dataset} --class_name {names}"
         )
-
-
-if __name__ == "__main__":
-    cli.run(main)

@@ -18,20 +18,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = cli.load_config(ClassifierConfig, "classifier", flags)
 
     from realnet.dry_run import plan
-    from realnet.runtime.distributed import planned, process
-    from realnet.training.classifier import check_classes, train_classifier
-    from realnet.training.diffusion import normal_images
+    from realnet.runtime.distributed import join_world, plan_world
+    from realnet.training.classifier_task import check_classes, train_classifier
+    from realnet.training.diffusion_task import normal_images
 
     data = normal_images(flags.dataset)
     check_classes(data)
     if flags.dry_run:
-        this = planned(flags.device)
-        plan.show(config, plan.classifier(config, data, this, resume=flags.resume), this)
+        world = plan_world(flags.device, config.runtime.precision)
+        plan.show(config, plan.classifier(config, data, world, resume=flags.resume), world)
         return
-    with process(flags.device) as this, this.stop:
-        last = train_classifier(config, data, this, resume=flags.resume)
-        cli.close(this.is_main, f"weights    {last}", f"next       python sample.py --dataset {flags.dataset}")
-
-
-if __name__ == "__main__":
-    cli.run(main)
+    with join_world(flags.device, config.runtime.precision) as world, world.stop:
+        last = train_classifier(config, data, world, resume=flags.resume)
+        cli.close(world.is_main, f"weights    {last}", f"next       python sample.py --dataset {flags.dataset}")

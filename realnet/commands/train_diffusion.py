@@ -18,24 +18,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = cli.load_config(DiffusionConfig, "diffusion", flags)
 
     from realnet.dry_run import plan
-    from realnet.runtime.distributed import planned, process
-    from realnet.training.diffusion import normal_images, train_diffusion
+    from realnet.runtime.distributed import join_world, plan_world
+    from realnet.training.diffusion_task import normal_images, train_diffusion
 
     data = normal_images(flags.dataset)
     if flags.dry_run:
-        this = planned(flags.device)
-        plan.show(config, plan.diffusion(config, data, this, resume=flags.resume), this)
+        world = plan_world(flags.device, config.runtime.precision)
+        plan.show(config, plan.diffusion(config, data, world, resume=flags.resume), world)
         return
-    with process(flags.device) as this, this.stop:
-        last = train_diffusion(config, data, this, resume=flags.resume)
+    with join_world(flags.device, config.runtime.precision) as world, world.stop:
+        last = train_diffusion(config, data, world, resume=flags.resume)
         cli.close(
-            this.is_main,
+            world.is_main,
             f"weights    {last}",
             f"panels     experiments/{flags.dataset}/diffusion_vis",
             f"next       python train_classifier.py --dataset {flags.dataset}   (optional)",
             f"           python sample.py --dataset {flags.dataset}",
         )
-
-
-if __name__ == "__main__":
-    cli.run(main)

@@ -23,7 +23,7 @@ def output(dataset: str, stage: Stage, purpose: Purpose, class_name: str | None 
     return folder / class_name if class_name else folder
 
 
-def samples(dataset: str) -> Path:
+def protocols(dataset: str) -> Path:
     """Return the folder of a dataset's protocols (``train_<class>.json``, ``test_<class>.json``)."""
     return DATA / dataset / "samples"
 

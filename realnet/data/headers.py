@@ -8,7 +8,6 @@ from PIL import Image as PILImage
 from PIL.ImageFile import ImageFile
 
 from realnet.data.images import read_image
-from realnet.errors import UserError
 
 FORMATS = ("JPEG", "PNG", "BMP")
 TAIL_BYTES = 65_536
@@ -29,14 +28,6 @@ def image_size(path: Path) -> tuple[int, int]:
         return found
     height, width = read_image(path).shape[:2]
     return height, width
-
-
-def find_size(path: Path) -> tuple[int, int] | None:
-    """Return ``image_size``, or None where the file cannot be read."""
-    try:
-        return image_size(path)
-    except UserError:
-        return None
 
 
 def _size_in_header(path: Path) -> tuple[int, int] | None:

@@ -98,10 +98,9 @@ def normalise(image: Image) -> Tensor:
     return _to_tensor(image, _NORMALISE)
 
 
-def denormalise(images: Tensor) -> Tensor:
-    """Undo ``normalise``: float (…, 3, H, W) to uint8 of the same shape."""
-    mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    return ((images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+def mask_to_tensor(mask: Mask) -> Tensor:
+    """Return a mask (H, W) as float32 (1, H, W) in {0, 1}."""
+    return torch.from_numpy(mask[None].astype(np.float32))
 
 
 def to_signed(image: Image) -> Tensor:

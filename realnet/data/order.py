@@ -11,7 +11,7 @@ ItemKey = tuple[int, int]
 """Of a training item: the pass over the data that its random draws belong to (epoch), and the image (index)."""
 
 
-class EpochSampler(Sampler[ItemKey]):
+class EpochOrder(Sampler[ItemKey]):
     """Yields the keys of one process's micro-batches, step after step.
 
     A step takes the next ``batch_size · accumulation · world_size`` items (the global batch) of the epoch's

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from realnet.config import paths
-from realnet.config import DatasetConfig, load_dataset
+from realnet.config import DatasetConfig, load_dataset, paths
 from realnet.data.index import ClassIndex, build_index, discover_classes, load_index, write_index
 from realnet.errors import UserError
 
@@ -29,7 +28,7 @@ class OpenDataset:
         Raises:
             UserError: as ``load_index`` does.
         """
-        return load_index(paths.samples(self.name), self.image_root, class_name, write=write)
+        return load_index(paths.protocols(self.name), self.image_root, class_name, write=write)
 
     def reindex(self, classes: Sequence[str], *, write: bool = True) -> dict[str, ClassIndex]:
         """Build the index of classes from the images on disk, whatever index there was.
@@ -46,7 +45,7 @@ class OpenDataset:
         if problems:
             raise UserError("\n".join(problems))
         for class_name, index in indexes.items() if write else ():
-            write_index(paths.samples(self.name), class_name, index)
+            write_index(paths.protocols(self.name), class_name, index)
         return indexes
 
 

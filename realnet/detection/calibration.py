@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from realnet.metrics import curves as metrics
+from realnet.anomalies.synthesis import AnomalySynthesizer
 from realnet.config import RealNetConfig
 from realnet.data.images import Image, normalise, read_image, resize_image
 from realnet.data.index import Entry
-from realnet.anomalies.synthesis import AnomalySynthesizer
 from realnet.detection.maps import anomaly_maps
-from realnet.metrics.curves import FloatArray, MaskArray, ScoreCurve
+from realnet.metrics.curves import FloatArray, MaskArray, MetricUndefined, ScoreCurve, image_curve, pixel_curve
+from realnet.metrics.image_score import image_scores
 from realnet.models.realnet import RealNet
 from realnet.runtime.precision import Precision
 from realnet.runtime.progress import Follow
@@ -117,7 +117,7 @@ def calibrate(
     normal, anomalous = maps[: len(images)], maps[len(images) :]
     try:
         return _calibration(normal, anomalous, np.array([a.mask for a in anomalies]), config=config, held_out=held_out)
-    except metrics.MetricUndefined as error:
+    except MetricUndefined as error:
         logger.warning("WARNING: no calibration, hence no verdicts without --threshold: %s", error)
         return None
 
@@ -140,11 +140,11 @@ def _calibration(
     normal: FloatArray, anomalous: FloatArray, masks: MaskArray, *, config: RealNetConfig, held_out: bool
 ) -> Calibration:
     if not len(anomalous):
-        raise metrics.MetricUndefined("no local anomaly fell on the object in these images")
+        raise MetricUndefined("no local anomaly fell on the object in these images")
     pool = config.evaluation.score_pool
-    good, bad = metrics.image_scores(normal, pool), metrics.image_scores(anomalous, pool)
+    good, bad = image_scores(normal, pool), image_scores(anomalous, pool)
     truth = np.concatenate([np.zeros(normal.shape, bool), masks])
-    pixel_threshold = metrics.pixel_f1_max(np.concatenate([normal, anomalous]), truth).threshold
+    pixel_threshold = pixel_curve(np.concatenate([normal, anomalous]), truth).f1_max.threshold
     scale = max(float(np.quantile(anomalous[masks], DISPLAY_QUANTILE)), pixel_threshold, 1e-6)
     return Calibration(
         image_threshold=_image_threshold(good, bad),
@@ -159,7 +159,7 @@ def _calibration(
 def _image_threshold(normal: FloatArray, anomalous: FloatArray) -> float:
     """Return the middle between the anomaly at which detection is best and the next normal score below it."""
     scores = np.concatenate([normal, anomalous])
-    best = _best_threshold(metrics.image_curve(scores, np.repeat([0, 1], [len(normal), len(anomalous)])))
+    best = _best_threshold(image_curve(scores, np.repeat([0, 1], [len(normal), len(anomalous)])))
     below = normal[normal < best]
     return float((best + below.max()) / 2) if len(below) else best
 

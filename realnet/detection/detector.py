@@ -14,20 +14,19 @@ from PIL import Image as PILImage
 from PIL import ImageOps
 from pydantic import ValidationError
 
-from realnet.models import checkpoint
-from realnet.metrics import curves as metrics
-from realnet.runtime import precision as precisions
-from realnet.detection.calibration import Calibration
-from realnet.models.checkpoint import Checkpoint
 from realnet.config import RealNetConfig
 from realnet.data.images import Image, normalise, read_image, resize_image
-from realnet.runtime.distributed import best_device
-from realnet.errors import UserError
+from realnet.detection.calibration import Calibration
 from realnet.detection.maps import DIVERGED, anomaly_maps
-from realnet.models.realnet import RealNet
+from realnet.errors import UserError
+from realnet.metrics.image_score import image_scores
+from realnet.models import checkpoint
 from realnet.models.build import build_detector, has_backbone
+from realnet.models.checkpoint import Checkpoint
+from realnet.models.realnet import RealNet
+from realnet.runtime.distributed import best_device
 from realnet.runtime.placement import make_ready
-from realnet.runtime.precision import Precision
+from realnet.runtime.precision import Precision, resolve
 
 logger = logging.getLogger("realnet")
 
@@ -80,6 +79,7 @@ class Detector:
         path: str | Path,
         *,
         device: str | torch.device | None = None,
+        precision: Precision | None = None,
         config: RealNetConfig | None = None,
         backbone_weights: str | Path | None = None,
         dataset: str | None = None,
@@ -89,7 +89,8 @@ class Detector:
 
         Args:
             path: ``ckpt_last.pth`` or ``ckpt_best.pth``.
-            device: where to run; None takes the best that is there.
+            device: where to run; None takes the best one available.
+            precision: number format and device, instead of ``device`` and the stored ``runtime.precision``.
             config: describes the network of a published checkpoint, which holds no config of ours. Of a checkpoint of
                 ours it replaces what is no part of the network: ``runtime``, ``evaluation``, and ``backbone.weights``
                 where it names a file, or the file that the detector was trained on is not there.
@@ -110,15 +111,15 @@ class Detector:
         model = build_detector(used, backbone_weights="given" if brings_backbone else None, only_backbone=True)
         _fill(model, stored, Path(path))
         _check_backbone(model, stored, Path(path))
-        where = torch.device(device) if device else best_device()
-        number_format = precisions.resolve(used.runtime.precision, where)
-        make_ready(model, number_format, used.runtime)
+        if precision is None:
+            precision = resolve(used.runtime.precision, torch.device(device) if device else best_device())
+        make_ready(model, precision, used.runtime)
         return cls(
             model=model,
             config=used,
             calibration=_calibration_of(stored, used, Path(path)),
             facts=dict(stored.facts),
-            precision=number_format,
+            precision=precision,
         )
 
     @overload
@@ -156,7 +157,7 @@ class Detector:
         image = _to_array(picture)
         small = normalise(resize_image(image, self.config.image_size))[None]
         anomaly_map = anomaly_maps(self.model, small, self.precision).cpu().numpy()
-        score = float(metrics.image_scores(anomaly_map, self.config.evaluation.score_pool)[0])
+        score = float(image_scores(anomaly_map, self.config.evaluation.score_pool)[0])
         if not np.isfinite(score):
             raise UserError(f"the detector gives NaN: {DIVERGED}")
         if threshold is None and self.calibration is not None:

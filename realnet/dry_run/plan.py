@@ -8,33 +8,40 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from realnet.config import paths
-from realnet.runtime import precision
-from realnet.dry_run import rehearsal
-from realnet.sdas import folder as samples
-from realnet.config import ClassifierConfig, DiffusionConfig, RealNetConfig, SampleConfig, Section, TrainingConfig, dump
-from realnet.inspection.check import require_sound
+from realnet.config import (
+    ClassifierConfig,
+    DiffusionConfig,
+    RealNetConfig,
+    SampleConfig,
+    Section,
+    TrainingConfig,
+    dump,
+    paths,
+)
 from realnet.data.registry import OpenDataset
+from realnet.detection.checkpoints import Protocol
 from realnet.detection.detector import Detector, require_fit
-from realnet.runtime.distributed import Process
+from realnet.dry_run import rehearsal
+from realnet.inspection.check import require_sound
 from realnet.models.build import build_classifier, build_detector, build_diffusion, build_unet
+from realnet.runtime.distributed import World
 from realnet.runtime.precision import Precision
-from realnet.evaluation.results import Protocol
-from realnet.sdas.sampler import Sampler
-from realnet.training import resume as state
-from realnet.training.batches import require_batches
-from realnet.training.classifier import NEW_HEADS as CLASSIFIER_HEADS
-from realnet.training.detector import DetectorData
-from realnet.training.diffusion import NEW_HEADS as UNET_HEADS
-from realnet.training.diffusion import NormalImages, load_pretrained
+from realnet.sdas import image_folder
 from realnet.sdas.readiness import verdict
+from realnet.sdas.sampler import Sampler
+from realnet.training import state
+from realnet.training.batches import require_batches
+from realnet.training.classifier_task import NEW_HEADS as CLASSIFIER_HEADS
+from realnet.training.detector_task import DetectorData
+from realnet.training.diffusion_task import NEW_HEADS as UNET_HEADS
+from realnet.training.diffusion_task import NormalImages, load_pretrained
 
 MAP_BYTES = 4 + 1  # a pixel of an anomaly map, and of its mask
 
 
-def show(config: Section, facts: Mapping[str, object], process: Process) -> None:
+def show(config: Section, facts: Mapping[str, object], world: World) -> None:
     """Print the resolved config and the plan, on the main process."""
-    if not process.is_main:
+    if not world.is_main:
         return
     print(dump(config))
     width = max(len(name) for name in facts)
@@ -42,33 +49,27 @@ def show(config: Section, facts: Mapping[str, object], process: Process) -> None
         print(f"{name:<{width}}  {value}")
 
 
-def diffusion(
-    config: DiffusionConfig, data: NormalImages, process: Process, *, resume: bool = True
-) -> dict[str, object]:
+def diffusion(config: DiffusionConfig, data: NormalImages, world: World, *, resume: bool = True) -> dict[str, object]:
     """Return the plan of diffusion training by a process of a run to come.
 
     Raises:
         UserError: as the training does before its first step.
     """
     build_diffusion(config.process, config.validation.respacing)
-    number_format = precision.planned(config.runtime.precision, process.device)
     with torch.device("meta"):
         model = build_unet(config, len(data.classes))
-    facts = _training_facts(config, data, process, model, stage="diffusion", new_heads=UNET_HEADS, resume=resume)
-    need = rehearsal.diffusion_training(config, len(data.classes), number_format)
-    return {**facts, "memory": _memory(need, number_format)}
+    facts = _training_facts(config, data, world, model, stage="diffusion", new_heads=UNET_HEADS, resume=resume)
+    need = rehearsal.diffusion_training(config, len(data.classes), world.precision)
+    return {**facts, "memory": _memory(need, world.precision)}
 
 
-def classifier(
-    config: ClassifierConfig, data: NormalImages, process: Process, *, resume: bool = True
-) -> dict[str, object]:
+def classifier(config: ClassifierConfig, data: NormalImages, world: World, *, resume: bool = True) -> dict[str, object]:
     """Return the plan of classifier training, as :func:`diffusion`."""
-    number_format = precision.planned(config.runtime.precision, process.device)
     with torch.device("meta"):
         model = build_classifier(config, len(data.classes))
-    facts = _training_facts(config, data, process, model, stage="classifier", new_heads=CLASSIFIER_HEADS, resume=resume)
-    need = rehearsal.classifier_training(config, len(data.classes), number_format)
-    return {**facts, "memory": _memory(need, number_format)}
+    facts = _training_facts(config, data, world, model, stage="classifier", new_heads=CLASSIFIER_HEADS, resume=resume)
+    need = rehearsal.classifier_training(config, len(data.classes), world.precision)
+    return {**facts, "memory": _memory(need, world.precision)}
 
 
 def sampling(
@@ -76,7 +77,7 @@ def sampling(
     sampler: Sampler,
     classes: Sequence[str],
     root: Path,
-    process: Process,
+    world: World,
     *,
     resume: bool = True,
 ) -> dict[str, object]:
@@ -85,39 +86,37 @@ def sampling(
     Raises:
         UserError: where a class's folder holds images of other settings.
     """
-    number_format = precision.planned(config.runtime.precision, process.device)
-    wanted = {name: samples.draws(name, config) for name in classes}
+    wanted = {name: image_folder.draws(name, config) for name in classes}
     if resume:
         for name in classes:
-            samples.require_settings(root / name, samples.describe(sampler.source, config, number_format))
-            wanted[name] = samples.missing(root / name, wanted[name])
+            image_folder.require_settings(root / name, image_folder.describe(sampler.source, config, world.precision))
+            wanted[name] = image_folder.missing(root / name, wanted[name])
     return {
         "checkpoint": sampler.source,
         "its model is": verdict(sampler.health),
         "guidance": f"scale {sampler.guidance.scale}" if sampler.guidance else "none",
         "images": f"{config.num_samples} for each of {', '.join(classes)}, {sampler.diffusion.num_steps} steps each",
-        "new": f"{', '.join(str(len(draws)) for draws in wanted.values())} of these, by {process.world_size} processes",
+        "new": f"{', '.join(str(len(draws)) for draws in wanted.values())} of these, by {world.size} processes",
         "size": "x".join(map(str, sampler.image_size)),
         "writes": str(root),
-        "memory": _memory(rehearsal.sampling(sampler, config, number_format), number_format),
+        "memory": _memory(rehearsal.sampling(sampler, config, world.precision), world.precision),
     }
 
 
 def detectors(
-    config: RealNetConfig, jobs: Sequence[DetectorData], process: Process, *, resume: bool = True
+    config: RealNetConfig, jobs: Sequence[DetectorData], world: World, *, resume: bool = True
 ) -> dict[str, object]:
     """Return the plan of detector training, as :func:`diffusion`; loads the backbone, which checks its weights."""
-    number_format = precision.planned(config.runtime.precision, process.device)
     model = build_detector(config, only_backbone=True)
     trainable = _count([*model.recon.parameters(), *model.rrs.parameters()])
     frozen = _count(model.backbone.parameters())
     levels = ", ".join(f"{level.name} {level.channels}@{level.stride}" for level in model.backbone.levels)
-    steps = _steps(config, {job.class_name: len(job.train) for job in jobs}, process)
+    steps = _steps(config, {job.class_name: len(job.train) for job in jobs}, world)
     checksum = cache(model.backbone.checksum)
 
     def begins(job: DetectorData) -> int:
         last = paths.output(job.dataset, "realnet", "checkpoints", job.class_name) / paths.LAST
-        return state.first_step(config, job.train, process, last, lambda: job.subject(config, checksum()))
+        return state.first_step(config, job.train, world, last, lambda: job.subject(config, checksum()))
 
     return {
         "classes": ", ".join(f"{j.class_name} ({_numbers(j)})" for j in jobs),
@@ -125,12 +124,12 @@ def detectors(
         "parameters": f"{trainable / 1e6:.1f} M trained, {frozen / 1e6:.1f} M frozen",
         **steps,
         **_beginning([begins(job) if resume else 0 for job in jobs]),
-        "memory": _memory(rehearsal.detector_training(model, config, number_format), number_format),
+        "memory": _memory(rehearsal.detector_training(model, config, world.precision), world.precision),
     }
 
 
 def evaluation(
-    config: RealNetConfig, dataset: OpenDataset, chosen: Mapping[str, Mapping[Protocol, Path]], process: Process
+    config: RealNetConfig, dataset: OpenDataset, chosen: Mapping[str, Mapping[Protocol, Path]], world: World
 ) -> dict[str, object]:
     """Return the plan of an evaluation; reads the checkpoints, and the backbone's weights of the first.
 
@@ -144,37 +143,40 @@ def evaluation(
     for name, checkpoints in chosen.items():
         for path in checkpoints.values():
             if detector is None:
-                detector = Detector.load(path, device="meta", config=config, dataset=dataset.name, class_name=name)
+                detector = Detector.load(
+                    path, precision=world.precision.on("meta"), config=config, dataset=dataset.name, class_name=name
+                )
             else:
                 require_fit(path, config, dataset=dataset.name, class_name=name)
         facts[f"class {name}"] = f"{numbers[name]} test images by {', '.join(map(str, checkpoints.values()))}"
     assert detector is not None
     height, width = detector.config.image_size
-    facts["memory"] = _detection_memory(detector, config.evaluation.batch_size, process)
+    facts["memory"] = _detection_memory(detector, config.evaluation.batch_size, world)
     facts["memory of maps and masks"] = f"{_gigabytes(max(numbers.values()) * height * width * MAP_BYTES)} beside it"
     return facts
 
 
-def prediction(detector: Detector, source: str, num_files: int, output: Path, process: Process) -> dict[str, object]:
+def prediction(detector: Detector, source: str, num_files: int, output: Path, world: World) -> dict[str, object]:
     """Return the plan of a prediction; the detector is of no use afterwards."""
     return {
         "checkpoint": source,
         "thresholds": detector.calibration or "none stored: no verdicts without --threshold",
         "images": num_files,
         "writes": str(output),
-        "memory": _detection_memory(detector, 1, process),
+        "memory": _detection_memory(detector, 1, world),
     }
 
 
-def _detection_memory(detector: Detector, batch: int, process: Process) -> str:
-    number_format = precision.planned(detector.config.runtime.precision, process.device)
-    return _memory(rehearsal.detection(detector.model, detector.config.image_size, batch, number_format), number_format)
+def _detection_memory(detector: Detector, batch: int, world: World) -> str:
+    return _memory(
+        rehearsal.detection(detector.model, detector.config.image_size, batch, world.precision), world.precision
+    )
 
 
 def _training_facts(
     config: DiffusionConfig | ClassifierConfig,
     data: NormalImages,
-    process: Process,
+    world: World,
     model: nn.Module,
     *,
     stage: Literal["diffusion", "classifier"],
@@ -182,9 +184,9 @@ def _training_facts(
     resume: bool,
 ) -> dict[str, object]:
     """Return the facts of a training on normal images; ``model`` is on the meta device."""
-    steps = _steps(config, {data.dataset: len(data.entries)}, process)
+    steps = _steps(config, {data.dataset: len(data.entries)}, world)
     last = paths.output(data.dataset, stage, "checkpoints") / paths.LAST
-    step = state.first_step(config, data.entries, process, last, lambda: data.subject(stage)) if resume else 0
+    step = state.first_step(config, data.entries, world, last, lambda: data.subject(stage)) if resume else 0
     if not step:
         load_pretrained(model, config.pretrained, kind=stage, new_heads=new_heads)
     return {
@@ -205,11 +207,11 @@ def _numbers(job: DetectorData) -> str:
     return f"{len(job.train)} train{held_out}, {len(job.test)} test"
 
 
-def _steps(config: TrainingConfig, numbers: Mapping[str, int], process: Process) -> dict[str, object]:
-    require_batches(numbers, config.train, process.world_size)
-    batch = config.train.batch_size * config.train.accumulation * process.world_size
+def _steps(config: TrainingConfig, numbers: Mapping[str, int], world: World) -> dict[str, object]:
+    require_batches(numbers, config.train, world.size)
+    batch = config.train.batch_size * config.train.accumulation * world.size
     steps = [config.train.num_steps or config.train.num_epochs * (number // batch) for number in numbers.values()]
-    return {"batch": f"{batch} a step, by {process.world_size} processes", "steps": ", ".join(map(str, steps))}
+    return {"batch": f"{batch} a step, by {world.size} processes", "steps": ", ".join(map(str, steps))}
 
 
 def _count(parameters: Iterable[Tensor]) -> int:

@@ -1,4 +1,4 @@
-"""The memory that each stage needs on its device, found by a rehearsal on hollow tensors (:mod:`realnet.dry_run.meter`).
+"""The memory that each stage needs on its device, found by a rehearsal on hollow tensors (``meter.py``).
 
 A figure is the peak of a step: weights, gradients, Adam's moments, the average of the weights, and what is alive of
 activations, number formats' copies and gradients at the worst moment. What kernels take for themselves, the device's
@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from guided_diffusion.sampling import p_sample
 from realnet.config import ClassifierConfig, DiffusionConfig, RealNetConfig, SampleConfig, TrainingConfig
 from realnet.detection.maps import anomaly_maps
-from realnet.models.losses import cross_entropy_loss, reconstruction_loss
 from realnet.dry_run.meter import peak_bytes
-from realnet.models.realnet import RealNet
 from realnet.models.build import build_classifier, build_diffusion, build_unet
+from realnet.models.losses import cross_entropy_loss, reconstruction_loss
+from realnet.models.realnet import RealNet
 from realnet.runtime.precision import Precision
 from realnet.sdas.sampler import Sampler
 from realnet.training.pairs import detect_joined

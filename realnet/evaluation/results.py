@@ -9,17 +9,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from realnet.config import paths
 from realnet.detection.calibration import Calibration
+from realnet.detection.checkpoints import Protocol
+from realnet.drawing.heatmaps import Display
 from realnet.errors import printable
 from realnet.evaluation.scores import METRICS, Metric
-from realnet.drawing.heatmaps import Display
 from realnet.runtime.files import whole_file
 
-Protocol = Literal["last", "best", "given"]
-PROTOCOLS: Mapping[Protocol, str] = {
-    "last": "last step: no test data used",
-    "best": "best on the test split, as published",
-    "given": "the file given by --checkpoint",
-}
 Source = Literal["calibrated", "test labels"]
 """Where a threshold comes from."""
 METRICS_JSON, METRICS_CSV, REPORT = "metrics.json", "metrics.csv", "report.html"

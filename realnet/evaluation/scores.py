@@ -1,27 +1,20 @@
 """Score a class's test split and sum it up in metrics (method.md, section 4)."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Subset
 
-from realnet.runtime import distributed
-from realnet.metrics import curves as metrics
-from realnet.config import EvaluationConfig, RuntimeConfig
-from realnet.data.items import TestDataset
+from realnet.config import EvaluationConfig
 from realnet.data.index import Entry
-from realnet.runtime.distributed import Process
-from realnet.errors import UserError, message_of
 from realnet.detection.maps import DIVERGED, anomaly_maps
-from realnet.metrics.curves import ScoreCurve
+from realnet.evaluation.test_split import TestSplit, interleave
+from realnet.metrics.curves import MetricUndefined, ScoreCurve, image_curve, pixel_curve
+from realnet.metrics.image_score import image_scores
 from realnet.models.realnet import RealNet
+from realnet.runtime import distributed
 from realnet.runtime.precision import Precision
-from realnet.runtime.progress import bar
-from realnet.runtime.signals import leave_signals_to_main
 
 METRICS = ("image_auroc", "pixel_auroc", "aupro", "image_ap", "pixel_ap", "image_f1_max", "pixel_f1_max")
 
@@ -45,6 +38,12 @@ class ClassScores:
     labels: NDArray[np.int64]
     masks: NDArray[np.bool_]
     has_mask: NDArray[np.bool_]
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Return the maps' (H, W)."""
+        _, height, width = self.anomaly_maps.shape
+        return height, width
 
 
 @dataclass(frozen=True)
@@ -73,72 +72,38 @@ class Curves:
     pixel: ScoreCurve | Undefined
 
 
-class _Share(NamedTuple):
-    """One process's part of ``ClassScores``."""
-
-    anomaly_maps: NDArray[np.float32]
-    masks: NDArray[np.bool_]
-    has_mask: NDArray[np.bool_]
-
-
-@contextmanager
-def alike() -> Iterator[None]:
-    """End a block on all processes alike: where it refuses something on one, none goes on without the others.
-
-    Nothing in the block may wait for another process.
-
-    Raises:
-        UserError: what the processes refused, equal messages once.
-    """
-    refusal = ""
-    try:
-        yield
-    except UserError as error:
-        refusal = message_of(error)
-    if refusals := dict.fromkeys(filter(None, distributed.gather(refusal))):
-        raise UserError("\n".join(refusals))
-
-
-def score_class(
-    model: RealNet,
-    dataset: TestDataset,
-    *,
-    config: EvaluationConfig,
-    runtime: RuntimeConfig,
-    precision: Precision,
-    process: Process,
-    description: str = "",
+def score_split(
+    model: RealNet, split: TestSplit, *, config: EvaluationConfig, precision: Precision, description: str = ""
 ) -> ClassScores:
     """Score a test split; several processes share the images, and each gets the whole result.
 
     Args:
-        model: any mode; it is given back in the same.
-        dataset: the test split.
+        model: in any mode, which is restored afterwards.
+        split: the images and their truth.
         config: batch size and image score.
-        runtime: the processes that load images.
         precision: the number format in use.
-        process: this process.
         description: names the progress bar; "" shows none.
 
     Raises:
-        UserError: on all processes alike, where an image or a mask cannot be used.
+        UserError: on all processes, where an image or a mask cannot be used.
     """
     was_training = model.training
     model.eval()
+    mine = np.zeros((split.num_own, *split.image_size), np.float32)
     try:
-        with alike():
-            share = _score_share(model, dataset, config, runtime, precision, process, description)
+        with distributed.refusing_together():
+            for part, images in split.batches(config.batch_size, description):
+                mine[part] = anomaly_maps(model, images, precision).cpu().numpy()
     finally:
         model.train(was_training)
-    shares = distributed.gather(share)
-    maps, masks, has_mask = (_interleaved(parts) for parts in zip(*shares, strict=True))
+    whole, truth = interleave(distributed.gather(mine)), split.truth()
     return ClassScores(
-        entries=dataset.entries,
-        anomaly_maps=maps,
-        image_scores=metrics.image_scores(maps, config.score_pool),
-        labels=np.array([entry.label for entry in dataset.entries], np.int64),
-        masks=masks,
-        has_mask=has_mask,
+        entries=split.entries,
+        anomaly_maps=whole,
+        image_scores=image_scores(whole, config.score_pool),
+        labels=np.array([entry.label for entry in split.entries], np.int64),
+        masks=truth.masks,
+        has_mask=truth.has_mask,
     )
 
 
@@ -152,14 +117,14 @@ def curves_of(scores: ClassScores) -> Curves:
     """Sort the scores of images and of pixels; images whose pixels' truth is not known count for the first alone."""
     if broken := not_numbers(scores):
         return Curves(Undefined(broken), Undefined(broken))
-    image = _defined(lambda: metrics.image_curve(scores.image_scores, scores.labels))
+    image = _defined(lambda: image_curve(scores.image_scores, scores.labels))
     reason = _no_pixel_truth(scores)
     if reason:
         return Curves(image, Undefined(reason))
     maps, masks = scores.anomaly_maps, scores.masks
     if not scores.has_mask.all():
         maps, masks = maps[scores.has_mask], masks[scores.has_mask]
-    return Curves(image, _defined(lambda: metrics.pixel_curve(maps, masks)))
+    return Curves(image, _defined(lambda: pixel_curve(maps, masks)))
 
 
 def summarise(curves: Curves, *, fpr_limit: float = 0.3) -> dict[str, Metric]:
@@ -180,46 +145,6 @@ def mean_over_classes(by_class: Sequence[dict[str, Metric]]) -> dict[str, Metric
     return {name: _mean([of_class[name].value for of_class in by_class]) for name in METRICS}
 
 
-def _score_share(
-    model: RealNet,
-    dataset: TestDataset,
-    config: EvaluationConfig,
-    runtime: RuntimeConfig,
-    precision: Precision,
-    process: Process,
-    description: str,
-) -> _Share:
-    mine = range(process.rank, len(dataset), process.world_size)
-    loader = DataLoader(
-        Subset(dataset, mine),
-        batch_size=config.batch_size,
-        num_workers=min(runtime.num_workers, len(mine) // config.batch_size),
-        worker_init_fn=leave_signals_to_main,
-        pin_memory=process.device.type == "cuda",
-    )
-    shape = (len(mine), *dataset.image_size)
-    share = _Share(np.zeros(shape, np.float32), np.zeros(shape, np.bool_), np.zeros(len(mine), np.bool_))
-    done = 0
-    with bar(total=len(mine), description=description, is_main=process.is_main and bool(description)) as progress:
-        for batch in loader:
-            part = slice(done, done := done + len(batch["image"]))
-            share.anomaly_maps[part] = anomaly_maps(model, batch["image"], precision).cpu().numpy()
-            share.masks[part] = batch["mask"][:, 0].numpy() > 0
-            share.has_mask[part] = batch["has_mask"].numpy()
-            progress.update(part.stop - part.start)
-    return share
-
-
-def _interleaved(parts: Sequence[NDArray]) -> NDArray:
-    """Put rank r's items back to the places r, r + world size and so on."""
-    if len(parts) == 1:
-        return parts[0]
-    whole = np.empty((sum(map(len, parts)), *parts[0].shape[1:]), parts[0].dtype)
-    for rank, part in enumerate(parts):
-        whole[rank :: len(parts)] = part
-    return whole
-
-
 def _no_pixel_truth(scores: ClassScores) -> str:
     """Say why the pixels of these images have no truth; "" where they have."""
     if not len(scores.labels):
@@ -232,7 +157,7 @@ def _no_pixel_truth(scores: ClassScores) -> str:
 def _defined(make: Callable[[], ScoreCurve]) -> ScoreCurve | Undefined:
     try:
         return make()
-    except metrics.MetricUndefined as error:
+    except MetricUndefined as error:
         return Undefined(str(error))
 
 

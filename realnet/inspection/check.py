@@ -2,18 +2,16 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from realnet.config import AnomalyConfig, AnomalyType
+from realnet.data.index import IMAGE_SUFFIXES, TRUTH_FOLDER, ClassIndex, Entry, build_index
+from realnet.data.registry import OpenDataset
+from realnet.errors import UserError
 from realnet.inspection import findings as kinds
 from realnet.inspection.duplicates import equal_keys, same_content
 from realnet.inspection.findings import Finding, fatal, report
-from realnet.data.index import IMAGE_SUFFIXES, TRUTH_FOLDER, ClassIndex, Entry, build_index
 from realnet.inspection.looks import Look, look_at_images, look_at_masks
-from realnet.data.registry import OpenDataset
-from realnet.anomalies.sources import find_sdas, find_textures
-from realnet.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -91,23 +89,6 @@ def inspect_class(
         *_copies(root, index.train, test, images),
         *_on_disk(root, class_name, index, with_test=with_test),
     ]
-
-
-def inspect_sources(dataset: OpenDataset, class_name: str, config: AnomalyConfig) -> list[Finding]:
-    """Return what is wrong with the images that a class's anomalies are made of (by headers and ends of files)."""
-    finders: dict[AnomalyType, Callable[[], list[Path]]] = {
-        "sdas": lambda: find_sdas(dataset.name, class_name),
-        "dtd": lambda: find_textures(Path(config.dtd_root)),
-    }
-    found: list[Finding] = []
-    for find in (find for kind, find in finders.items() if config.types.get(kind, 0) > 0):
-        try:
-            files = find()
-        except UserError as error:
-            found.append(Finding(kinds.NO_SOURCES, str(error)))
-        else:
-            found += inspect_files(files)
-    return found
 
 
 def inspect_files(files: Iterable[Path], *, decode: bool = False) -> list[Finding]:

@@ -141,61 +141,6 @@ def pixel_curve(anomaly_maps: FloatArray, masks: MaskArray | None) -> ScoreCurve
     return _curve(scores[~truth], scores[truth], np.concatenate(list(_region_shares(truth))))
 
 
-def image_auroc(scores: ArrayLike, labels: ArrayLike) -> float:
-    """Return the image AUROC of scores (N,) and labels (N,); see `image_curve` for errors."""
-    return image_curve(scores, labels).auroc
-
-
-def image_ap(scores: ArrayLike, labels: ArrayLike) -> float:
-    """Return the image average precision of scores (N,) and labels (N,); see `image_curve` for errors."""
-    return image_curve(scores, labels).ap
-
-
-def image_f1_max(scores: ArrayLike, labels: ArrayLike) -> BestF1:
-    """Return the best image F1 and its threshold; see `image_curve` for errors."""
-    return image_curve(scores, labels).f1_max
-
-
-def pixel_auroc(anomaly_maps: FloatArray, masks: MaskArray | None) -> float:
-    """Return the pixel AUROC of maps and masks (N, H, W); see `pixel_curve` for errors, and to share its sort."""
-    return pixel_curve(anomaly_maps, masks).auroc
-
-
-def pixel_ap(anomaly_maps: FloatArray, masks: MaskArray | None) -> float:
-    """Return the pixel average precision of maps and masks (N, H, W); see `pixel_curve`."""
-    return pixel_curve(anomaly_maps, masks).ap
-
-
-def pixel_f1_max(anomaly_maps: FloatArray, masks: MaskArray | None) -> BestF1:
-    """Return the best pixel F1 and its threshold; see `pixel_curve`."""
-    return pixel_curve(anomaly_maps, masks).f1_max
-
-
-def aupro(anomaly_maps: FloatArray, masks: MaskArray | None, fpr_limit: float = 0.3) -> float:
-    """Return the normalised area under the PRO curve up to a false positive rate; see `pixel_curve`.
-
-    Regions are 8-connected, holes stay holes, and the rate counts the normal pixels of all images.
-    """
-    return pixel_curve(anomaly_maps, masks).aupro(fpr_limit)
-
-
-def image_scores(anomaly_maps: FloatArray, pool: int = 16) -> NDArray[np.float64]:
-    """Score each image (N,) by the maximum of its `pool` × `pool` average-pooled (stride 1) map (N, H, W).
-
-    Raises:
-        MetricUndefined: the maps are not (N, H, W), or smaller than the pool.
-    """
-    if anomaly_maps.ndim != 3 or min(anomaly_maps.shape[1:]) < pool:
-        raise MetricUndefined(f"maps of shape {anomaly_maps.shape} are not (N, H, W) with sides of at least {pool}")
-    return np.array([_pooled_maximum(anomaly_map, pool) for anomaly_map in anomaly_maps])
-
-
-def _pooled_maximum(anomaly_map: FloatArray, pool: int) -> float:
-    means = cv2.blur(anomaly_map.astype(np.float64), (pool, pool), anchor=(0, 0))
-    height, width = anomaly_map.shape
-    return float(means[: height - pool + 1, : width - pool + 1].max())  # the rest reaches over the border
-
-
 def _checked(scores: NDArray[Any], truth: NDArray[Any], unit: str) -> tuple[FloatArray, NDArray[np.bool_]]:
     """Return scores that sort fast without losing a digit, and the truth as bool."""
     wanted = 1 if unit == "image" else 3

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from realnet.models import checkpoint
 from realnet.errors import UserError
+from realnet.models import checkpoint
 
 TORCHVISION = "torchvision/"
 

@@ -1,14 +1,10 @@
 """From configs to networks: the only place where the two meet."""
 
-import os
-import shutil
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import Any, TypeVar, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from guided_diffusion.classifier import NoisyClassifier
 from guided_diffusion.gaussian import GaussianDiffusion
@@ -19,21 +15,16 @@ from realnet.config import (
     DiffusionConfig,
     ProcessConfig,
     RealNetConfig,
-    RuntimeConfig,
 )
 from realnet.errors import UserError
 from realnet.models.afs import Block, Selection
 from realnet.models.backbone import Backbone
 from realnet.models.realnet import RealNet
 from realnet.models.reconstruction import ReconstructionSize
-from realnet.runtime.packing import pack_convolutions
-from realnet.runtime.precision import Precision
-
-NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
 
 def build_diffusion(process: ProcessConfig, respacing: str = "") -> GaussianDiffusion:
-    """Build the diffusion process (method, section 1, Process); respacing ``""`` keeps every step.
+    """Build the diffusion process (method, section 1, World); respacing ``""`` keeps every step.
 
     Raises:
         UserError: for a respacing that does not divide the steps.
@@ -113,67 +104,6 @@ def build_detector(
     model.check_image_size(config.image_size)
     backbone.check_image_size(config.image_size)
     return model
-
-
-def place(network: NetworkT, device: torch.device, runtime: RuntimeConfig) -> NetworkT:
-    """Move a network to its device, in the memory layout that the config asks for there."""
-    network.to(device)
-    if device.type == "cuda" and runtime.channels_last:
-        cast(Any, network).to(memory_format=torch.channels_last)  # a keyword that torch 2.11's types do not know
-    return network
-
-
-def make_ready(
-    network: NetworkT, number_format: Precision, runtime: RuntimeConfig, *, differentiable: bool = False
-) -> NetworkT:
-    """Make a trained network as fast as it gets: placed, in its number format, and compiled or packed.
-
-    Args:
-        network: whose weights change no more.
-        number_format: and device.
-        runtime: of the config.
-        differentiable: gradients of the input, and of it alone, are wanted, as of a guiding classifier.
-
-    Raises:
-        UserError: as :func:`compile_networks`.
-    """
-    place(network, number_format.device, runtime).eval()
-    number_format.cast(network, exact=network.exact_parts() if isinstance(network, RealNet) else ())
-    compile_networks(runtime, network)
-    if differentiable:
-        network.requires_grad_(False)
-    elif number_format.device.type == "cpu" and not runtime.compile:
-        pack_convolutions(network)
-    return network
-
-
-def compile_networks(runtime: RuntimeConfig, *networks: nn.Module) -> None:
-    """Have networks compiled at their first call, where the config asks for it; their state dicts keep their keys.
-
-    Raises:
-        UserError: where there is no C++ compiler.
-    """
-    if not runtime.compile:
-        return
-    compiler = os.environ.get("CXX") or _DEFAULT_COMPILER.get(sys.platform, "g++")
-    if shutil.which(compiler) is None:
-        raise UserError(
-            f"runtime.compile needs a C++ compiler, and there is no {compiler}; install it, name another one in the "
-            "environment variable CXX, or set runtime.compile to false"
-        )
-    for network in networks:
-        for part in _compiled_parts(network):
-            part.compile()
-
-
-_DEFAULT_COMPILER = {"darwin": "clang++", "win32": "cl"}
-
-
-def _compiled_parts(network: nn.Module) -> list[nn.Module]:
-    """Return the parts that are called in training and in use alike: a detector is never called whole in training."""
-    if isinstance(network, RealNet):
-        return [network.backbone, *network.recon.values(), network.rrs]
-    return [network]
 
 
 def _block(name: str, config: BlockConfig, backbone: Backbone) -> Block:

@@ -110,6 +110,10 @@ class RealNet(nn.Module):
         unets = (cast(ReconstructionUNet, unet) for unet in self.recon.values())
         return [self.backbone, *(block for unet in unets for block in unet.finest_blocks())]
 
+    def called_parts(self) -> list[nn.Module]:
+        """Return the parts that training and use both call; in training the detector is never called whole."""
+        return [self.backbone, *self.recon.values(), self.rrs]
+
     def trainable_state(self) -> dict[str, Tensor]:
         """Return the state dict without the frozen backbone."""
         return {key: value for key, value in self.state_dict().items() if not key.startswith("backbone.")}

@@ -11,17 +11,17 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from realnet import config
-from realnet.runtime import distributed
 from realnet.config import paths
-from realnet.detection.checkpoints import find_checkpoints, missing_checkpoint
 from realnet.data.images import Image, read_image, write_image
 from realnet.data.index import natural_key
+from realnet.detection.checkpoints import find_checkpoints, missing_checkpoint
 from realnet.detection.detector import Detector, Prediction
-from realnet.runtime.distributed import Process
-from realnet.errors import UserError
-from realnet.prediction.inputs import LeftOut
 from realnet.drawing.heatmaps import Display
 from realnet.drawing.panels import SMALLEST_SIDE, display_size, heatmap_name, heatmap_panel, verdict_title
+from realnet.errors import UserError
+from realnet.prediction.inputs import LeftOut
+from realnet.runtime import distributed
+from realnet.runtime.distributed import World
 from realnet.runtime.files import refusing
 
 PREDICTIONS = "predictions.csv"
@@ -124,7 +124,7 @@ def predict_files(
     *,
     threshold: float | None = None,
     batch_size: int = 8,
-    process: Process,
+    world: World,
 ) -> Iterator[FileVerdict | LeftOut]:
     """Predict file after file, write each heatmap, and yield what is found, in the order of the files.
 
@@ -139,22 +139,22 @@ def predict_files(
         output: takes a heatmap for each file, under the file's own path.
         threshold: on the image score; None takes the calibrated one.
         batch_size: changes speed and memory alone.
-        process: this process.
+        world: this process.
 
     Raises:
         UserError: where a heatmap cannot be written, or the network gives NaN.
     """
-    step = batch_size * process.world_size
+    step = batch_size * world.size
     with ThreadPoolExecutor(batch_size) as pool:
         for start in range(0, len(files), step):
             part = files[start : start + step]
-            mine = part[process.rank :: process.world_size]
+            mine = part[world.rank :: world.size]
             found = list(_predict_batch(detector, mine, root, output, threshold=threshold, pool=pool))
             shares = distributed.gather(found)
             yield from (shares[i % len(shares)][i // len(shares)] for i in range(len(part)))
 
 
-def write_predictions(found: Iterable[FileVerdict | LeftOut], output: Path, process: Process) -> Summary:
+def write_predictions(found: Iterable[FileVerdict | LeftOut], output: Path, world: World) -> Summary:
     """Write ``predictions.csv`` line by line as the verdicts come, on the main process, and count them.
 
     Raises:
@@ -162,7 +162,7 @@ def write_predictions(found: Iterable[FileVerdict | LeftOut], output: Path, proc
     """
     verdicts: Counter[str | None] = Counter()
     left_out: list[LeftOut] = []
-    with _table(output) if process.is_main else nullcontext() as table:
+    with _table(output) if world.is_main else nullcontext() as table:
         for one in found:
             if isinstance(one, LeftOut):
                 left_out.append(one)

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from realnet.config import paths
-from realnet.config import DatasetConfig
+from realnet.config import DatasetConfig, paths
 from realnet.data.index import discover_classes, folders_in, images_in, is_sorted
 from realnet.data.registry import OpenDataset
 from realnet.errors import UserError

@@ -5,19 +5,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from realnet.config import paths
-from realnet.config import RealNetConfig
-from realnet.preparation.archives import Placement, place, plan_mtd, plan_visa
-from realnet.inspection.check import inspect_class
-from realnet.anomalies.sources import inspect_sources
-from realnet.inspection.findings import fatal, report
-from realnet.data.images import write_image
-from realnet.preparation.layouts import LAYOUTS, LayoutName, check_name, recognise, register
 from realnet.anomalies.preview import contact_sheet
+from realnet.anomalies.sources import inspect_sources
+from realnet.config import RealNetConfig, paths
+from realnet.data.images import write_image
 from realnet.data.registry import OpenDataset, open_dataset
+from realnet.errors import UserError
+from realnet.inspection.check import inspect_class
+from realnet.inspection.findings import fatal, report
+from realnet.preparation.archives import Placement, place, plan_mtd, plan_visa
+from realnet.preparation.layouts import LAYOUTS, LayoutName, check_name, recognise, register
 from realnet.preparation.summary import summary_table
 from realnet.preparation.toy import is_complete, make_toy_dataset
-from realnet.errors import UserError
 from realnet.runtime.progress import bar, console
 
 
@@ -29,7 +28,7 @@ def index_images(dataset: OpenDataset, classes: Sequence[str], *, dry_run: bool 
     """
     print(summary_table(dataset.reindex(classes, write=not dry_run), dataset.image_root))
     if not dry_run:
-        print(f"index      {paths.samples(dataset.name)}")
+        print(f"index      {paths.protocols(dataset.name)}")
 
 
 def lay_out_visa(source: Path, *, dry_run: bool = False) -> None:

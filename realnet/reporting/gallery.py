@@ -6,26 +6,24 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from realnet.drawing import heatmaps as visuals
+from realnet.drawing import heatmaps
+from realnet.drawing.heatmaps import Display, Picture
+from realnet.drawing.thumbnails import fit, thumbnail
 from realnet.metrics.curves import FloatArray, MaskArray
-from realnet.drawing.heatmaps import Picture
 
-THUMBNAIL_SIDE = 256
 JPEG_QUALITY = 82
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """A test image's arrays, each resized to the thumbnail.
+class Views:
+    """What a card shows of a test image.
 
     Attributes:
-        image: uint8 RGB (H, W, 3).
+        image: uint8 RGB (H, W, 3); its thumbnail is shown, at whose size map and mask are drawn.
         anomaly_map: (h, w) in [0, 1].
         mask: truth (h', w'), bool or uint8; None where there is none.
     """
@@ -51,22 +49,7 @@ class Item:
     kind: str
     is_defect: bool
     score: float
-    load: Callable[[], Pictures]
-
-
-@dataclass(frozen=True)
-class Display:
-    """What verdicts and pictures of a class are measured by.
-
-    Attributes:
-        threshold: image threshold (score >= threshold is a defect); None where there is none, hence no verdicts.
-        pixel_threshold: threshold of the outlines; None draws none.
-        scale: the anomaly shown as hottest.
-    """
-
-    threshold: float | None
-    pixel_threshold: float | None
-    scale: float
+    load: Callable[[], Views]
 
 
 def error_of(item: Item, threshold: float | None) -> str:
@@ -112,16 +95,14 @@ def _card(item: Item, display: Display) -> str:
 
 
 def _tiles(item: Item, display: Display) -> Iterator[str]:
-    pictures = item.load()
-    height, width = pictures.image.shape[:2]
-    shrink = min(1.0, THUMBNAIL_SIDE / max(height, width))
-    size = max(1, round(width * shrink)), max(1, round(height * shrink))
-    image = _resized(pictures.image, size).astype(np.uint8)
-    anomaly_map = _resized(pictures.anomaly_map.astype(np.float32), size)
-    overlay = visuals.overlay(image, anomaly_map, scale=display.scale, threshold=display.pixel_threshold)
+    views = item.load()
+    image = thumbnail(views.image)
+    size = image.shape[:2]
+    anomaly_map = fit(views.anomaly_map.astype(np.float32), size)
+    overlay = heatmaps.overlay(image, anomaly_map, scale=display.scale, threshold=display.pixel_threshold)
     yield _tile("image", _image(image, ".jpg"))
-    yield _tile("mask", _mask(item, pictures.mask, size))
-    yield _tile("anomaly map", _image(visuals.heatmap(anomaly_map, scale=display.scale), ".jpg"))
+    yield _tile("mask", _mask(item, views.mask, size))
+    yield _tile("anomaly map", _image(heatmaps.heatmap(anomaly_map, scale=display.scale), ".jpg"))
     yield _tile("overlay and outline", _image(overlay, ".jpg"))
 
 
@@ -132,18 +113,13 @@ def _tile(caption: str, content: str) -> str:
 def _mask(item: Item, mask: MaskArray | None, size: tuple[int, int]) -> str:
     if not item.is_defect or mask is None or not mask.any():
         text = "normal" if not item.is_defect else "no mask" if mask is None else _vanished(mask)
-        return f'<div class="none" style="aspect-ratio: {size[0]} / {size[1]}">{text}</div>'
-    share = _resized((mask != 0).astype(np.float32), size)
-    return _image(visuals.mask_picture(share > 0), ".png")  # not the nearest pixel: a small defect would vanish
+        return f'<div class="none" style="aspect-ratio: {size[1]} / {size[0]}">{text}</div>'
+    share = fit((mask != 0).astype(np.float32), size)
+    return _image(heatmaps.mask_picture(share > 0), ".png")  # not the nearest pixel: a small defect would vanish
 
 
 def _vanished(mask: MaskArray) -> str:
     return "the mask shows no defect at {}x{} pixels".format(*mask.shape)
-
-
-def _resized(values: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
-    method = cv2.INTER_AREA if values.shape[1] > size[0] else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(values, size, interpolation=method))
 
 
 def _image(picture: Picture, ending: str) -> str:

@@ -9,10 +9,10 @@ from typing import TextIO
 
 import numpy as np
 
+from realnet.drawing.heatmaps import Display
 from realnet.metrics.curves import CurvePoints
 from realnet.reporting import charts
 from realnet.reporting.charts import OF_IMAGES, OF_PIXELS, Line
-from realnet.drawing.heatmaps import Display
 from realnet.reporting.gallery import Item, error_of, gallery_parts
 from realnet.runtime.files import whole_file
 

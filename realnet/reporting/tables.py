@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from realnet.detection.checkpoints import PROTOCOLS, Protocol
+from realnet.evaluation.results import CheckpointResult, ClassResult, Source, Verdicts
 from realnet.evaluation.scores import METRICS, Metric, mean_over_classes
 from realnet.reporting.report import TITLES, Result, ResultTable, mean_name, missing_metrics
-from realnet.evaluation.results import PROTOCOLS, CheckpointResult, ClassResult, Protocol, Source, Verdicts
 
 PUBLISHED: Mapping[str, Mapping[str, float]] = {
     "MVTec-AD": {"image_auroc": 0.996, "pixel_auroc": 0.990, "aupro": 0.931},

@@ -14,10 +14,11 @@ from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
-from realnet.runtime import threads as cpu
-from realnet.errors import Stopped, UserError
+from realnet.errors import Stopped, UserError, message_of
+from realnet.runtime import threads
+from realnet.runtime.precision import FormatName, Precision, planned, resolve
 from realnet.runtime.signals import StopSignals
 
 BUCKET_ELEMENTS = 64 * 2**20  # gradients are averaged in pieces of this size, to bound the copy
@@ -26,13 +27,25 @@ WATCH_SECONDS = 0.5  # how often a process asks whether another has failed
 
 
 @dataclass(frozen=True)
-class Process:
-    """This process among those of the run; ``stop`` notes the signals that end it, while it is entered."""
+class World:
+    """The processes of a run, seen from one of them.
+
+    Attributes:
+        rank: this process's number.
+        size: how many processes there are.
+        precision: the number format that this process computes in, and its device.
+        stop: notes the signals that end the run, while it is entered.
+    """
 
     rank: int
-    world_size: int
-    device: torch.device
+    size: int
+    precision: Precision
     stop: StopSignals = field(default_factory=StopSignals)
+
+    @property
+    def device(self) -> torch.device:
+        """Return the device that this process computes on."""
+        return self.precision.device
 
     @property
     def is_main(self) -> bool:
@@ -41,24 +54,28 @@ class Process:
 
 
 @contextmanager
-def process(device: str | None = None) -> Iterator[Process]:
+def join_world(device: str | None = None, number_format: FormatName = "auto") -> Iterator[World]:
     """Join the run that torchrun (or torch.distributed.launch) started, or stand alone; ``Stopped`` ends the block.
 
+    Device and number format are resolved here, once for the whole command.
+
     Args:
-        device: ``cpu``, ``cuda``, ``cuda:1`` or ``mps``; None takes the best that is there.
+        device: ``cpu``, ``cuda``, ``cuda:1`` or ``mps``; None takes the best one available.
+        number_format: ``runtime.precision`` of the config.
 
     Raises:
-        UserError: where the device is not to be had, or is another process's.
+        UserError: where the device is unavailable or belongs to another process, or lacks the number format.
     """
     rank, world_size = _launched()
     chosen = _device(device)
+    precision = resolve(number_format, chosen)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     else:
-        cpu.keep_freed_memory()
+        threads.keep_freed_memory()
     if world_size == 1:
         with suppress(Stopped):
-            yield Process(rank, world_size, chosen)
+            yield World(rank, world_size, precision)
         return
     store, left = _store(), threading.Event()
     threading.Thread(target=_watch, args=(left,), daemon=True).start()
@@ -68,25 +85,26 @@ def process(device: str | None = None) -> Iterator[Process]:
     if chosen.type == "cuda":
         require_own_gpus(chosen)
     with suppress(Stopped):  # all processes stop together
-        yield Process(rank, world_size, chosen)
+        yield World(rank, world_size, precision)
     left.set()  # a process that fails does not come here: it does not leave in order (see fail)
     dist.destroy_process_group()
 
 
-def planned(device: str | None = None) -> Process:
-    """Return this process of a run to come, which it does not join; its device need not be here.
+def plan_world(device: str | None = None, number_format: FormatName = "auto") -> World:
+    """Return the world of a future run without joining it; the device may be absent here.
 
     Args:
-        device: as of :func:`process`.
+        device: as for :func:`join_world`.
+        number_format: likewise.
 
     Raises:
-        UserError: where there is no such kind of device.
+        UserError: where there is no such kind of device, or it lacks the number format.
     """
     try:
         chosen = torch.device(device) if device else best_device()
     except RuntimeError as error:
         raise UserError(f"--device {device} is no device; give cpu, cuda or mps") from error
-    return Process(*_launched(), chosen)
+    return World(*_launched(), planned(number_format, chosen))
 
 
 def best_device() -> torch.device:
@@ -108,7 +126,7 @@ def _device(name: str | None) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"--device {wanted} is not to be had here ({reason}); leave it out, or give cpu") from error
+        raise UserError(f"--device {wanted} is unavailable here ({reason}); leave it out, or give cpu") from error
     if device.type == "cuda" and device.index is None:
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     return device
@@ -201,6 +219,11 @@ def _average_bucket(bucket: list[Tensor]) -> None:
         gradient.copy_(piece.view_as(gradient))
 
 
+def world_size() -> int:
+    """Return how many processes have joined the run."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
 def mean(value: Tensor) -> Tensor:
     """Return the mean of a tensor over the processes; the gradient of their mean loss flows back through it."""
     return _Mean.apply(value) if dist.is_initialized() else value
@@ -248,39 +271,19 @@ def barrier() -> None:
     any_process(False)
 
 
-class JointBatchNorm2d(nn.BatchNorm2d):
-    """A batch norm whose statistics in training are those of the processes' (equally large) batches joined.
+@contextmanager
+def refusing_together() -> Iterator[None]:
+    """End a block on all processes where it refuses something on one of them.
 
-    They are float32 or better whatever the input's format, and take one message forward and one backward.
+    Nothing in the block may wait for another process.
+
+    Raises:
+        UserError: what the processes refused, equal messages once.
     """
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return super().forward(x)
-        values = x.float()
-        own_variance, own_centre = (v.double() for v in torch.var_mean(values, dim=(0, 2, 3), correction=0))
-        centre, square = mean(torch.stack([own_centre, own_variance + own_centre.square()]))
-        variance = square - centre.square()  # E[x²] - E[x]², harmless in float64
-        self._follow(centre, variance, x.numel() // self.num_features * dist.get_world_size())
-        scale = (variance + self.eps).rsqrt() * (1 if self.weight is None else self.weight)
-        shift = (0 if self.bias is None else self.bias) - centre * scale
-        return torch.addcmul(shift.float()[:, None, None], values, scale.float()[:, None, None]).to(x.dtype)
-
-    @torch.no_grad()
-    def _follow(self, centre: Tensor, variance: Tensor, count: int) -> None:
-        """Move the running statistics, whose variance is the unbiased one of ``count`` values a channel."""
-        assert self.num_batches_tracked is not None and self.momentum is not None  # as BatchNorm2d's defaults have it
-        assert self.running_mean is not None and self.running_var is not None
-        self.num_batches_tracked += 1
-        self.running_mean.lerp_(centre.float(), self.momentum)
-        self.running_var.lerp_((variance * count / (count - 1)).float(), self.momentum)
-
-
-def join_batch_norms(model: nn.Module) -> None:
-    """Make a model's batch norms take the statistics of all processes' batches joined."""
-    if not dist.is_initialized():
-        return
-    for module in model.modules():
-        if type(module) is nn.BatchNorm2d:
-            module.__class__ = JointBatchNorm2d  # tensors, names and place stay as they are
-            module.forward = torch.compiler.disable(module.forward)  # type: ignore[method-assign]  # it sends messages
+    refusal = ""
+    try:
+        yield
+    except UserError as error:
+        refusal = message_of(error)
+    if refusals := dict.fromkeys(filter(None, gather(refusal))):
+        raise UserError("\n".join(refusals))

@@ -12,6 +12,7 @@ from guided_diffusion.blocks import Pointwise
 from realnet.errors import UserError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+FormatName = Literal["auto", "fp32", "bf16", "fp16"]
 CAST_LAYERS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear, Pointwise)
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 ResultT = TypeVar("ResultT")
@@ -53,6 +54,10 @@ class Precision:
                     layer.to(self.dtype)
         return network
 
+    def on(self, device: torch.device | str) -> "Precision":
+        """Return the same number format on another device."""
+        return Precision(self.dtype, torch.device(device))
+
     @property
     def name(self) -> str:
         """Return the number format as configs name it."""
@@ -70,7 +75,7 @@ def in_float32(part: Callable[[Tensor], ResultT], x: Tensor) -> ResultT:
         return part(x.float())
 
 
-def resolve(name: Literal["auto", "fp32", "bf16", "fp16"], device: torch.device) -> Precision:
+def resolve(name: FormatName, device: torch.device) -> Precision:
     """Return the number format to use on a device.
 
     Raises:
@@ -83,7 +88,7 @@ def resolve(name: Literal["auto", "fp32", "bf16", "fp16"], device: torch.device)
     return Precision(DTYPES[name], device)
 
 
-def planned(name: Literal["auto", "fp32", "bf16", "fp16"], device: torch.device) -> Precision:
+def planned(name: FormatName, device: torch.device) -> Precision:
     """Return the number format of a run to come; a GPU that is not here is taken to have bf16.
 
     Raises:

@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from realnet.runtime.distributed import Process
+from realnet.runtime.distributed import World
 
 
 class BarHandler(logging.Handler):
@@ -38,10 +38,10 @@ Follow = Callable[[Sequence[Any]], Iterable[Any]]
 """Passes the parts of a piece of work on, one by one: ``iter``, or what :func:`follow` returns."""
 
 
-def follow(description: str, process: Process) -> Follow:
+def follow(description: str, world: World) -> Follow:
     """Return what passes parts on with a progress bar, and raises ``Stopped`` after a signal."""
-    return lambda parts: process.stop.heeding(
-        bar(parts, total=len(parts), description=description, is_main=process.is_main)
+    return lambda parts: world.stop.heeding(
+        bar(parts, total=len(parts), description=description, is_main=world.is_main)
     )
 
 

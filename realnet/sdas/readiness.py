@@ -20,14 +20,14 @@ from torch import Tensor, nn
 
 from guided_diffusion.sampling import ddim_reverse_loop, ddim_sample_loop, p_sample_loop
 from realnet.config import DiffusionConfig
-from realnet.data.items import DiffusionDataset
 from realnet.data.images import Image
+from realnet.data.items import DiffusionDataset
+from realnet.drawing.grids import label_grid
 from realnet.models.build import build_diffusion
 from realnet.runtime.precision import Precision
 from realnet.runtime.progress import Follow
-from realnet.sdas.sampler import to_pixels
 from realnet.sdas.likeness import sample_distance
-from realnet.drawing.grids import label_grid
+from realnet.sdas.sampler import to_pixels
 
 READY_ERROR = 0.1
 READY_DISTANCE = 2.0

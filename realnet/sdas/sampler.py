@@ -12,19 +12,19 @@ from torch import Tensor
 
 from guided_diffusion.gaussian import GaussianDiffusion
 from guided_diffusion.sampling import ClassifierGuidance, ddim_sample_loop, p_sample_loop
-from realnet.models import checkpoint
 from realnet import config
-from realnet.runtime import distributed, precision
-from realnet.config import paths
-from realnet.sdas import folder as samples
-from realnet.config import ClassifierConfig, DiffusionConfig, SampleConfig
+from realnet.config import ClassifierConfig, DiffusionConfig, SampleConfig, paths
 from realnet.data.images import Image, write_whole_image
-from realnet.runtime.distributed import Process
 from realnet.errors import Stopped, UserError
+from realnet.models import checkpoint
 from realnet.models.build import build_classifier, build_diffusion, build_unet
+from realnet.runtime import distributed
+from realnet.runtime.distributed import World
 from realnet.runtime.placement import make_ready
+from realnet.runtime.precision import Precision
 from realnet.runtime.progress import bar
-from realnet.sdas.folder import Draw
+from realnet.sdas import image_folder
+from realnet.sdas.image_folder import Draw
 
 logger = logging.getLogger("realnet")
 ConfigT = TypeVar("ConfigT", DiffusionConfig, ClassifierConfig)
@@ -53,7 +53,7 @@ class Sampler:
     health: Sequence[dict[str, float]]
 
 
-def load_sampler(dataset: str, settings: SampleConfig, classes: Sequence[str], device: torch.device) -> Sampler:
+def load_sampler(dataset: str, settings: SampleConfig, classes: Sequence[str], number_format: Precision) -> Sampler:
     """Load the diffusion model, and the classifier where one is trained and wanted.
 
     Raises:
@@ -70,7 +70,6 @@ def load_sampler(dataset: str, settings: SampleConfig, classes: Sequence[str], d
     with torch.device("meta"):  # the weights are the file's own pages, not a copy of them
         unet = build_unet(described, len(classes))
     checkpoint.load_into(unet, weights.state_dict, str(path))
-    number_format = precision.resolve(settings.runtime.precision, device)
     guided = _load_guidance(dataset, settings, classes, described, number_format) if settings.guidance else None
     guidance, guide = guided or (None, "none")
     make_ready(unet.requires_grad_(False), number_format, settings.runtime)
@@ -86,7 +85,7 @@ def load_sampler(dataset: str, settings: SampleConfig, classes: Sequence[str], d
 
 
 def sample_class(
-    sampler: Sampler, class_name: str, settings: SampleConfig, folder: Path, process: Process, *, resume: bool = True
+    sampler: Sampler, class_name: str, settings: SampleConfig, folder: Path, world: World, *, resume: bool = True
 ) -> int:
     """Write a class's images, a manifest and the settings; return how many were new.
 
@@ -98,23 +97,22 @@ def sample_class(
         UserError: where the folder holds images that were made with other settings.
         Stopped: after a signal; the batch at hand is written.
     """
-    wanted = samples.draws(class_name, settings)
-    number_format = precision.resolve(settings.runtime.precision, process.device)
-    if process.is_main:
-        samples.prepare(folder, samples.describe(sampler.source, settings, number_format), resume)
+    wanted = image_folder.draws(class_name, settings)
+    if world.is_main:
+        image_folder.prepare(folder, image_folder.describe(sampler.source, settings, world.precision), resume)
     distributed.barrier()
-    missing = samples.missing(folder, wanted)
-    mine = missing[process.rank :: process.world_size]
-    if missing and process.is_main:
+    missing = image_folder.missing(folder, wanted)
+    mine = missing[world.rank :: world.size]
+    if missing and world.is_main:
         (folder / paths.SDAS_MANIFEST).unlink(missing_ok=True)  # until it is whole again
     distributed.barrier()  # all have looked before any writes
-    _write_images(sampler, mine, settings, folder, number_format, process)
-    if distributed.any_process(process.stop.asked):
-        left = len(samples.missing(folder, wanted))
+    _write_images(sampler, mine, settings, folder, world)
+    if distributed.any_process(world.stop.asked):
+        left = len(image_folder.missing(folder, wanted))
         logger.info("%s: stopped with %d of %d images to go; the same command goes on", class_name, left, len(wanted))
         raise Stopped
-    if process.is_main:
-        samples.write_manifest(folder, wanted, sampler.source)
+    if world.is_main:
+        image_folder.write_manifest(folder, wanted, sampler.source)
     return len(missing)
 
 
@@ -123,19 +121,18 @@ def _write_images(
     mine: Sequence[Draw],
     settings: SampleConfig,
     folder: Path,
-    number_format: precision.Precision,
-    process: Process,
+    world: World,
 ) -> None:
     """Sample batch by batch until all is done or a signal comes; a batch is written while the next is sampled."""
-    progress = bar(total=len(mine), description=f"{folder.name}: SDAS", is_main=process.is_main)
+    progress = bar(total=len(mine), description=f"{folder.name}: SDAS", is_main=world.is_main)
     with ThreadPoolExecutor(max_workers=2) as writers, progress:
         written: list[Future] = []
         size = min(settings.batch_size, settings.num_samples)
         for start in range(0, len(mine), size):
-            if process.stop.asked:
+            if world.stop.asked:
                 break
             batch = mine[start : start + size]
-            images = sample_batch(sampler, _padded(batch, size), settings, number_format)[: len(batch)]
+            images = sample_batch(sampler, _padded(batch, size), settings, world.precision)[: len(batch)]
             _finish(written)
             files = (folder / draw.file for draw in batch)
             written = [writers.submit(write_whole_image, *each) for each in zip(files, images, strict=True)]
@@ -149,7 +146,7 @@ def _padded(batch: Sequence[Draw], size: int) -> Sequence[Draw]:
 
 
 def sample_batch(
-    sampler: Sampler, batch: Sequence[Draw], settings: SampleConfig, number_format: precision.Precision
+    sampler: Sampler, batch: Sequence[Draw], settings: SampleConfig, number_format: Precision
 ) -> list[Image]:
     """Return the images of several draws, uint8 RGB (H, W, 3).
 
@@ -195,7 +192,7 @@ def _load_guidance(
     settings: SampleConfig,
     classes: Sequence[str],
     described: DiffusionConfig,
-    number_format: precision.Precision,
+    number_format: Precision,
 ) -> tuple[ClassifierGuidance, str] | None:
     default = paths.output(dataset, "classifier", "checkpoints") / paths.LAST
     path = Path(settings.classifier) if settings.classifier else default

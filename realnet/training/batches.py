@@ -6,26 +6,26 @@ from typing import Any
 from torch.utils.data import DataLoader, Dataset
 
 from realnet.config import RuntimeConfig, TrainConfig
-from realnet.data.order import EpochSampler
-from realnet.runtime.distributed import Process
+from realnet.data.order import EpochOrder
 from realnet.errors import UserError
+from realnet.runtime.distributed import World
 from realnet.runtime.signals import leave_signals_to_main
 
 
-def make_sampler(dataset: Sized, config: TrainConfig, process: Process, *, seed: int) -> EpochSampler:
+def make_sampler(dataset: Sized, config: TrainConfig, world: World, *, seed: int) -> EpochOrder:
     """Return the order in which a process sees the training items.
 
     Raises:
         UserError: where they are too few for a batch.
     """
-    require_batches({"the dataset": len(dataset)}, config, process.world_size)
-    return EpochSampler(
+    require_batches({"the dataset": len(dataset)}, config, world.size)
+    return EpochOrder(
         len(dataset),
         seed=seed,
         batch_size=config.batch_size,
         accumulation=config.accumulation,
-        rank=process.rank,
-        world_size=process.world_size,
+        rank=world.rank,
+        world_size=world.size,
     )
 
 
@@ -48,14 +48,12 @@ def require_batches(numbers: Mapping[str, int], config: TrainConfig, num_process
         raise UserError("\n  ".join([f"{head}; add images, or give --set train.batch_size=N a smaller N:", *few]))
 
 
-def total_steps(config: TrainConfig, sampler: EpochSampler) -> int:
+def total_steps(config: TrainConfig, sampler: EpochOrder) -> int:
     """Return the optimiser steps of the whole training."""
     return config.num_steps or config.num_epochs * sampler.steps_per_epoch
 
 
-def batches(
-    dataset: Dataset, sampler: EpochSampler, runtime: RuntimeConfig, process: Process
-) -> Iterator[dict[str, Any]]:
+def batches(dataset: Dataset, sampler: EpochOrder, runtime: RuntimeConfig, world: World) -> Iterator[dict[str, Any]]:
     """Yield micro-batches without end, collated on the CPU."""
     loader = DataLoader(
         dataset,
@@ -64,6 +62,6 @@ def batches(
         num_workers=runtime.num_workers,
         worker_init_fn=leave_signals_to_main,
         persistent_workers=runtime.num_workers > 0,
-        pin_memory=process.device.type == "cuda",
+        pin_memory=world.device.type == "cuda",
     )
     return iter(loader)

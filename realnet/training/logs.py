@@ -19,10 +19,10 @@ import torch
 
 from realnet.config import Section, dump
 from realnet.data.images import Image, write_whole_image
-from realnet.runtime.distributed import Process
 from realnet.errors import Stopped, UserError
-from realnet.runtime.progress import bar, console
+from realnet.runtime.distributed import World
 from realnet.runtime.files import refusing, whole
+from realnet.runtime.progress import bar, console
 
 logger = logging.getLogger("realnet")
 
@@ -36,11 +36,11 @@ class Run:
 
     Args:
         folder: where the logs go.
-        process: this process.
+        world: this process.
     """
 
-    def __init__(self, folder: Path, process: Process) -> None:
-        self.folder, self.process = folder, process
+    def __init__(self, folder: Path, world: World) -> None:
+        self.folder, self.world = folder, world
         self._handlers = ExitStack()
         self._log = MemoryHandler(capacity=10_000, flushLevel=logging.CRITICAL + 1)
         self._writer: Any = None
@@ -48,7 +48,7 @@ class Run:
 
     def __enter__(self) -> Self:
         self._handlers.enter_context(_quiet_threads())
-        self._handlers.enter_context(console(self.process.is_main, self._log))
+        self._handlers.enter_context(console(self.world.is_main, self._log))
         return self
 
     def __exit__(
@@ -75,7 +75,7 @@ class Run:
         Raises:
             UserError: where nothing can be written.
         """
-        if self.process.is_main:
+        if self.world.is_main:
             with refusing(self.folder):
                 self._open(config, start_step, validated)
 
@@ -95,7 +95,7 @@ class Run:
 
     def steps(self, start_step: int, num_steps: int, description: str) -> Iterator[int]:
         """Yield the steps that are left, with a progress bar."""
-        progress = bar(total=num_steps, description=description, initial=start_step, is_main=self.process.is_main)
+        progress = bar(total=num_steps, description=description, initial=start_step, is_main=self.world.is_main)
         with progress:
             for step in range(start_step, num_steps):
                 yield step
@@ -103,7 +103,7 @@ class Run:
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Write numbers to ``metrics.jsonl`` and TensorBoard."""
-        if not self.process.is_main:
+        if not self.world.is_main:
             return
         line = {"step": step, "time": round(time.time(), 3), **{k: float(v) for k, v in values.items()}}
         with self._sparing():
@@ -114,7 +114,7 @@ class Run:
 
     def image(self, step: int, tag: str, image: Image, path: Path) -> None:
         """Write a picture (H, W, 3) uint8 to a file and to TensorBoard."""
-        if not self.process.is_main:
+        if not self.world.is_main:
             return
         with self._sparing():
             write_whole_image(path, image)
@@ -203,9 +203,9 @@ def seed_step(seed: int, rank: int, step: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence((seed, rank, step)).generate_state(1, np.uint64)[0]))
 
 
-def throughput(process: Process, start: float, num_images: int) -> dict[str, float]:
+def throughput(world: World, start: float, num_images: int) -> dict[str, float]:
     """Return images per second since ``start`` (time.perf_counter) and the peak memory of the GPU, in GB."""
     values = {"images_per_second": num_images / max(time.perf_counter() - start, 1e-9)}
-    if process.device.type == "cuda":
-        values["memory_gb"] = torch.cuda.max_memory_allocated(process.device) / 1e9
+    if world.device.type == "cuda":
+        values["memory_gb"] = torch.cuda.max_memory_allocated(world.device) / 1e9
     return values

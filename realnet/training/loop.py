@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from realnet.models import checkpoint
-from realnet.runtime import distributed, precision
 from realnet.config import TrainingConfig
-from realnet.runtime.distributed import Process
 from realnet.errors import Stopped, UserError
-from realnet.training import resume as state
+from realnet.models import checkpoint
+from realnet.runtime import distributed
+from realnet.runtime.distributed import World
+from realnet.training import state
 from realnet.training.batches import batches, make_sampler, total_steps
-from realnet.training.optimisation import Optimisation, learning_rate
 from realnet.training.logs import Run, seed_step, throughput
+from realnet.training.optimisation import Optimisation, learning_rate
 
 logger = logging.getLogger("realnet")
 
@@ -91,7 +91,7 @@ def fit(
     task: Task,
     dataset: Dataset,
     config: TrainingConfig,
-    process: Process,
+    world: World,
     *,
     last: Path,
     log_folder: Path,
@@ -103,7 +103,7 @@ def fit(
         task: the networks and their losses.
         dataset: training items, by (epoch, index).
         config: of the stage.
-        process: this process.
+        world: this process.
         last: where the weights for use go; the training state lies beside it.
         log_folder: where the logs go.
         resume: go on from the last state; otherwise start anew.
@@ -113,22 +113,21 @@ def fit(
             or a weight is not a number any more.
         Stopped: after a signal; what is done is saved.
     """
-    with Run(log_folder, process) as run:
+    with Run(log_folder, world) as run:
         # begin, or take up the last state
-        sampler = make_sampler(dataset, config.train, process, seed=config.seed)  # type: ignore[arg-type]  # has a length
+        sampler = make_sampler(dataset, config.train, world, seed=config.seed)  # type: ignore[arg-type]  # has a length
         num_steps = total_steps(config.train, sampler)
         identity, state_path = state.identity(config, sampler, task.subject()), state.path_of(last)
         stored = state.load(state_path, identity) if resume else None
         done = saved = sampler.start_step = stored["step"] if stored else 0
         state.require_agreement({"steps done": done, **identity})
-        number_format = precision.resolve(config.runtime.precision, process.device)
-        optimisation = Optimisation(task.parameters(), config.optimiser, num_steps=num_steps, precision=number_format)
+        optimisation = Optimisation(task.parameters(), config.optimiser, num_steps=num_steps, precision=world.precision)
         if stored:
             task.restore(stored["task"], str(state_path))
             optimisation.load_state_dict(stored["optimisation"])
         else:
             task.begin()
-            if process.is_main:
+            if world.is_main:
                 state.discard(state_path)
         validated = not stored or stored["validated"]
         run.open(config, done, validated=validated)
@@ -137,7 +136,7 @@ def fit(
             nonlocal saved
             if distributed.any_process(not _are_finite(totals, *task.parameters())):
                 raise _diverged(done, saved, config)
-            if process.is_main:
+            if world.is_main:
                 task.save(last, done, sampler.epoch_of(done))
                 # last: whoever is killed before this point repeats the steps since the state that is there
                 parts = {"validated": validated, "task": dict(task.state()), "optimisation": optimisation.state_dict()}
@@ -148,7 +147,7 @@ def fit(
             return Stopped(f"stopped after step {done} of {num_steps}; the same command goes on from there")
 
         logger.info("%s: %d training images, step %d of %d", task.title, sampler.num_items, done, num_steps)
-        totals, since, count = torch.zeros(len(task.loss_names), device=process.device), time.perf_counter(), 0
+        totals, since, count = torch.zeros(len(task.loss_names), device=world.device), time.perf_counter(), 0
         has_validated = False
         if not validated:
             validated = has_validated = task.validate(done, run)
@@ -157,16 +156,16 @@ def fit(
             save()
         if done >= num_steps:
             logger.info("%s: all %d steps are done already; --no-resume starts anew", task.title, num_steps)
-            if process.is_main and not checkpoint.is_whole(last):
+            if world.is_main and not checkpoint.is_whole(last):
                 logger.info("%s was lost or damaged; it is written again from the state", last)
                 task.save(last, done, sampler.epoch_of(done))
-        feed = batches(dataset, sampler, config.runtime, process)
+        feed = batches(dataset, sampler, config.runtime, world)
         for step in run.steps(done, num_steps, task.title):
             # forward and backward
-            seed_step(config.seed, process.rank, step)
+            seed_step(config.seed, world.rank, step)
             for _ in range(config.train.accumulation):
                 batch = next(feed)
-                with number_format.autocast():
+                with world.precision.autocast():
                     losses = task.losses(batch)
                 optimisation.backward(losses.sum() / config.train.accumulation)
                 totals += losses.detach() / config.train.accumulation
@@ -175,7 +174,7 @@ def fit(
             optimisation.step(step)
             task.after_step()
             done, count = step + 1, count + 1
-            is_last, stopping = done == num_steps, distributed.any_process(process.stop.asked)
+            is_last, stopping = done == num_steps, distributed.any_process(world.stop.asked)
 
             # log
             if is_last or done % config.train.log_interval_steps == 0:
@@ -184,7 +183,7 @@ def fit(
                     raise _diverged(done, saved, config)
                 values = {f"loss/{name}": value for name, value in zip(task.loss_names, means, strict=True)}
                 values |= {"loss": sum(means), "learning_rate": learning_rate(config.optimiser, step, num_steps)}
-                run.scalars(done, values | throughput(process, since, count * sampler.global_batch))
+                run.scalars(done, values | throughput(world, since, count * sampler.global_batch))
                 totals, since, count = torch.zeros_like(totals), time.perf_counter(), 0
 
             # validate: the first time what is done is saved before, as it may fail
@@ -202,7 +201,7 @@ def fit(
             if stopping:
                 raise stopped()
         task.finish(last)
-        if distributed.any_process(process.stop.asked):
+        if distributed.any_process(world.stop.asked):
             raise stopped()
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from realnet.runtime import distributed
 from realnet.config import OptimiserConfig
+from realnet.runtime import distributed
 from realnet.runtime.precision import Precision
 
 FINAL_FRACTION = 0.01  # of the learning rate, at the end of the cosine schedule

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image as PILImage
 
 from realnet.data import headers
-from realnet.data.headers import find_size, image_size
+from realnet.data.headers import image_size
 from realnet.data.images import read_image, write_image
 from realnet.errors import UserError
 
@@ -17,10 +17,9 @@ NOISE = np.random.default_rng(0).integers(0, 256, (*SHAPE, 3)).astype(np.uint8)
 def test_size_of_a_whole_file_and_refusal_of_a_truncated_one(tmp_path, suffix, kept):
     path = tmp_path / f"x.{suffix}"
     write_image(path, NOISE)
-    assert image_size(path) == find_size(path) == SHAPE == read_image(path).shape[:2]
+    assert image_size(path) == SHAPE == read_image(path).shape[:2]
     data = path.read_bytes()
     path.write_bytes(data[: int(kept * len(data))])
-    assert find_size(path) is None
     with pytest.raises(UserError, match=rf"x\.{suffix}"):
         image_size(path)
 
@@ -51,11 +50,13 @@ def test_a_thumbnail_is_not_the_end_of_a_photograph(tmp_path):
     PILImage.fromarray(NOISE).save(whole, comment=thumbnail.read_bytes())
     assert image_size(whole) == SHAPE
     whole.write_bytes(whole.read_bytes()[:-400])
-    assert find_size(whole) is None
+    with pytest.raises(UserError):
+        image_size(whole)
 
 
 @pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n"])
 def test_what_is_no_image_is_refused(tmp_path, content):
     (tmp_path / "x.png").write_bytes(content)
-    assert find_size(tmp_path / "x.png") is None
-    assert find_size(tmp_path / "absent.png") is None
+    for name in ("x.png", "absent.png"):
+        with pytest.raises(UserError, match=name):
+            image_size(tmp_path / name)

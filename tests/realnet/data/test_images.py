@@ -5,6 +5,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from alone import denormalise
 from PIL import Image as PILImage
 
 from realnet.data import images
@@ -156,5 +157,5 @@ def test_value_ranges_of_the_networks():
 
 
 def test_denormalise_undoes_normalise():
-    restored = images.denormalise(images.normalise(COLOURS)[None])[0]
+    restored = denormalise(images.normalise(COLOURS)[None])[0]
     assert np.array_equal(restored.permute(1, 2, 0).numpy(), COLOURS)

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from realnet.config import RealNetConfig
-from realnet.models.losses import cross_entropy_loss, focal_loss, reconstruction_loss
 from realnet.models.afs import AFS, Block, Selection, afs_criteria, select_channels
 from realnet.models.backbone import Backbone, Level
+from realnet.models.build import build_detector
+from realnet.models.losses import cross_entropy_loss, focal_loss, reconstruction_loss
 from realnet.models.realnet import RealNet
 from realnet.models.reconstruction import ReconstructionSize
-from realnet.models.build import build_detector
 from tests import golden
 
 pytestmark = pytest.mark.usefixtures("published_rounding")

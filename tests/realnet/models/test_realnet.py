@@ -3,9 +3,9 @@ import torch
 from torch import nn
 
 from realnet.errors import UserError
-from realnet.models.losses import cross_entropy_loss, focal_loss, reconstruction_loss
 from realnet.models.afs import Block, Selection
 from realnet.models.backbone import Backbone
+from realnet.models.losses import cross_entropy_loss, focal_loss, reconstruction_loss
 from realnet.models.realnet import RealNet
 from realnet.models.reconstruction import ReconstructionSize
 from tests.closed_form import fill, wave

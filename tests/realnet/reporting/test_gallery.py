@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from realnet.drawing.heatmaps import Display
-from realnet.reporting.gallery import Item, Pictures, error_of, gallery_parts
+from realnet.reporting.gallery import Item, Views, error_of, gallery_parts
 
 DISPLAY = Display(threshold=0.5, pixel_threshold=0.5, scale=1.0)
 
@@ -14,7 +14,7 @@ DISPLAY = Display(threshold=0.5, pixel_threshold=0.5, scale=1.0)
 def pictures(side=32, mask=True):
     truth = np.zeros((side, side), np.uint8)
     truth[4, 5] = 255
-    return Pictures(np.full((side, side, 3), (200, 30, 30), np.uint8), truth / 255, truth if mask else None)
+    return Views(np.full((side, side, 3), (200, 30, 30), np.uint8), truth / 255, truth if mask else None)
 
 
 def item(name, score, *, is_defect=True, kind="crack", load=pictures):
@@ -78,13 +78,13 @@ def test_thumbnails_are_small_and_keep_a_one_pixel_defect():
     large = list(images(page([item("a", 0.9, load=lambda: pictures(900))])))
     assert {one.shape for one in large} == {(256, 256, 3)}
     assert large[1].max() == 255
-    wide = Pictures(np.zeros((100, 1000, 3), np.uint8), np.zeros((64, 64)), np.ones((100, 1000), bool))
+    wide = Views(np.zeros((100, 1000, 3), np.uint8), np.zeros((64, 64)), np.ones((100, 1000), bool))
     assert {one.shape for one in images(page([item("a", 0.9, load=lambda: wide)]))} == {(26, 256, 3)}
 
 
 def test_what_has_no_mask_says_so():
     assert "no mask" in page([item("a", 0.9, load=lambda: pictures(mask=False))])
-    vanished = Pictures(np.zeros((8, 8, 3), np.uint8), np.zeros((4, 4)), np.zeros((4, 6), bool))
+    vanished = Views(np.zeros((8, 8, 3), np.uint8), np.zeros((4, 4)), np.zeros((4, 6), bool))
     assert "the mask shows no defect at 4x6 pixels" in page([item("a", 0.9, load=lambda: vanished)])
     normal = page([item("a", 0.1, is_defect=False)])
     assert ">normal</div>" in normal and len(list(images(normal))) == 3

@@ -6,10 +6,10 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from realnet.drawing.heatmaps import Display
 from realnet.errors import UserError
 from realnet.metrics.curves import CurvePoints
-from realnet.drawing.heatmaps import Display
-from realnet.reporting.gallery import Item, Pictures
+from realnet.reporting.gallery import Item, Views
 from realnet.reporting.report import ClassReport, ReportData, Result, ResultTable, write_report
 
 DIAGONAL = CurvePoints(np.array([0.0, 1.0]), np.array([0.0, 1.0]))
@@ -18,7 +18,7 @@ ROW = {"image_auroc": Result(0.98765, published=0.996), "aupro": Result(None, "n
 
 def pictures(side=32):
     noise = np.random.default_rng(0).integers(0, 256, (side, side, 3)).astype(np.uint8)
-    return Pictures(noise, np.full((side, side), 0.5), np.ones((side, side), bool))
+    return Views(noise, np.full((side, side), 0.5), np.ones((side, side), bool))
 
 
 def items(count=4, load=pictures):

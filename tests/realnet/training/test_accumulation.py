@@ -9,8 +9,8 @@ from outcomes import FLAGS, assert_the_same, outcome
 from realnet import config as configs
 from realnet.config import RealNetConfig
 from realnet.data.registry import open_dataset
-from realnet.runtime.distributed import process
-from realnet.training.detector import DetectorTask, detector_data
+from realnet.runtime.distributed import join_world
+from realnet.training.detector_task import DetectorTask, detector_data
 
 
 @pytest.mark.parametrize("kind", ["diffusion", "classifier"])
@@ -25,9 +25,9 @@ def test_micro_batches_train_the_network_of_the_whole_batch(tiny, run_script, ki
 
 def test_the_detector_averages_micro_batches_but_for_their_batch_statistics(tiny):
     config = configs.load(RealNetConfig, Path("experiments/tiny/realnet.yaml"))
-    with process("cpu") as this:
+    with join_world("cpu") as world:
         data = detector_data(open_dataset("tiny"), "weave", config)
-        task = DetectorTask(config, data, this, best=Path("best.pth"))
+        task = DetectorTask(config, data, world, best=Path("best.pth"))
     items = [task.train_set[0, index] for index in range(6)]
     assert len({bool(item["has_anomaly"]) for item in items}) == 2
     for statistics_are_fixed in (True, False):

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from realnet.models import checkpoint
 from realnet.errors import UserError
-from realnet.training import detector, diffusion
-from realnet.training.resume import path_of
+from realnet.models import checkpoint
+from realnet.training import detector_task, diffusion_task
+from realnet.training.state import path_of
 
 DIFFUSION = Path("experiments/tiny/diffusion_checkpoints/ckpt_last.pth")
 DETECTOR = Path("experiments/tiny/realnet_checkpoints/weave/ckpt_last.pth")
@@ -54,12 +54,12 @@ def test_a_validation_that_is_cut_short_costs_no_step_and_comes_again(tiny, run_
     run_script(*TRAIN_DIFFUSION)
     whole, lines = weights(DIFFUSION), metrics("diffusion")
     if how == "signal":
-        terminated(diffusion, "check_health")
+        terminated(diffusion_task, "check_health")
         printed = run_script(*TRAIN_DIFFUSION, "--no-resume")
         assert "stopped after step 3 of 4; the same command goes on" in printed
     else:
         with monkeypatch.context() as patched, pytest.raises(TypeError):
-            patched.setattr(diffusion, "check_health", None)
+            patched.setattr(diffusion_task, "check_health", None)
             run_script(*TRAIN_DIFFUSION, "--no-resume")
         assert "Traceback" in Path("experiments/tiny/diffusion_log/log.txt").read_text()
     assert checkpoint.read(path_of(DIFFUSION))["step"] == 3
@@ -71,10 +71,10 @@ def test_a_validation_that_is_cut_short_costs_no_step_and_comes_again(tiny, run_
 
 
 def test_a_signal_is_heeded_while_features_are_selected_and_in_the_calibration(tiny, run_script, terminated):
-    calls = terminated(detector, "afs_criteria")
+    calls = terminated(detector_task, "afs_criteria")
     assert "stopped before the first step" in run_script(*TRAIN_DETECTOR)
     assert calls == ["afs_criteria"] and not DETECTOR.parent.exists()
-    terminated(detector, "calibrate")
+    terminated(detector_task, "calibrate")
     assert "stopped after step 4 of 4; the same command goes on" in run_script(*TRAIN_DETECTOR)
     assert "calibration" not in checkpoint.read(DETECTOR)["facts"]
     run_script(*TRAIN_DETECTOR)

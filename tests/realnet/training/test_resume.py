@@ -6,12 +6,12 @@ import pytest
 import timm
 import torch
 
-from realnet.models import checkpoint
 from realnet.config import OptimiserConfig
 from realnet.data.registry import open_dataset
 from realnet.errors import UserError
+from realnet.models import checkpoint
 from realnet.runtime.precision import Precision
-from realnet.training import resume as state
+from realnet.training import state
 from realnet.training.optimisation import Optimisation
 
 STATES = {

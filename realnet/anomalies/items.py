@@ -1,0 +1,92 @@
+"""Training items of the detector: normal images, each with a local anomaly or none."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from realnet.anomalies.foreground import find_object
+from realnet.anomalies.synthesis import AnomalySynthesizer
+from realnet.data.cache import CACHE_MIB, ImageCache
+from realnet.data.images import mask_to_tensor, normalise
+from realnet.data.index import Entry
+from realnet.data.items import flip_and_turn
+from realnet.data.order import ItemKey
+
+logger = logging.getLogger(__name__)
+
+
+NUM_FOREGROUND_PROBES = 8
+
+
+class DetectorItem(TypedDict):
+    """A training item of the detector; H, W are the input size."""
+
+    image: Tensor
+    """(3, H, W) float32, ImageNet-normalised, with the anomaly."""
+    clean: Tensor
+    """(3, H, W) float32, the same without it."""
+    mask: Tensor
+    """(1, H, W) float32 in {0, 1}."""
+    has_anomaly: bool
+    index: int
+
+
+class DetectorTrainDataset(Dataset[DetectorItem]):
+    """Normal images of one class, each with a local anomaly or none.
+
+    Set ``only_anomalous`` (before the loader's workers start) for AFS, whose batches hold no ``normal`` items.
+    """
+
+    def __init__(
+        self,
+        entries: Sequence[Entry],
+        image_root: Path,
+        *,
+        image_size: tuple[int, int],
+        synthesizer: AnomalySynthesizer,
+        seed: int,
+        augment: bool = False,
+        only_anomalous: bool = False,
+        cache_mib: int = CACHE_MIB,
+    ) -> None:
+        self.entries, self.image_size, self.synthesizer = list(entries), image_size, synthesizer
+        self.seed, self.augment, self.only_anomalous = seed, augment, only_anomalous
+        self.images = ImageCache([image_root / e.filename for e in entries], image_size, budget_mib=cache_mib)
+        if synthesizer.foreground == "auto" and self.entries:
+            _report_auto_foreground(self.images, self.entries[0].class_name)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, key: ItemKey) -> DetectorItem:
+        epoch, index = key
+        rng = np.random.default_rng((self.seed, epoch, index))
+        image = self.images[index]
+        if self.augment:
+            image = flip_and_turn(image, rng)
+        anomaly = self.synthesizer.synthesize(image, rng, only_anomalous=self.only_anomalous)
+        clean, has_anomaly = normalise(image), bool(anomaly.mask.any())
+        return DetectorItem(
+            image=normalise(anomaly.image) if has_anomaly else clean,
+            clean=clean,
+            mask=mask_to_tensor(anomaly.mask),
+            has_anomaly=has_anomaly,
+            index=index,
+        )
+
+
+def _report_auto_foreground(images: ImageCache, class_name: str) -> None:
+    """Say once, where the dataset is made, what the rule ``auto`` does to this class."""
+    probes = [images[index] for index in range(0, len(images), -(-len(images) // NUM_FOREGROUND_PROBES))]
+    fallbacks = sum(find_object(probe) is None for probe in probes)
+    logger.info(
+        "foreground rule 'auto' of class %s: finds no object in %d of %d images, which count as foreground whole",
+        class_name,
+        fallbacks,
+        len(probes),
+    )

@@ -1,0 +1,81 @@
+"""The images that anomalies are made of: SDAS samples and textures."""
+
+import csv
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from realnet.config import AnomalyConfig, AnomalyType, paths
+from realnet.data.index import IMAGE_SUFFIXES
+from realnet.data.registry import OpenDataset
+from realnet.errors import UserError
+from realnet.inspection import findings as kinds
+from realnet.inspection.check import inspect_files
+from realnet.inspection.findings import Finding
+
+logger = logging.getLogger("realnet")
+
+
+def find_sdas(dataset: str, class_name: str) -> list[Path]:
+    """Return a class's synthesised anomalous images, sorted: of ``sample.py`` those of its manifest, else all.
+
+    Raises:
+        UserError: where there are none; names the command that makes them.
+    """
+    folder, command = paths.sdas(dataset, class_name), f"python sample.py --dataset {dataset} --classes {class_name}"
+    files, manifest = _image_files(folder, "*"), folder / paths.SDAS_MANIFEST
+    is_sampled = (folder / paths.SDAS_SETTINGS).is_file()  # other folders of images are their owner's
+    if is_sampled and manifest.is_file():
+        with manifest.open(newline="", encoding="utf-8") as lines:
+            listed = {row["file"] for row in csv.DictReader(lines)}
+        files = [file for file in files if file.name in listed]
+    if not files:
+        raise UserError(
+            f"class {class_name!r} of {dataset} needs SDAS images, and {folder} holds none; make them with: {command}"
+        )
+    if is_sampled and not manifest.is_file():
+        logger.warning(
+            "WARNING: sampling of class %s is unfinished, %d images are there; finish it with: %s",
+            class_name,
+            len(files),
+            command,
+        )
+    return files
+
+
+def find_textures(root: Path) -> list[Path]:
+    """Return the texture images of a DTD folder (``<root>/<texture>/*.jpg``), sorted.
+
+    Raises:
+        UserError: where there are none.
+    """
+    files = _image_files(root, "*/*")
+    if not files:
+        raise UserError(
+            f"anomaly type dtd needs textures, and {root} holds none; unpack the Describable Textures Dataset there "
+            "(https://www.robots.ox.ac.uk/~vgg/data/dtd), or set anomalies.dtd_root, or use the types sdas or self"
+        )
+    return files
+
+
+def _image_files(folder: Path, pattern: str) -> list[Path]:
+    """Return the image files, but not what a killed process has left: hidden files."""
+    found = (path for path in folder.glob(pattern) if path.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted(path for path in found if not path.name.startswith("."))
+
+
+def inspect_sources(dataset: OpenDataset, class_name: str, config: AnomalyConfig) -> list[Finding]:
+    """Return what is wrong with the images that a class's anomalies are made of (by headers and ends of files)."""
+    finders: dict[AnomalyType, Callable[[], list[Path]]] = {
+        "sdas": lambda: find_sdas(dataset.name, class_name),
+        "dtd": lambda: find_textures(Path(config.dtd_root)),
+    }
+    found: list[Finding] = []
+    for find in (find for kind, find in finders.items() if config.types.get(kind, 0) > 0):
+        try:
+            files = find()
+        except UserError as error:
+            found.append(Finding(kinds.NO_SOURCES, str(error)))
+        else:
+            found += inspect_files(files)
+    return found

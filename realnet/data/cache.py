@@ -1,0 +1,52 @@
+"""Decoded images kept in memory, within a budget."""
+
+import mmap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from realnet.data.images import Image, read_image, resize_image
+
+CACHE_MIB = 1024
+
+
+class ImageCache:
+    """The resized training images as bytes, each decoded once for all workers, within a budget.
+
+    The memory is shared with workers that are forked; where they are spawned each has its own.
+    """
+
+    def __init__(self, files: Sequence[Path], image_size: tuple[int, int], *, budget_mib: int = CACHE_MIB) -> None:
+        self.files, self.image_size, self.budget_mib = list(files), image_size, budget_mib
+        shape = (*image_size, 3)
+        self.capacity = min(len(self.files), budget_mib * 2**20 // int(np.prod(shape)))
+        self._pixels = _shared_bytes((self.capacity, *shape))
+        self._is_filled = _shared_bytes((self.capacity,))
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Image:
+        """Return an image, RGB (H, W, 3), which the caller must not change."""
+        if index < self.capacity and self._is_filled[index]:
+            return self._pixels[index]
+        image = resize_image(read_image(self.files[index]), self.image_size)
+        if index < self.capacity:
+            self._pixels[index] = image
+            self._is_filled[index] = 1
+        return image
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _make_cache, (self.files, self.image_size, self.budget_mib)
+
+
+def _shared_bytes(shape: tuple[int, ...]) -> Image:
+    """Return zeros in memory that forked processes share (of which the system gives only what is written)."""
+    size = int(np.prod(shape))
+    return np.frombuffer(mmap.mmap(-1, max(size, 1)), np.uint8, count=size).reshape(shape)
+
+
+def _make_cache(files: Sequence[Path], image_size: tuple[int, int], budget_mib: int) -> ImageCache:
+    return ImageCache(files, image_size, budget_mib=budget_mib)

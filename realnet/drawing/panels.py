@@ -1,0 +1,104 @@
+"""One picture for each image: the image, its mask and its anomaly map side by side, and where that goes."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+import cv2
+import numpy as np
+
+from realnet.data.images import resize_image, resize_mask
+from realnet.data.index import IMAGE_SUFFIXES
+from realnet.drawing.grids import label_grid
+from realnet.drawing.heatmaps import Display, Picture, mask_picture, overlay
+from realnet.metrics.curves import FloatArray, MaskArray
+
+SMALLEST_SIDE = 256
+"""Smaller heatmaps are enlarged, so that captions fit and details show."""
+
+
+LONGEST_NAME = 255
+"""Bytes that file systems take."""
+
+
+def panel(
+    image: Picture,
+    anomaly_map: FloatArray,
+    *,
+    scale: float,
+    threshold: float | None = None,
+    mask: MaskArray | None = None,
+    title: str = "",
+) -> Picture:
+    """Set image, mask (where there is one) and overlay side by side, each with its caption.
+
+    Args:
+        image: uint8 RGB (H, W, 3).
+        anomaly_map: (H, W) in [0, 1].
+        scale: the anomaly shown as hottest.
+        threshold: the pixel threshold of the outline; None draws none.
+        mask: truth (H, W); None leaves it out.
+        title: a line above the captions, such as "0.93 >= 0.50: defect".
+    """
+    tiles = {"image": image}
+    if mask is not None:
+        tiles["mask"] = mask_picture(mask)
+    tiles["anomaly map"] = overlay(image, anomaly_map, scale=scale, threshold=threshold)
+    return label_grid([list(tiles.values())], column_labels=list(tiles), title=title)
+
+
+def heatmap_panel(
+    image: Picture,
+    anomaly_map: FloatArray,
+    *,
+    display: Display,
+    size: tuple[int, int],
+    mask: np.ndarray | None = None,
+    title: str = "",
+) -> Picture:
+    """Draw ``panel`` with all its parts resized to ``size`` (height, width)."""
+    return panel(
+        resize_image(image, size),
+        np.asarray(cv2.resize(anomaly_map, size[::-1], interpolation=cv2.INTER_LINEAR), np.float32),
+        scale=display.scale,
+        threshold=display.pixel_threshold,
+        mask=None if mask is None else resize_mask(mask, size),
+        title=title,
+    )
+
+
+def display_size(size: Sequence[int], *, smallest: int = 0, largest: int = 2**31) -> tuple[int, int]:
+    """Return (height, width) in the same proportions with the longer side between ``smallest`` and ``largest``."""
+    longer = max(size)
+    factor = min(max(longer, smallest), largest) / longer
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+
+def heatmap_name(filename: str, class_name: str = "") -> PurePosixPath:
+    """Return the heatmap's path for an image's: the same, without the class's folder, and as PNG.
+
+    Another ending is kept inside the name, and so is that of a PNG whose name would then be another image's: neither
+    ``003.jpg`` and ``003.png`` meet, nor do ``003.jpg`` and ``003.jpg.png``. A name that would be too long is cut, and
+    told from others by a digest.
+    """
+    path = PurePosixPath(filename)
+    inside = path.relative_to(class_name) if class_name in map(str, path.parents) else path
+    is_plain = inside.suffix.lower() == ".png" and PurePosixPath(inside.stem).suffix.lower() not in IMAGE_SUFFIXES
+    name = inside.name if is_plain else f"{inside.name}.png"
+    whole = os.fsencode(name)
+    if len(whole) > LONGEST_NAME:
+        name = f"{whole[:200].decode(errors='ignore')}-{hashlib.sha256(whole).hexdigest()[:16]}.png"
+    return inside.with_name(name)
+
+
+def panel_size(image_size: tuple[int, int]) -> tuple[int, int]:
+    """Return the (height, width) of each part of a panel, for a detector's input size."""
+    return display_size(image_size, smallest=SMALLEST_SIDE)
+
+
+def verdict_title(score: float, threshold: float | None) -> str:
+    """Say a score and its verdict in a few characters."""
+    if threshold is None:
+        return f"score {score:.4f}"
+    return f"{score:.4f} >= {threshold:.4f}: defect" if score >= threshold else f"{score:.4f} < {threshold:.4f}: normal"

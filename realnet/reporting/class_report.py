@@ -1,0 +1,126 @@
+"""Evaluate the checkpoints of a class, and write its heatmaps, its report and its numbers."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+
+from realnet.config import RealNetConfig, paths
+from realnet.data.index import Entry
+from realnet.data.registry import OpenDataset
+from realnet.detection.checkpoints import PROTOCOLS, Protocol
+from realnet.drawing.panels import heatmap_name
+from realnet.evaluation.results import REPORT, CheckpointResult, ClassResult, read_class, read_earlier, write_class
+from realnet.evaluation.run import TestSplits, evaluate_checkpoint, notes_on
+from realnet.inspection.check import require_sound
+from realnet.reporting.pages import write_class_page, write_heatmaps
+from realnet.runtime import distributed
+from realnet.runtime.distributed import World
+
+logger = logging.getLogger("realnet")
+
+
+def results_folder(dataset: str, class_name: str, given: Path | None = None) -> Path:
+    """Return where a class's results go; a file given by hand leaves those of the class as they are."""
+    folder = paths.output(dataset, "realnet", "vis", class_name)
+    return folder if given is None else folder / "given"
+
+
+def heatmaps_folder(folder: Path, protocol: Protocol) -> Path:
+    """Return where under a class's results a checkpoint's heatmaps go."""
+    return folder if protocol == "given" else folder / protocol
+
+
+def report_class(
+    dataset: OpenDataset,
+    class_name: str,
+    checkpoints: Mapping[Protocol, Path],
+    *,
+    config: RealNetConfig,
+    world: World,
+    folder: Path,
+    resume: bool = False,
+) -> ClassResult:
+    """Evaluate a class by each checkpoint; write heatmaps, ``report.html`` and ``metrics.json`` under ``folder``.
+
+    Args:
+        dataset: whose class it is.
+        class_name: likewise.
+        checkpoints: at least one; the first in the order of ``PROTOCOLS`` is pictured in the report.
+        config: of this machine and of the metrics; the networks are as the checkpoints say.
+        world: this process; the first of several writes.
+        folder: of the class's results.
+        resume: keep the results that are there, if weights, settings, test images and masks are still the same.
+
+    Raises:
+        UserError: where a checkpoint, an image or a mask cannot be used.
+    """
+    with distributed.refusing_together():
+        require_sound(dataset, [class_name])
+        test = dataset.index(class_name, write=False).test
+        inputs = _inputs(dataset, test, checkpoints, config)
+    kept = _kept(folder, inputs, test) if resume else None
+    if not distributed.any_process(kept is None) and kept:
+        logger.info("%s: results of %s kept: nothing has changed; --no-resume evaluates anew", class_name, kept.made)
+        return kept
+    if world.is_main:
+        _remove_stale_heatmaps(folder, class_name, test)
+    splits = TestSplits(dataset, class_name, config.runtime, world)
+    results: list[CheckpointResult] = []
+    for protocol in reversed([protocol for protocol in PROTOCOLS if protocol in checkpoints]):
+        # of each checkpoint's maps only those of the one at hand are in memory; the last are the pictured ones
+        result, scores = evaluate_checkpoint(protocol, checkpoints[protocol], splits, config=config, world=world)
+        pictures = splits.at(scores.image_size).pictures()
+        results.insert(0, result)
+        with distributed.refusing_together():
+            if world.is_main:
+                description, place = f"{class_name}: heatmaps ({protocol})", heatmaps_folder(folder, protocol)
+                write_heatmaps(scores, pictures, place, result.display, description)
+    whole = ClassResult(
+        dataset=dataset.name,
+        class_name=class_name,
+        made=datetime.now().astimezone().isoformat(" ", "minutes"),
+        notes=tuple(notes_on(scores)),
+        checkpoints=tuple(results),
+        settings=config.evaluation.model_dump(exclude={"batch_size"}),
+        inputs=inputs,
+    )
+    with distributed.refusing_together():
+        if world.is_main:
+            write_class_page(folder, whole, scores, pictures)
+            write_class(folder, whole)
+    return whole
+
+
+def _inputs(
+    dataset: OpenDataset, test: Sequence[Entry], checkpoints: Mapping[Protocol, Path], config: RealNetConfig
+) -> str:
+    """Return a digest of all that a class's results come from; files count by name, size and time."""
+    names = [name for entry in test for name in (entry.filename, entry.maskname) if name]
+    files = [*checkpoints.values(), *(dataset.image_root / name for name in names)]
+    facts = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    whole = [config.model_dump(mode="json"), [asdict(entry) for entry in test], facts]
+    return hashlib.sha256(json.dumps(whole).encode()).hexdigest()
+
+
+def _kept(folder: Path, inputs: str, test: Sequence[Entry]) -> ClassResult | None:
+    """Return the results that are there, with report and all heatmaps, if they come from the same."""
+    stored = read_class(folder)
+    if stored is None or stored.inputs != inputs:
+        return None
+    heatmaps = [heatmap_name(entry.filename, entry.class_name) for entry in test]
+    folders = [heatmaps_folder(folder, one.protocol) for one in stored.checkpoints]
+    written = [folder / REPORT, *(place / name for place in folders for name in heatmaps)]
+    return stored if all(path.is_file() for path in written) else None
+
+
+def _remove_stale_heatmaps(folder: Path, class_name: str, test: Sequence[Entry]) -> None:
+    """Remove the heatmaps that the evaluation before this one wrote of images that are tested no longer."""
+    earlier, tested = read_earlier(folder), {entry.filename for entry in test}
+    for one in earlier.checkpoints if earlier else ():
+        stale = [heatmap_name(image.filename, class_name) for image in one.images if image.filename not in tested]
+        for name in stale:
+            (heatmaps_folder(folder, one.protocol) / name).unlink(missing_ok=True)

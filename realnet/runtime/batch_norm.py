@@ -1,0 +1,44 @@
+"""Batch norms whose statistics are those of the batches of all processes."""
+
+import torch
+from torch import Tensor, nn
+
+from realnet.runtime.distributed import mean, world_size
+
+
+class JointBatchNorm2d(nn.BatchNorm2d):
+    """A batch norm whose statistics in training are those of the processes' (equally large) batches joined.
+
+    They are float32 or better whatever the input's format, and take one message forward and one backward.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        values = x.float()
+        own_variance, own_centre = (v.double() for v in torch.var_mean(values, dim=(0, 2, 3), correction=0))
+        centre, square = mean(torch.stack([own_centre, own_variance + own_centre.square()]))
+        variance = square - centre.square()  # E[x²] - E[x]², harmless in float64
+        self._follow(centre, variance, x.numel() // self.num_features * world_size())
+        scale = (variance + self.eps).rsqrt() * (1 if self.weight is None else self.weight)
+        shift = (0 if self.bias is None else self.bias) - centre * scale
+        return torch.addcmul(shift.float()[:, None, None], values, scale.float()[:, None, None]).to(x.dtype)
+
+    @torch.no_grad()
+    def _follow(self, centre: Tensor, variance: Tensor, count: int) -> None:
+        """Move the running statistics, whose variance is the unbiased one of ``count`` values a channel."""
+        assert self.num_batches_tracked is not None and self.momentum is not None  # as BatchNorm2d's defaults have it
+        assert self.running_mean is not None and self.running_var is not None
+        self.num_batches_tracked += 1
+        self.running_mean.lerp_(centre.float(), self.momentum)
+        self.running_var.lerp_((variance * count / (count - 1)).float(), self.momentum)
+
+
+def join_batch_norms(model: nn.Module) -> None:
+    """Make a model's batch norms take the statistics of all processes' batches joined."""
+    if world_size() == 1:
+        return
+    for module in model.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = JointBatchNorm2d  # tensors, names and place stay as they are
+            module.forward = torch.compiler.disable(module.forward)  # type: ignore[method-assign]  # it sends messages

@@ -1,0 +1,83 @@
+"""Networks on their device: memory layout, number format, compiled or packed."""
+
+import os
+import shutil
+import sys
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
+
+import torch
+from torch import nn
+
+from realnet.config import RuntimeConfig
+from realnet.errors import UserError
+from realnet.runtime.packing import pack_convolutions
+from realnet.runtime.precision import Precision
+
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
+
+
+@runtime_checkable
+class Parted(Protocol):
+    """A network whose parts are called one by one, as a detector's are in training."""
+
+    def called_parts(self) -> list[nn.Module]:
+        """Return the parts that are called in training and in use alike."""
+        ...
+
+    def exact_parts(self) -> list[nn.Module]:
+        """Return the parts that compute in float32 whatever the number format."""
+        ...
+
+
+def place(network: NetworkT, device: torch.device, runtime: RuntimeConfig) -> NetworkT:
+    """Move a network to its device, in the memory layout that the config asks for there."""
+    network.to(device)
+    if device.type == "cuda" and runtime.channels_last:
+        cast(Any, network).to(memory_format=torch.channels_last)  # a keyword that torch 2.11's types do not know
+    return network
+
+
+def make_ready(
+    network: NetworkT, number_format: Precision, runtime: RuntimeConfig, *, differentiable: bool = False
+) -> NetworkT:
+    """Make a trained network as fast as it gets: placed, in its number format, and compiled or packed.
+
+    Args:
+        network: whose weights change no more.
+        number_format: and device.
+        runtime: of the config.
+        differentiable: gradients of the input, and of it alone, are wanted, as of a guiding classifier.
+
+    Raises:
+        UserError: as :func:`compile_networks`.
+    """
+    place(network, number_format.device, runtime).eval()
+    number_format.cast(network, exact=network.exact_parts() if isinstance(network, Parted) else ())
+    compile_networks(runtime, network)
+    if differentiable:
+        network.requires_grad_(False)
+    elif number_format.device.type == "cpu" and not runtime.compile:
+        pack_convolutions(network)
+    return network
+
+
+def compile_networks(runtime: RuntimeConfig, *networks: nn.Module) -> None:
+    """Have networks compiled at their first call, where the config asks for it; their state dicts keep their keys.
+
+    Raises:
+        UserError: where there is no C++ compiler.
+    """
+    if not runtime.compile:
+        return
+    compiler = os.environ.get("CXX") or _DEFAULT_COMPILER.get(sys.platform, "g++")
+    if shutil.which(compiler) is None:
+        raise UserError(
+            f"runtime.compile needs a C++ compiler, and there is no {compiler}; install it, name another one in the "
+            "environment variable CXX, or set runtime.compile to false"
+        )
+    for network in networks:
+        for part in network.called_parts() if isinstance(network, Parted) else [network]:
+            part.compile()
+
+
+_DEFAULT_COMPILER = {"darwin": "clang++", "win32": "cl"}

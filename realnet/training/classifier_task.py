@@ -1,0 +1,124 @@
+"""Training of the noise-aware classifier that guides sampling (method, section 1)."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from realnet.config import ClassifierConfig, paths
+from realnet.data.registry import keep_index
+from realnet.errors import UserError
+from realnet.models import checkpoint
+from realnet.models.build import build_classifier, build_diffusion
+from realnet.models.checkpoint import Checkpoint
+from realnet.runtime import distributed
+from realnet.runtime.distributed import World
+from realnet.runtime.placement import compile_networks, place
+from realnet.training.diffusion_task import NormalImages, load_pretrained, noisy_images, to_device
+from realnet.training.logs import Run
+from realnet.training.loop import fit
+
+logger = logging.getLogger("realnet")
+
+NEW_HEADS = ("out.2.c_proj.weight", "out.2.c_proj.bias")
+"""The last projection: it stays at its initialisation where the classes are not ImageNet's."""
+
+
+def train_classifier(config: ClassifierConfig, data: NormalImages, world: World, *, resume: bool = True) -> Path:
+    """Train the classifier, or go on with it; return the path of ``ckpt_last.pth``.
+
+    Raises:
+        UserError: for a dataset of one class, weights that do not fit, or settings other than before.
+    """
+    check_classes(data)
+    last = paths.output(data.dataset, "classifier", "checkpoints") / paths.LAST
+    task = ClassifierTask(config, data, world)
+    log_folder = paths.output(data.dataset, "classifier", "log")
+    fit(task, task.train_set, config, world, last=last, log_folder=log_folder, resume=resume)
+    return last
+
+
+def check_classes(data: NormalImages) -> None:
+    """Raise UserError for a dataset of one class."""
+    if len(data.classes) < 2:
+        raise UserError(
+            f"{data.dataset} has one class ({data.classes[0]}): a classifier has nothing to tell apart, and sampling "
+            "needs none; leave this stage out"
+        )
+
+
+class ClassifierTask:
+    """The classifier of noisy images, as the training loop sees it."""
+
+    loss_names: tuple[str, ...] = ("cross_entropy",)
+
+    def __init__(self, config: ClassifierConfig, data: NormalImages, world: World) -> None:
+        self.config, self.data, self.world = config, data, world
+        self.title = f"{data.dataset} classifier"
+        self.validation_interval_epochs = config.train.validation_interval_epochs
+        self.diffusion = build_diffusion(config.process)
+        self.hits = torch.zeros(2, device=world.device)  # right ones, all
+        self.train_set = noisy_images(config, data)
+        torch.manual_seed(config.seed)
+        self.model = place(build_classifier(config, len(data.classes)), world.device, config.runtime).train()
+        compile_networks(config.runtime, self.model)
+
+    def subject(self) -> Mapping[str, Any]:
+        """Return what is trained on what."""
+        return self.data.subject("classifier")
+
+    def parameters(self) -> list[Tensor]:
+        """Return the classifier's weights."""
+        return list(self.model.parameters())
+
+    def begin(self) -> None:
+        """Start from ImageNet weights, where the config names them."""
+        load_pretrained(self.model, self.config.pretrained, kind="classifier", new_heads=NEW_HEADS)
+        if self.world.is_main:
+            keep_index(self.data.dataset, self.data.classes)
+
+    def losses(self, batch: dict[str, Any]) -> Tensor:
+        """Return the cross-entropy to the class of q(x_t | x_0)."""
+        image, noise, t, y = to_device(batch, self.world.device)
+        logits = self.model(self.diffusion.q_sample(image, t, noise), self.diffusion.original_timesteps(t)).float()
+        self.hits += torch.stack([(logits.argmax(dim=1) == y).sum(), torch.tensor(len(y), device=y.device)])
+        return F.cross_entropy(logits, y)[None]
+
+    def after_step(self) -> None:
+        """Nothing follows a step."""
+
+    def validate(self, step: int, run: Run) -> bool:
+        """Log the top-1 accuracy on the noisy training images since the last validation."""
+        right, number = distributed.mean(self.hits).tolist()
+        self.hits.zero_()
+        run.scalars(step, {"top1_accuracy": right / max(number, 1)})
+        logger.info("step %d: top-1 accuracy %.3f on noisy training images", step, right / max(number, 1))
+        return True
+
+    def finish(self, path: Path) -> None:
+        """Nothing follows training."""
+
+    def state(self) -> Mapping[str, Any]:
+        """Return the weights, and the counts of the accuracy."""
+        return {"model": self.model.state_dict(), "hits": self.hits}
+
+    def restore(self, stored: Mapping[str, Any], source: str) -> None:
+        """Take back :meth:`state`."""
+        checkpoint.load_into(self.model, stored["model"], source)
+        self.hits.copy_(stored["hits"])
+
+    def save(self, path: Path, step: int, epoch: int) -> None:
+        """Write the weights."""
+        weights = Checkpoint(
+            kind="classifier",
+            state_dict=self.model.state_dict(),
+            dataset=self.data.dataset,
+            classes=tuple(self.data.classes),
+            config=self.config.model_dump(mode="json"),
+            facts={"step": step, "epoch": epoch},
+        )
+        checkpoint.save(path, weights)

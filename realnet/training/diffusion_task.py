@@ -1,0 +1,210 @@
+"""Training of a dataset's diffusion model (method, section 1)."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from realnet.config import ClassifierConfig, DiffusionConfig, paths
+from realnet.data.index import Entry
+from realnet.data.items import DiffusionDataset
+from realnet.data.registry import keep_index, open_dataset
+from realnet.errors import Stopped, UserError
+from realnet.inspection.check import advise, require_sound
+from realnet.models import checkpoint
+from realnet.models.build import build_diffusion, build_unet
+from realnet.models.checkpoint import Checkpoint
+from realnet.runtime import distributed
+from realnet.runtime.distributed import World
+from realnet.runtime.placement import compile_networks, place
+from realnet.runtime.progress import follow
+from realnet.sdas.readiness import Health, check_health, verdict
+from realnet.training import state
+from realnet.training.logs import Run
+from realnet.training.loop import fit
+from realnet.training.optimisation import EMA
+
+logger = logging.getLogger("realnet")
+
+NEW_HEADS = ("label_emb.weight",)
+"""Tensors that stay at their initialisation where the pretrained file's classes are not this dataset's."""
+
+
+@dataclass(frozen=True)
+class NormalImages:
+    """The normal training images of a dataset; classes are in the order of the networks' class numbers."""
+
+    dataset: str
+    classes: Sequence[str]
+    image_root: Path
+    entries: Sequence[Entry]
+
+    def subject(self, stage: str) -> dict[str, str]:
+        """Return what a stage trains on, as a run's identity has it."""
+        images = state.fingerprint((entry.class_name, entry.filename) for entry in self.entries)
+        return {"stage": stage, "dataset": self.dataset, "classes": ", ".join(self.classes), "training images": images}
+
+
+def normal_images(dataset_name: str) -> NormalImages:
+    """Find and check the normal training images of all classes of a dataset.
+
+    Raises:
+        UserError: as the index and the check do.
+    """
+    dataset = open_dataset(dataset_name)
+    require_sound(dataset, dataset.classes, with_test=False)
+    entries = [entry for name in dataset.classes for entry in dataset.index(name, write=False).train]
+    advise(entries)
+    return NormalImages(dataset.name, dataset.classes, dataset.image_root, entries)
+
+
+def train_diffusion(config: DiffusionConfig, data: NormalImages, world: World, *, resume: bool = True) -> Path:
+    """Train the class-conditional diffusion model, or go on with it; return the path of ``ckpt_last.pth``.
+
+    Raises:
+        UserError: for weights that do not fit, or settings other than those of an earlier part of this run.
+    """
+    last = paths.output(data.dataset, "diffusion", "checkpoints") / paths.LAST
+    task = DiffusionTask(config, data, world)
+    log_folder = paths.output(data.dataset, "diffusion", "log")
+    fit(task, task.train_set, config, world, last=last, log_folder=log_folder, resume=resume)
+    return last
+
+
+class DiffusionTask:
+    """The diffusion model, as the training loop sees it."""
+
+    loss_names: tuple[str, ...] = ("mse", "vb")
+
+    def __init__(self, config: DiffusionConfig, data: NormalImages, world: World) -> None:
+        self.config, self.data, self.world = config, data, world
+        self.title = f"{data.dataset} diffusion"
+        self.validation_interval_epochs = config.validation.interval_epochs
+        self.health: list[dict[str, float]] = []
+        self.diffusion = build_diffusion(config.process)
+        build_diffusion(config.process, config.validation.respacing)  # what cannot work is refused before any step
+        self.train_set = noisy_images(config, data)
+        torch.manual_seed(config.seed)
+        self.model = place(build_unet(config, len(data.classes)), world.device, config.runtime).train()
+        self.ema = EMA(self.model, config.train.ema_decay, on_cpu=config.runtime.ema_on_cpu)
+        compile_networks(config.runtime, self.model, self.ema.model)
+
+    def subject(self) -> Mapping[str, Any]:
+        """Return what is trained on what."""
+        return self.data.subject("diffusion")
+
+    def parameters(self) -> list[Tensor]:
+        """Return the U-Net's weights."""
+        return list(self.model.parameters())
+
+    def begin(self) -> None:
+        """Start from ImageNet weights, where the config names them."""
+        load_pretrained(self.model, self.config.pretrained, kind="diffusion", new_heads=NEW_HEADS)
+        if self.world.is_main:
+            keep_index(self.data.dataset, self.data.classes)
+        self.ema.model.load_state_dict(self.model.state_dict())
+
+    def losses(self, batch: dict[str, Any]) -> Tensor:
+        """Return the batch's mean (mse, vb)."""
+        image, noise, t, y = to_device(batch, self.world.device)
+        losses = self.diffusion.training_losses(self.model, image, t, noise, y=y)
+        return torch.stack([losses.mse.mean(), losses.vb.mean()])
+
+    def after_step(self) -> None:
+        """Move the average of the weights."""
+        self.ema.update(self.model)
+
+    def validate(self, step: int, run: Run) -> bool:
+        """Log the health of the averaged model, with panels and a verdict."""
+        health = self._look() if self.world.is_main else None
+        if distributed.any_process(self.world.is_main and health is None):
+            return False
+        if health:
+            figures = asdict(health.figures)
+            self.health.append({"step": step, **figures})
+            logger.info("step %d: the diffusion model is %s", step, verdict(self.health))
+            run.scalars(step, {f"health/{name}": value for name, value in figures.items()})
+            folder = paths.output(self.data.dataset, "diffusion", "vis")
+            for name, panel in health.panels.items():
+                run.image(step, name, panel, folder / f"{name}_{step:07d}.png")
+        return True
+
+    def _look(self) -> Health | None:
+        """Check the averaged model's health; None after a signal."""
+        averaged = self.ema.model.to(self.world.device)
+        try:
+            shown = follow("health check", self.world)
+            return check_health(averaged, self.config, self.train_set, self.world.precision, follow=shown)
+        except Stopped:
+            return None
+        finally:
+            self.ema.model.to(self.ema.device)
+
+    def finish(self, path: Path) -> None:
+        """Nothing follows training."""
+
+    def state(self) -> Mapping[str, Any]:
+        """Return the weights, their average, and the health record."""
+        return {"model": self.model.state_dict(), "ema": self.ema.model.state_dict(), "health": self.health}
+
+    def restore(self, stored: Mapping[str, Any], source: str) -> None:
+        """Take back :meth:`state`."""
+        checkpoint.load_into(self.model, stored["model"], source)
+        checkpoint.load_into(self.ema.model, stored["ema"], source)
+        self.health = list(stored["health"])
+
+    def save(self, path: Path, step: int, epoch: int) -> None:
+        """Write the averaged weights, which samples are made with."""
+        weights = Checkpoint(
+            kind="diffusion",
+            state_dict=self.ema.model.state_dict(),
+            dataset=self.data.dataset,
+            classes=tuple(self.data.classes),
+            config=self.config.model_dump(mode="json"),
+            facts={"step": step, "epoch": epoch, "health": self.health},
+        )
+        checkpoint.save(path, weights)
+
+
+def noisy_images(config: DiffusionConfig | ClassifierConfig, data: NormalImages) -> DiffusionDataset:
+    """Return the training items of the diffusion model and of the classifier."""
+    return DiffusionDataset(
+        data.entries,
+        data.image_root,
+        classes=data.classes,
+        image_size=config.image_size,
+        num_steps=config.process.num_steps,
+        seed=config.seed,
+        augment=config.train.augment,
+    )
+
+
+def to_device(batch: Mapping[str, Tensor], device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return a batch's (image, noise, t, class_index) on a device."""
+    image, noise, t, y = (batch[key].to(device, non_blocking=True) for key in ("image", "noise", "t", "class_index"))
+    return image, noise, t, y
+
+
+def load_pretrained(
+    model: nn.Module, path: str | None, *, kind: checkpoint.Kind, new_heads: Sequence[str]
+) -> list[str]:
+    """Load ImageNet weights for fine-tuning; list and return the tensors that stay at their initialisation.
+
+    Raises:
+        UserError: where the file is absent or does not fit.
+    """
+    if path is None:
+        return []
+    if not Path(path).is_file():
+        raise UserError(
+            f"pretrained: {path} does not exist; download it as README.md says, "
+            "or train from random weights with --set pretrained=null"
+        )
+    weights = checkpoint.load(Path(path), kind=kind)
+    names = checkpoint.load_into(model, weights.state_dict, path, may_differ=new_heads)
+    logger.info("from %s; new for this dataset's classes: %s", path, ", ".join(names) or "nothing")
+    return names

@@ -1,0 +1,256 @@
+"""predict_realnet.py, as users call it."""
+
+import csv
+import os
+import shutil
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_detector
+from conftest import load_script
+
+from realnet.config import paths
+from realnet.data.images import read_image, write_image
+from realnet.detection.detector import Detector
+from realnet.drawing import panels
+from realnet.errors import UserError
+from realnet.prediction.run import predict_files
+from realnet.runtime.distributed import join_world
+
+OUTPUT = Path("experiments/tiny/realnet_vis/weave/predictions")
+TEST = Path("data/tiny/images/weave/test")
+
+
+@pytest.fixture(autouse=True)
+def trained(tiny):
+    tiny_detector.save("weave")
+
+
+def predict(*arguments: object) -> int:
+    flags = ["--dataset", "tiny", "--class_name", "weave", "--device", "cpu", *map(str, arguments)]
+    return load_script("predict_realnet").main(flags)
+
+
+def rows(output: Path = OUTPUT) -> dict[str, dict[str, str]]:
+    return {row["file"]: row for row in csv.DictReader((output / "predictions.csv").open())}
+
+
+def results(output: Path) -> dict[str, tuple]:
+    """Everything about each file but the seconds."""
+    return {
+        name: (row["image_score"], row["threshold"], row["verdict"], (output / name).read_bytes())
+        for name, row in rows(output).items()
+    }
+
+
+def test_a_folder_gives_verdicts_and_heatmaps_in_its_own_tree(capsys):
+    assert predict("--input", TEST) == 0
+    found = rows()
+    assert list(found) == ["fibre/000.png", "good/000.png", "good/001.png", "hole/000.png", "stain/000.png"]
+    threshold = tiny_detector.CALIBRATION.image_threshold
+    for row in found.values():
+        assert float(row["threshold"]) == threshold and float(row["seconds"]) > 0
+        assert row["verdict"] == ("defect" if float(row["image_score"]) >= threshold else "normal")
+    assert {row["verdict"] for row in found.values()} == {"defect", "normal"}
+    assert sorted(path.relative_to(OUTPUT).as_posix() for path in OUTPUT.rglob("*.png")) == sorted(found)
+    printed = capsys.readouterr().out
+    assert str(OUTPUT / "predictions.csv") in printed and "ckpt_last.pth" in printed
+    assert "defect" in printed and "normal" in printed and "\nthreshold  0.65 (calibrated)\n" in printed
+
+
+def test_alone_in_a_batch_and_among_others_all_bits_are_equal():
+    predict("--input", TEST, "--output", "whole")
+    predict("--input", TEST, "--output", "one_by_one", "--batch_size", 1)
+    predict("--input", TEST, "--output", "odd", "--batch_size", 3)
+    predict("--input", TEST / "good", "--output", "part")
+    whole = results(Path("whole"))
+    assert len({score for score, *_ in whole.values()}) == 5
+    assert results(Path("one_by_one")) == results(Path("odd")) == whole
+    assert results(Path("part")) == {name: whole[f"good/{name}"] for name in ("000.png", "001.png")}
+    predict("--input", TEST / "hole/000.png", "--output", "alone")
+    assert results(Path("alone")) == {"000.png": whole["hole/000.png"]}
+
+
+def test_unreadable_files_are_listed_and_do_not_stop_the_rest(capsys):
+    folder = Path("photos")
+    shutil.copytree(TEST, folder)
+    (folder / "good/broken.png").write_bytes(b"no image")
+    (folder / "hole/cut.png").write_bytes((folder / "hole/000.png").read_bytes()[:200])
+    (folder / "notes.txt").write_text("no image, and not named as one")
+    assert predict("--input", folder) == 1
+    assert len(rows()) == 5
+    printed = capsys.readouterr().out
+    assert "2 left out\n" in printed and "good/broken.png" in printed and "hole/cut.png" in printed
+
+
+def test_nothing_is_passed_over_in_silence(tiny, capsys, monkeypatch):
+    folder = Path("photos")
+    shutil.copytree(TEST, folder / "day")
+    shutil.copytree(TEST / "good", "elsewhere/good")
+    (folder / "a_link").symlink_to(tiny / "elsewhere", target_is_directory=True)
+    (folder / "day/up").symlink_to(tiny / "photos", target_is_directory=True)  # in a circle
+    (folder / "also_day").symlink_to(tiny / "photos/day", target_is_directory=True)
+    for name in ("a.heic", "b.HEIC", "c.gif", "no_ending", ".DS_Store", ".hidden.png"):
+        (folder / name).write_bytes(b"")
+    assert predict("--input", folder) == 0
+    assert "4 passed over, by ending no images: 1 without one, 1 .gif, 2 .heic\n" in capsys.readouterr().out
+    assert [name for name in rows() if not name.startswith("day/")] == ["a_link/good/000.png", "a_link/good/001.png"]
+    assert len(rows()) == 7
+
+    def iterdir(path: Path, whole_iterdir=Path.iterdir):
+        if path.name == "hole":
+            raise PermissionError(13, "Permission denied")
+        return whole_iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    assert predict("--input", folder) == 1
+    assert "1 left out\ncannot read the folder photos/day/hole: Permission denied\n" in capsys.readouterr().out
+    assert len(rows()) == 6
+    with pytest.raises(UserError, match=r"(?s)hole holds no images.*cannot read the folder .*hole: Permission"):
+        predict("--input", TEST / "hole")
+
+
+def test_names_of_any_kind_get_a_verdict_or_are_listed(capsys, monkeypatch):
+    odd, long = os.fsdecode(b"001_Stra\xdfe.png"), f"{'n' * 251}.jpg"
+    Path("photos").mkdir()
+    for name in ("000.png", odd, long):
+        shutil.copy(TEST / "good/000.png", f"photos/{name}")
+    shutil.copy(__file__, f"photos/{os.fsdecode(b'Stra' + bytes([0xDF]))}.png")
+    assert predict("--input", "photos") == 1
+    assert list(rows()) == ["000.png", "001_Stra\\udcdfe.png", long] and (OUTPUT / odd).is_file()
+    printed = capsys.readouterr().out
+    assert "1 left out\n" in printed and "Stra\\udcdf.png" in printed
+    monkeypatch.setattr(panels, "LONGEST_NAME", 1000)  # as on a file system that takes less
+    assert predict("--input", "photos") == 1
+    assert f"{long}.png: File name too long" in capsys.readouterr().out and len(rows()) == 2
+
+
+def test_the_threshold_can_be_given(capsys):
+    assert predict("--input", TEST, "--threshold", 0) == 0
+    assert "\nthreshold  0 (given)\n" in capsys.readouterr().out
+    assert {row["verdict"] for row in rows().values()} == {"defect"}
+    assert {row["threshold"] for row in rows().values()} == {"0.0"}
+    assert predict("--input", TEST, "--threshold", 1) == 0
+    assert {row["verdict"] for row in rows().values()} == {"normal"}
+    with pytest.raises(UserError, match=r"--threshold 1\.5 must be"):
+        predict("--input", TEST, "--threshold", 1.5)
+
+
+def test_without_calibration_there_is_no_verdict_but_a_score(capsys):
+    tiny_detector.save("weave", calibration=None)
+    assert predict("--input", TEST) == 0
+    assert {(row["threshold"], row["verdict"]) for row in rows().values()} == {("", "")}
+    printed = capsys.readouterr().out
+    assert "5 without a verdict" in printed and "\nthreshold" not in printed
+
+
+def test_results_inside_the_input_folder_are_no_input():
+    folder = Path("photos")
+    shutil.copytree(TEST, folder)
+    for _ in range(2):
+        assert predict("--input", folder, "--output", folder / "found") == 0
+        assert len(rows(folder / "found")) == 5
+
+
+@pytest.mark.parametrize(
+    ("source", "output", "reason"),
+    [
+        ("photos", "photos", "the folder of the images"),
+        ("photos/000.png", "photos", "the folder of the images"),
+        ("photos", "photos/../photos", "the folder of the images"),
+        ("photos/stain", "photos", "would replace 1 files"),  # photos/000.png is no heatmap
+        ("new", "photos", "would replace 1 files"),
+        ("linked", "found", "would replace 1 files"),
+    ],
+)
+def test_a_photograph_is_never_replaced(tiny, source, output, reason):
+    for folder in ("photos", "photos/stain", "new", "found", "linked"):
+        Path(folder).mkdir()
+        shutil.copy(TEST / "hole/000.png", folder)
+    Path("found/predictions.csv").write_text("of an earlier prediction\n")
+    Path("linked/000.png").unlink()
+    Path("linked/000.png").symlink_to(tiny / "found/000.png")
+    before = {path: path.read_bytes() for path in tiny.rglob("*.*") if path.is_file()}
+    with pytest.raises(UserError, match=reason):
+        predict("--input", source, "--output", output)
+    assert {path: path.read_bytes() for path in tiny.rglob("*.*") if path.is_file()} == before
+
+
+def test_a_network_that_gives_nan_gives_no_verdict():
+    tiny_detector.save("weave", diverged=True)
+    with pytest.raises(
+        UserError, match=r"fibre/000\.png: the detector gives NaN: its weights diverged, or try runtime"
+    ):
+        predict("--input", TEST)
+    assert not rows()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
+def test_a_full_disk_is_said():
+    Path("found").mkdir()
+    Path("found/predictions.csv").symlink_to("/dev/full")
+    with pytest.raises(UserError, match=r"cannot write found/predictions\.csv: No space left on device; free space"):
+        predict("--input", TEST, "--output", "found")
+
+
+def test_large_images_keep_their_proportions():
+    picture = np.random.default_rng(0).integers(0, 256, (1100, 2200, 3)).astype(np.uint8)
+    write_image(Path("photo.jpg"), picture)
+    assert predict("--input", "photo.jpg") == 0
+    height, width = read_image(OUTPUT / "photo.jpg.png").shape[:2]
+    assert 2 * 1024 < width < 2 * 1024 + 50 and 512 < height < 620
+
+
+def test_the_checkpoint_is_the_last_then_the_best_then_the_one_given(capsys):
+    folder = paths.output("tiny", "realnet", "checkpoints", "weave")
+    (folder / paths.LAST).rename(folder / paths.BEST)
+    assert predict("--input", TEST) == 0 and "ckpt_best.pth" in capsys.readouterr().out
+    published = tiny_detector.save_published(Path("published.pth.tar"))
+    scores = {name: row["image_score"] for name, row in rows().items()}
+    assert predict("--input", TEST, "--checkpoint", published) == 0 and "published" in capsys.readouterr().out
+    assert {name: row["image_score"] for name, row in rows().items()} == scores
+
+
+def test_what_cannot_be_predicted_is_said():
+    Path("empty").mkdir()
+    for arguments, message in [
+        (("--input", "absent"), "absent does not exist"),
+        (("--input", "empty"), "empty holds no images"),
+        (("--input", TEST, "--batch_size", 0), "--batch_size 0 must be at least 1"),
+        (("--input", TEST, "--class_name", "widget"), "--dataset tiny --class_name widget"),
+        (("--input", TEST, "--class_name", "weave", "widget"), r"one class's detector.*\(trained: weave\)"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            predict(*arguments)
+    assert predict("--input", TEST, "--class_name", "all") == 0  # the only one that is trained
+
+
+def test_dry_run_touches_nothing(tiny, capsys):
+    before = sorted(tiny.rglob("*"))
+    assert predict("--input", TEST, "--dry-run") == 0
+    printed = capsys.readouterr().out
+    assert "ckpt_last.pth" in printed and "calibrated on 3 held-out images" in printed
+    assert sorted(tiny.rglob("*")) == before
+
+
+def test_memory_does_not_grow_with_the_images(tiny):
+    picture = np.random.default_rng(0).integers(0, 256, (300, 300, 3)).astype(np.uint8)
+    for index in range(24):
+        write_image(Path(f"many/{index}.png"), picture)
+    detector = Detector.load(paths.output("tiny", "realnet", "checkpoints", "weave") / paths.LAST, device="cpu")
+
+    def peak(count: int) -> int:
+        files = [f"{index}.png" for index in range(count)]
+        with join_world("cpu") as world:
+            tracemalloc.start()
+            for _ in predict_files(detector, files, Path("many"), Path("out"), batch_size=1, world=world):
+                pass
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak_bytes
+
+    peak(2)
+    few = peak(4)
+    assert peak(24) < 1.2 * few

@@ -1,0 +1,196 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_detector
+import torch
+from conftest import ROOT
+from PIL import Image
+
+from realnet import Detector, UserError
+from realnet.data.images import read_image
+from realnet.models import checkpoint
+
+
+@pytest.fixture
+def detector(tiny):
+    return Detector.load(tiny_detector.save("weave"), device="cpu", dataset="tiny", class_name="weave")
+
+
+@pytest.fixture
+def pictures(tiny):
+    return sorted(Path("data/tiny/images/weave/test").rglob("*.png"))
+
+
+def test_the_loaded_network_is_the_saved_one(detector):
+    expected = tiny_detector.build().state_dict()
+    for key, value in detector.model.state_dict().items():
+        assert torch.equal(value, expected[key]), key
+    assert not detector.model.training
+    assert detector.calibration == tiny_detector.CALIBRATION and detector.facts["step"] == 4
+
+
+def test_a_picture_may_come_in_any_form(detector, pictures):
+    path = pictures[0]
+    array = read_image(path)
+    first = detector.predict(path)
+    assert first.anomaly_map.shape == (32, 32) and first.anomaly_map.dtype == np.float32
+    assert 0 <= first.anomaly_map.min() <= first.image_score <= first.anomaly_map.max() <= 1
+    for form in (str(path), array, Image.open(path), Image.open(path).convert("RGBA")):
+        same = detector.predict(form)
+        assert same.image_score == first.image_score
+        np.testing.assert_array_equal(same.anomaly_map, first.anomaly_map)
+    assert [one.image_score for one in detector.predict(np.stack([array, array]))] == [first.image_score] * 2
+    assert detector.predict([]) == []
+
+
+@pytest.mark.parametrize("mode", ["L", "I;16", "P", "LA", "1", "RGBA"])
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_a_file_and_its_pil_image_are_the_same_picture(detector, tmp_path, mode, orientation):
+    values = np.random.default_rng(0).integers(0, 256, (40, 70)).astype(np.uint8)
+    picture = Image.fromarray(values.astype(np.uint16) * 256 + 77 if mode == "I;16" else values)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "x.png"
+    (picture if mode == "I;16" else picture.convert(mode)).save(path, exif=exif)
+    assert Image.open(path).mode == mode
+    by_path, opened = detector.predict([path, Image.open(path)])
+    np.testing.assert_array_equal(by_path.anomaly_map, opened.anomaly_map)
+    assert by_path.image_score == opened.image_score
+
+
+def test_alone_and_among_others_an_image_is_predicted_to_the_same_bit(detector, pictures):
+    together = detector.predict(pictures)
+    backwards = detector.predict(pictures[::-1])[::-1]
+    assert len({one.image_score for one in together}) == len(pictures)
+    for path, one, other in zip(pictures, together, backwards, strict=True):
+        alone = detector.predict(path)
+        assert alone.image_score == one.image_score == other.image_score
+        assert alone.anomaly_map.tobytes() == one.anomaly_map.tobytes() == other.anomaly_map.tobytes()
+
+
+def test_the_map_has_the_size_of_the_picture(detector):
+    picture = np.random.default_rng(0).integers(0, 256, (40, 70, 3)).astype(np.uint8)
+    assert detector.predict(picture).anomaly_map.shape == (40, 70)
+
+
+def test_the_verdict_follows_the_threshold(tiny, detector, pictures):
+    one = detector.predict(pictures[0])
+    assert one.threshold == tiny_detector.CALIBRATION.image_threshold
+    assert one.verdict == ("defect" if one.image_score >= one.threshold else "normal")
+    assert detector.predict(pictures[0], threshold=one.image_score).verdict == "defect"
+    assert detector.predict(pictures[0], threshold=np.nextafter(one.image_score, 1)).verdict == "normal"
+    bare = Detector.load(tiny_detector.save("widget", calibration=None), device="cpu")
+    assert bare.calibration is None and bare.predict(pictures[0]).verdict is None
+    assert bare.predict(pictures[0], threshold=0.0).verdict == "defect"
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        np.zeros((8, 8, 3)),
+        *(np.zeros(shape, np.uint8) for shape in [(8, 8), (8, 8, 4), (0, 0, 3), (8, 0, 3)]),
+        Image.new("RGB", (0, 8)),
+    ],
+)
+def test_another_array_is_refused(detector, picture):
+    with pytest.raises(UserError, match=r"a uint8 RGB array \(H, W, 3\), got"):
+        detector.predict(picture)
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_a_pil_image_of_no_known_range_is_refused(detector, mode):
+    with pytest.raises(UserError, match=f"PIL's mode '{mode}' has no known range"):
+        detector.predict(Image.new(mode, (8, 8)))
+
+
+def test_a_foreign_checkpoint_is_refused_by_name(tiny, detector):
+    path = tiny / "experiments/tiny/realnet_checkpoints/weave/ckpt_last.pth"
+    with pytest.raises(UserError, match="class 'weave', but 'widget' is needed"):
+        Detector.load(path, class_name="widget")
+    with pytest.raises(UserError, match="dataset 'tiny', but 'other' is needed"):
+        Detector.load(path, dataset="other")
+    with pytest.raises(UserError, match=r"make it with: python train_realnet\.py --dataset tiny --class_name widget"):
+        Detector.load("absent.pth", dataset="tiny", class_name="widget")
+
+
+def test_other_weights_of_the_backbone_are_refused(tiny):
+    path = tiny_detector.save("weave")
+    values = torch.load(path, weights_only=True)
+    values["facts"]["backbone"]["checksum"] = "0" * 64
+    checkpoint.write(path, values)
+    with pytest.raises(UserError, match=r"other weights of resnet18 \(checksum 000000000000…"):
+        Detector.load(path, device="cpu")
+
+
+def test_a_config_of_another_version_is_refused(tiny):
+    path = tiny_detector.save("weave")
+    values = torch.load(path, weights_only=True)
+    values["config"]["rrs"]["of_tomorrow"] = 1
+    checkpoint.write(path, values)
+    with pytest.raises(UserError, match=r"does not know \(rrs\.of_tomorrow"):
+        Detector.load(path, device="cpu")
+
+
+def test_a_published_checkpoint_gives_the_same_maps(tiny, detector, pictures):
+    path = tiny_detector.save_published(tiny / "published.pth.tar")
+    with pytest.raises(UserError, match="give the one that describes it"):
+        Detector.load(path, device="cpu")
+    published = Detector.load(path, device="cpu", config=tiny_detector.config())
+    assert published.calibration is None and published.facts["epoch"] == 3
+    for path in pictures:
+        np.testing.assert_array_equal(published.predict(path).anomaly_map, detector.predict(path).anomaly_map)
+
+
+def test_this_machines_settings_replace_the_stored_ones(tiny, detector, caplog):
+    config = tiny_detector.config()
+    evaluation = config.evaluation.model_copy(update={"score_pool": 8})
+    runtime = config.runtime.model_copy(update={"precision": "bf16"})
+    config = config.model_copy(update={"image_size": (64, 64), "evaluation": evaluation, "runtime": runtime})
+    with caplog.at_level("WARNING", "realnet"):
+        loaded = Detector.load("experiments/tiny/realnet_checkpoints/weave/ckpt_last.pth", device="cpu", config=config)
+    assert loaded.precision.dtype == torch.bfloat16 and loaded.config.evaluation.score_pool == 8
+    assert loaded.config.image_size == (32, 32)  # the network's own
+    assert loaded.calibration is None and "calibrated with evaluation.score_pool 16" in caplog.text
+
+
+def test_the_package_imports_the_detector_only_when_asked():
+    code = "import sys, realnet; assert 'torch' not in sys.modules and 'Detector' in realnet.__all__; realnet.nothing"
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.stderr.strip().endswith("AttributeError: module 'realnet' has no attribute 'nothing'")
+
+
+def test_the_backbones_weights_come_from_where_they_are_to_be_had(tiny, tmp_path):
+    path, here = tiny_detector.save("weave"), tiny_detector.config()
+    file = tmp_path / "resnet18.pth"
+    torch.save(tiny_detector.build().backbone.feature_extractor.state_dict(), file)
+
+    def used(trained: str, configured: str) -> str:
+        values = torch.load(path, weights_only=True)
+        values["config"]["backbone"]["weights"] = trained
+        torch.save(values, path)
+        backbone = here.backbone.model_copy(update={"weights": configured})
+        config = here.model_copy(update={"backbone": backbone})
+        return Detector.load(path, device="cpu", config=config).config.backbone.weights
+
+    assert used(trained=str(file), configured="hub") == str(file)
+    assert used(trained="none", configured="hub") == "none"
+    assert used(trained="elsewhere.pth", configured=str(file)) == str(file)
+    assert used(trained="hub", configured=str(file)) == str(file)
+    assert used(trained="elsewhere.pth", configured="none") == "none"
+
+
+def test_backbone_weights_that_lie_elsewhere_are_given(tiny, tmp_path, monkeypatch):
+    path = tiny_detector.save("weave").absolute()
+    torch.save(tiny_detector.build().backbone.feature_extractor.state_dict(), "resnet18.pth")
+    values = torch.load(path, weights_only=True)
+    values["config"]["backbone"]["weights"] = "resnet18.pth"
+    torch.save(values, path)
+    Detector.load(path, device="cpu")
+    monkeypatch.chdir(tmp_path / "data")
+    with pytest.raises(UserError, match=r"weights resnet18\.pth, which are not .*load\(…, backbone_weights=FILE\)"):
+        Detector.load(path, device="cpu")
+    given = Detector.load(path, device="cpu", backbone_weights=tmp_path / "resnet18.pth")
+    assert given.config.backbone.weights == str(tmp_path / "resnet18.pth")

@@ -1,0 +1,152 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from alone import ALONE, FP32, denormalise
+
+from realnet.config import EvaluationConfig, RuntimeConfig
+from realnet.data.images import write_image
+from realnet.data.index import Entry
+from realnet.errors import UserError
+from realnet.evaluation.scores import METRICS, ClassScores, Metric, curves_of, mean_over_classes, score_split, summarise
+from realnet.evaluation.test_split import TestSplit
+from realnet.runtime import distributed
+from realnet.runtime.distributed import World
+
+
+class Brightness(torch.nn.Module):
+    """A detector whose map is the image's brightness."""
+
+    def forward(self, image):
+        assert not self.training
+        return SimpleNamespace(anomaly_map=denormalise(image)[:, :1] / 255)
+
+
+def make_split(folder, number=5, world=ALONE, **changes):
+    """Grey images, each brighter than the one before; the odd ones are defects, the last without a mask."""
+    entries = []
+    for index in range(number):
+        write_image(folder / f"{index}.png", np.full((20, 24, 3), 10 + 20 * index, np.uint8))
+        mask = np.zeros((20, 24), bool)
+        mask[:10] = index % 2
+        write_image(folder / f"{index}_mask.png", mask)
+        maskname = f"{index}_mask.png" if index in (1,) else None
+        entries.append(Entry(f"{index}.png", index % 2, "", "c", maskname))
+    runtime = RuntimeConfig(num_workers=changes.pop("num_workers", 0))
+    return TestSplit(entries, folder, image_size=(16, 16), runtime=runtime, world=world, **changes)
+
+
+def scored(split, **changes):
+    model = Brightness()
+    config = EvaluationConfig(**{"batch_size": 2, "score_pool": 4, **changes})
+    found = score_split(model, split, config=config, precision=FP32)
+    assert model.training
+    return found
+
+
+def test_every_image_is_scored_once_in_order(tmp_path):
+    scores = scored(make_split(tmp_path))
+    np.testing.assert_allclose(scores.image_scores * 255, [10, 30, 50, 70, 90], rtol=1e-5)
+    assert scores.anomaly_maps.shape == scores.masks.shape == (5, 16, 16)
+    assert scores.labels.tolist() == [0, 1, 0, 1, 0]
+    assert scores.has_mask.tolist() == [True, True, True, False, True]
+    assert scores.masks[1, :8].all() and not scores.masks[1, 8:].any() and not scores.masks[3].any()
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 7])
+def test_several_processes_share_the_images(tmp_path, monkeypatch, world_size):
+    alone = scored(make_split(tmp_path))
+    splits = [make_split(tmp_path, world=World(rank, world_size, FP32)) for rank in range(world_size)]
+    for split in splits:
+        list(split.batches(2))
+    shares = {"maps": [alone.anomaly_maps[rank::world_size] for rank in range(world_size)]}
+    for name in ("_masks", "_has_mask"):
+        shares[name] = [getattr(split, name) for split in splits]
+    assert sum(split.num_own for split in splits) == 5
+
+    def gather(value):
+        if isinstance(value, str):
+            return [value]
+        return next(each for each in shares.values() if np.array_equal(each[1], value) and each[1].dtype == value.dtype)
+
+    monkeypatch.setattr(distributed, "gather", gather)
+    together = scored(splits[1])
+    for name in ("anomaly_maps", "image_scores", "masks", "has_mask"):
+        np.testing.assert_array_equal(getattr(together, name), getattr(alone, name))
+
+
+def test_an_unusable_image_is_named_without_a_traceback(tmp_path):
+    split = make_split(tmp_path, num_workers=1)
+    (tmp_path / "4.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"^\S+4\.png \(8 bytes\) is truncated or no image"):
+        scored(split, batch_size=1)
+
+
+def test_a_process_hears_of_the_others_problems(tmp_path, monkeypatch):
+    monkeypatch.setattr(distributed, "gather", lambda share: [share, "b.png is no image", "c.png is no image"])
+    with pytest.raises(UserError, match=r"^b\.png is no image\nc\.png is no image$"):
+        scored(make_split(tmp_path))
+
+
+def class_scores(maps, labels, masks, has_mask=None):
+    maps = np.asarray(maps, np.float32)
+    return ClassScores(
+        entries=[],
+        anomaly_maps=maps,
+        image_scores=maps.max(axis=(1, 2), initial=0).astype(np.float64),
+        labels=np.asarray(labels, np.int64),
+        masks=np.asarray(masks, bool),
+        has_mask=np.ones(len(maps), bool) if has_mask is None else np.asarray(has_mask),
+    )
+
+
+NORMAL, DEFECT = [[0.1, 0.4]], [[0.2, 0.3]]
+
+
+def test_metrics_equal_hand_computed_values():
+    metrics = summarise(curves_of(class_scores([NORMAL, DEFECT], [0, 1], [[[0, 0]], [[0, 1]]])))
+    assert tuple(metrics) == METRICS
+    values = {name: metric.value for name, metric in metrics.items()}
+    assert values["image_auroc"] == 0  # and not 1 - 0
+    assert values["pixel_auroc"] == pytest.approx(2 / 3)
+    assert values["image_ap"] == 0.5 and values["pixel_ap"] == 0.5
+    assert values["image_f1_max"] == pytest.approx(2 / 3) and values["pixel_f1_max"] == pytest.approx(2 / 3)
+    assert values["aupro"] == 0  # the region is found at a false positive rate of 1/3, beyond 0.3
+    far = summarise(curves_of(class_scores([NORMAL, DEFECT], [0, 1], [[[0, 0]], [[0, 1]]])), fpr_limit=1.0)
+    assert far["aupro"].value == pytest.approx(2 / 3)
+
+
+def test_images_without_a_mask_count_for_image_metrics_alone():
+    whole = class_scores([NORMAL, DEFECT, [[1, 1]]], [0, 1, 1], [[[0, 0]], [[0, 1]], [[0, 0]]], [True, True, False])
+    metrics = summarise(curves_of(whole))
+    assert metrics["pixel_auroc"].value == pytest.approx(2 / 3)
+    assert metrics["image_auroc"].value == 0.5
+
+
+@pytest.mark.parametrize(
+    ("scores", "image_reason", "pixel_reason"),
+    [
+        (class_scores(np.zeros((0, 1, 2)), [], np.zeros((0, 1, 2))), "no images", "no images"),
+        (class_scores([NORMAL], [0], [[[0, 0]]]), "no defect image", "no defect image"),
+        (class_scores([DEFECT], [1], [[[0, 1]]]), "no normal image", None),
+        (
+            class_scores([NORMAL, DEFECT], [0, 1], np.zeros((2, 1, 2)), [True, False]),
+            None,
+            "no defect image has a mask",
+        ),
+    ],
+)
+def test_what_cannot_be_computed_says_why(scores, image_reason, pixel_reason):
+    for name, metric in summarise(curves_of(scores)).items():
+        reason = image_reason if name.startswith("image") else pixel_reason
+        assert metric.reason == reason and (metric.value is None) == (reason is not None)
+        assert str(metric) == "–" or reason is None
+
+
+def test_the_mean_is_over_the_classes_that_have_the_metric():
+    full = {name: Metric(0.5) for name in METRICS}
+    less = {**full, "image_auroc": Metric(1.0), "aupro": Metric(None, "no images")}
+    mean = mean_over_classes([full, less])
+    assert mean["image_auroc"] == Metric(0.75) and mean["aupro"] == Metric(0.5)
+    assert mean_over_classes([less])["aupro"].value is None

@@ -1,0 +1,125 @@
+import numpy as np
+import pytest
+
+from realnet.data.images import read_image, read_mask, write_image
+from realnet.data.index import build_index
+from realnet.errors import UserError
+from realnet.preparation.archives import place, plan_mtd, plan_visa
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (8, 10, 3)).astype(np.uint8)
+IDS = np.zeros((8, 10), np.uint8)
+IDS[2:4, 3:6] = 3
+
+
+@pytest.fixture
+def visa(tmp_path):
+    source = tmp_path / "VisA"
+    rows = ["object,split,label,image,mask"]
+    for number in range(3):
+        split = "test" if number == 2 else "train"
+        rows.append(f"candle,{split},normal,candle/Data/Images/Normal/{number:04d}.JPG,")
+    rows.append("candle,test,anomaly,candle/Data/Images/Anomaly/000.JPG,candle/Data/Masks/Anomaly/000.png")
+    for name in ("Normal/0000", "Normal/0001", "Normal/0002", "Anomaly/000"):
+        write_image(source / f"candle/Data/Images/{name}.JPG", PIXELS)
+    write_image(source / "candle/Data/Masks/Anomaly/000.png", np.repeat(IDS[..., None], 3, axis=2))
+    (source / "split_csv").mkdir()
+    (source / "split_csv/1cls.csv").write_text("\n".join(rows) + "\n")
+    return source
+
+
+def test_visa_gets_the_layout_of_its_protocols(visa, tmp_path):
+    target = tmp_path / "visa"
+    place(plan_visa(visa, target), description="VisA")
+    found = build_index(target, "candle")
+    assert [entry.filename for entry in found.train] == ["candle/train/ok/0000.JPG", "candle/train/ok/0001.JPG"]
+    assert [(e.filename, e.maskname) for e in found.test] == [
+        ("candle/test/ko/000.JPG", "candle/ground_truth/ko/000.png"),
+        ("candle/test/ok/0002.JPG", None),
+    ]
+    image = target / "candle/train/ok/0000.JPG"
+    assert image.samefile(visa / "candle/Data/Images/Normal/0000.JPG")
+    mask = read_image(target / "candle/ground_truth/ko/000.png")
+    assert sorted(np.unique(mask)) == [0, 255]
+    assert np.array_equal(mask[..., 0] > 0, IDS > 0)
+
+
+def test_placing_again_changes_nothing_and_mends_what_was_cut_off(visa, tmp_path):
+    target = tmp_path / "visa"
+    place(plan_visa(visa, target), description="VisA")
+    image = target / "candle/train/ok/0000.JPG"
+    before = image.stat()
+    place(plan_visa(visa, target), description="VisA")
+    assert image.stat() == before
+    image.unlink()
+    image.write_bytes(b"cut off")
+    place(plan_visa(visa, target), description="VisA")
+    assert read_image(image).shape == (8, 10, 3)
+
+
+def test_files_are_copied_where_links_are_not_to_be_had(visa, tmp_path, monkeypatch):
+    def refuse(self, target):
+        raise OSError("no links here")
+
+    monkeypatch.setattr("pathlib.Path.hardlink_to", refuse)
+    place(plan_visa(visa, tmp_path / "visa"), description="VisA")
+    image, original = tmp_path / "visa/candle/train/ok/0000.JPG", visa / "candle/Data/Images/Normal/0000.JPG"
+    assert not image.samefile(original)
+    assert image.read_bytes() == original.read_bytes()
+
+
+def test_incomplete_archives_are_refused_by_name(visa, tmp_path):
+    (visa / "candle/Data/Images/Normal/0001.JPG").unlink()
+    with pytest.raises(UserError, match=r"1 files of the archive do not exist .*Normal/0001\.JPG"):
+        plan_visa(visa, tmp_path / "visa")
+    (visa / "split_csv/1cls.csv").write_text("object,split\ncandle,train\n")
+    with pytest.raises(UserError, match="expected columns object,split,label,image,mask"):
+        plan_visa(visa, tmp_path / "visa")
+    with pytest.raises(UserError, match=r"1cls\.csv does not exist; give as --source"):
+        plan_visa(tmp_path, tmp_path / "visa")
+    assert not (tmp_path / "visa").exists()
+
+
+@pytest.fixture
+def tiles(tmp_path):
+    source = tmp_path / "MTD"
+    for kind, count in (("Free", 10), ("Crack", 2), ("Blowhole", 1)):
+        for number in range(count):
+            write_image(source / f"MT_{kind}/Imgs/exp{number}.jpg", PIXELS)
+            write_image(source / f"MT_{kind}/Imgs/exp{number}.png", IDS > 0 if kind != "Free" else IDS > 9)
+    (source / "MT_Crack/Imgs/exp1.png").unlink()
+    return source
+
+
+def test_magnetic_tiles_are_split_by_name(tiles, tmp_path):
+    place(plan_mtd(tiles, tmp_path / "mtd/tile"), description="MTD")
+    found = build_index(tmp_path / "mtd", "tile")
+    assert len(found.train) == 8
+    assert [(entry.kind, entry.maskname) for entry in found.test if entry.label] == [
+        ("blowhole", "tile/ground_truth/blowhole/exp0.png"),
+        ("crack", "tile/ground_truth/crack/exp0.png"),
+        ("crack", None),
+    ]
+    assert sum(entry.label == 0 for entry in found.test) == 2
+    assert np.array_equal(read_mask(tmp_path / "mtd/tile/ground_truth/crack/exp0.png"), IDS > 0)
+
+
+def test_magnetic_tiles_follow_a_list(tiles, tmp_path):
+    names = tmp_path / "train.txt"
+    names.write_text("exp3.jpg\nMT_Free/Imgs/exp5.jpg\n\nexp7\n")
+    place(plan_mtd(tiles, tmp_path / "mtd/tile", train_list=names), description="MTD")
+    found = build_index(tmp_path / "mtd", "tile")
+    assert [entry.filename for entry in found.train] == [f"tile/train/good/exp{n}.jpg" for n in (3, 5, 7)]
+    assert sum(entry.label == 0 for entry in found.test) == 7
+    with pytest.raises(UserError, match=r"holds 7 other files .*; remove them first"):
+        plan_mtd(tiles, tmp_path / "mtd/tile")  # another split beside this one would mix train and test
+
+
+def test_lists_that_do_not_fit_are_refused(tiles, tmp_path):
+    names = tmp_path / "train.txt"
+    names.write_text("exp3.jpg\nexp99.jpg\n")
+    with pytest.raises(UserError, match=r"names 1 of 2 images that are not in MT_Free/Imgs \(exp99\)"):
+        plan_mtd(tiles, tmp_path / "mtd", train_list=names)
+    with pytest.raises(UserError, match="cannot read --train-list"):
+        plan_mtd(tiles, tmp_path / "mtd", train_list=tmp_path / "absent.txt")
+    with pytest.raises(UserError, match="MT_Free/Imgs holds no"):
+        plan_mtd(tmp_path, tmp_path / "mtd")
