@@ -24,7 +24,7 @@ from realnet.models.build import build_detector
 from realnet.models.losses import cross_entropy_loss, reconstruction_loss
 from realnet.models.realnet import RealNet
 from realnet.runtime import precision
-from realnet.runtime.placement import make_ready, place
+from realnet.runtime.placement import make_ready, move_to_device
 from realnet.runtime.precision import Precision
 from realnet.training.optimisation import Optimisation
 from realnet.training.pairs import detect_pairs
@@ -72,7 +72,7 @@ def training(model: RealNet, described: RealNetConfig, device: torch.device) -> 
     baseline = measure.seconds(plain, device, repeats=2)
     name = f"batch {described.train.batch_size}"
     yield Row(f"{name}, plain float32", baseline, measure.flop_count(plain), measure.matrix_rate(device))
-    place(model, device, described.runtime)
+    move_to_device(model, device, described.runtime)
     flops = measure.flop_count(_training_step(model, batch, precision.resolve("fp32", device)))
     for kind in ("fp32", "bf16"):
         number_format = precision.resolve(kind, device)

@@ -25,7 +25,7 @@ IMPORTS_OF = {
     "reporting": "config data detection drawing evaluation inspection metrics runtime",
     "prediction": "config data detection drawing errors runtime",
     "preparation": "anomalies config data errors inspection runtime",
-    "training": "anomalies config data detection errors evaluation inspection models runtime sdas",
+    "training": "anomalies config data detection errors evaluation guided_diffusion inspection models runtime sdas",
     "dry_run": "config data detection guided_diffusion inspection models runtime sdas training",
     "commands": "anomalies config data detection dry_run errors evaluation inspection prediction preparation reporting "
     "runtime sdas training",

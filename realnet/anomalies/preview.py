@@ -11,7 +11,7 @@ from realnet.config import AnomalyConfig, AnomalyType, Foreground
 from realnet.data.images import Image, read_image, resize_image
 from realnet.data.registry import OpenDataset
 from realnet.drawing.grids import label_grid
-from realnet.drawing.heatmaps import mask_picture
+from realnet.drawing.heatmaps import draw_mask
 from realnet.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ def _anomalies(
     image: Image, synthesizers: Mapping[AnomalyType, AnomalySynthesizer], seeds: tuple[int, int, int]
 ) -> list[Image]:
     drawn = [each.synthesize(image, np.random.default_rng(seeds)) for each in synthesizers.values()]
-    return [picture for anomaly in drawn for picture in (anomaly.image, mask_picture(anomaly.mask))]
+    return [picture for anomaly in drawn for picture in (anomaly.image, draw_mask(anomaly.mask))]
 
 
 def _dim_background(image: Image, foreground: Foreground) -> Image:

@@ -22,7 +22,7 @@ MAX_FAILURES = 200
 
 
 @dataclass(frozen=True)
-class Record:
+class ManifestRow:
     """A line of the manifest.
 
     Attributes:
@@ -79,7 +79,7 @@ def export_anomalies(
     num_samples: int,
     seed: int,
     output: Path,
-) -> list[Record]:
+) -> list[ManifestRow]:
     """Write ``image/``, ``mask/`` and ``source/`` PNGs of equal names, and at the end ``manifest.csv``.
 
     The draws are those of training items: of (seed, epoch, index). The normal images take turns.
@@ -95,19 +95,19 @@ def export_anomalies(
     Raises:
         UserError: where a file cannot be read or written, or no anomaly finds a place.
     """
-    records = []
+    rows = []
     drawn = _draw(entries, image_root, synthesizer, num_samples, seed)
-    for record, source, anomaly in bar(drawn, total=num_samples, description=entries[0].class_name):
+    for row, source, anomaly in bar(drawn, total=num_samples, description=entries[0].class_name):
         for folder, pixels in zip(FOLDERS, (anomaly.image, anomaly.mask, source), strict=True):
-            write_image(output / folder / record.file, pixels)
-        records.append(record)
-    _write_manifest(output / MANIFEST, records)
-    return records
+            write_image(output / folder / row.file, pixels)
+        rows.append(row)
+    _write_manifest(output / MANIFEST, rows)
+    return rows
 
 
 def _draw(
     entries: Sequence[Entry], image_root: Path, synthesizer: AnomalySynthesizer, num_samples: int, seed: int
-) -> Iterator[tuple[Record, Image, LocalAnomaly]]:
+) -> Iterator[tuple[ManifestRow, Image, LocalAnomaly]]:
     digits = max(5, len(str(num_samples - 1)))
     count = turn = failures = 0
     while count < num_samples:
@@ -122,12 +122,12 @@ def _draw(
                 "foreground with prepare_data.py preview, and correct it in dataset.yaml"
             )
         if not failures:
-            yield _record(f"{count:0{digits}d}.png", entries[index], anomaly, (seed, epoch, index)), source, anomaly
+            yield _row(f"{count:0{digits}d}.png", entries[index], anomaly, (seed, epoch, index)), source, anomaly
             count += 1
 
 
-def _record(file: str, entry: Entry, anomaly: LocalAnomaly, draw: tuple[int, int, int]) -> Record:
-    return Record(
+def _row(file: str, entry: Entry, anomaly: LocalAnomaly, draw: tuple[int, int, int]) -> ManifestRow:
+    return ManifestRow(
         file=file,
         class_name=entry.class_name,
         source_file=entry.filename,
@@ -142,8 +142,8 @@ def _record(file: str, entry: Entry, anomaly: LocalAnomaly, draw: tuple[int, int
     )
 
 
-def _write_manifest(path: Path, records: Sequence[Record]) -> None:
+def _write_manifest(path: Path, rows: Sequence[ManifestRow]) -> None:
     with whole_file(path) as file:
-        writer = csv.DictWriter(file, fieldnames=list(asdict(records[0])))
+        writer = csv.DictWriter(file, fieldnames=list(asdict(rows[0])))
         writer.writeheader()
-        writer.writerows(asdict(record) for record in records)
+        writer.writerows(asdict(row) for row in rows)

@@ -179,9 +179,9 @@ def _split_sorted(root: Path, class_name: str) -> ClassIndex:
     return ClassIndex(train, tuple(entry for entry in entries if entry.label or entry.filename in for_test))
 
 
-def _entries(root: Path, class_name: str, place: str) -> list[Entry]:
+def _entries(root: Path, class_name: str, folder_name: str) -> list[Entry]:
     """Return the images of one kind, normal or defect, in a folder of the class."""
-    folder, kind = f"{class_name}/{place}", PurePosixPath(place).name
+    folder, kind = f"{class_name}/{folder_name}", PurePosixPath(folder_name).name
     names = images_in(root / folder)
     if kind.lower() in NORMAL_FOLDERS:
         return [_normal(f"{folder}/{name}", class_name) for name in names]
@@ -245,7 +245,7 @@ def _read_split(samples_dir: Path, split: Split, class_name: str) -> tuple[Entry
     )
 
 
-def _parse_line(line: str, place: str, class_name: str) -> Entry:
+def _parse_line(line: str, where: str, class_name: str) -> Entry:
     try:
         value = json.loads(line)
         label = int(value["label"])
@@ -257,10 +257,10 @@ def _parse_line(line: str, place: str, class_name: str) -> Entry:
             maskname=value.get("maskname"),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f'{place}: {line[:80]!r} is no entry; expected {{"filename": …, "label": 0 or 1}}') from error
+        raise UserError(f'{where}: {line[:80]!r} is no entry; expected {{"filename": …, "label": 0 or 1}}') from error
     if label not in (0, 1):
-        raise UserError(f"{place}: label must be 0 (normal) or 1 (defect), got {label}")
+        raise UserError(f"{where}: label must be 0 (normal) or 1 (defect), got {label}")
     for name in filter(None, (entry.filename, entry.maskname)):
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise UserError(f"{place}: {name} must be a path inside the image root, relative to it")
+            raise UserError(f"{where}: {name} must be a path inside the image root, relative to it")
     return entry

@@ -16,8 +16,9 @@ from realnet.detection.maps import anomaly_maps
 from realnet.metrics.curves import FloatArray, MaskArray, MetricUndefined, ScoreCurve, image_curve, pixel_curve
 from realnet.metrics.image_score import image_scores
 from realnet.models.realnet import RealNet
+from realnet.runtime.distributed import World
 from realnet.runtime.precision import Precision
-from realnet.runtime.progress import Follow
+from realnet.runtime.progress import stoppable_bar
 
 logger = logging.getLogger("realnet")
 
@@ -71,9 +72,9 @@ def calibrate(
     *,
     synthesizer: AnomalySynthesizer,
     config: RealNetConfig,
-    precision: Precision,
+    world: World,
     held_out: bool,
-    follow: Follow = iter,
+    description: str = "calibration",
 ) -> Calibration | None:
     """Fix the thresholds between normal images and local anomalies on them.
 
@@ -87,9 +88,9 @@ def calibrate(
         image_root: what the entries' filenames are relative to.
         synthesizer: makes the anomalies.
         config: of the detector.
-        precision: the number format that the detector is used in.
+        world: this process, which calibrates alone; its number format is that of use.
         held_out: recorded: whether the weights were not trained on these images.
-        follow: passes the batches on: with a progress bar, say.
+        description: names the progress bar.
 
     Returns:
         The calibration; None, with a warning, where there is nothing to tell apart (no anomaly fell on the object,
@@ -111,7 +112,8 @@ def calibrate(
             for pictures in (images, [anomaly.image for anomaly in anomalies])
             for start in range(0, len(pictures), config.evaluation.batch_size)
         ]
-        maps = np.concatenate([_maps(model, batch, precision) for batch in follow(batches)])
+        shown = stoppable_bar(batches, description, world)
+        maps = np.concatenate([_maps(model, batch, world.precision) for batch in shown])
     finally:
         model.train(was_training)
     normal, anomalous = maps[: len(images)], maps[len(images) :]

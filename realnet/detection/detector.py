@@ -30,7 +30,7 @@ from realnet.runtime.precision import Precision, resolve
 
 logger = logging.getLogger("realnet")
 
-Picture = np.ndarray | PILImage.Image | str | Path
+ImageInput = np.ndarray | PILImage.Image | str | Path
 
 
 @dataclass(frozen=True)
@@ -124,14 +124,14 @@ class Detector:
 
     @overload
     def predict(  # type: ignore[overload-overlap]  # a path given as str is a sequence of str too
-        self, images: Picture, *, threshold: float | None = None
+        self, images: ImageInput, *, threshold: float | None = None
     ) -> Prediction: ...
 
     @overload
-    def predict(self, images: Sequence[Picture], *, threshold: float | None = None) -> list[Prediction]: ...
+    def predict(self, images: Sequence[ImageInput], *, threshold: float | None = None) -> list[Prediction]: ...
 
     def predict(
-        self, images: Picture | Sequence[Picture], *, threshold: float | None = None
+        self, images: ImageInput | Sequence[ImageInput], *, threshold: float | None = None
     ) -> Prediction | list[Prediction]:
         """Score one image, or several.
 
@@ -153,7 +153,7 @@ class Detector:
             return self._predict_one(images, threshold)
         return [self._predict_one(image, threshold) for image in images]
 
-    def _predict_one(self, picture: Picture, threshold: float | None) -> Prediction:
+    def _predict_one(self, picture: ImageInput, threshold: float | None) -> Prediction:
         image = _to_array(picture)
         small = normalise(resize_image(image, self.config.image_size))[None]
         anomaly_map = anomaly_maps(self.model, small, self.precision).cpu().numpy()
@@ -248,7 +248,7 @@ def _check_backbone(model: RealNet, stored: Checkpoint, path: Path) -> None:
         )
 
 
-def _to_array(image: Picture) -> Image:
+def _to_array(image: ImageInput) -> Image:
     if isinstance(image, (str, Path)):
         return read_image(Path(image))
     if isinstance(image, PILImage.Image):

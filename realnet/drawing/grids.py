@@ -4,20 +4,21 @@ from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image as PILImage
+from PIL import ImageDraw, ImageFont
 
-from realnet.drawing.heatmaps import Picture
+from realnet.data.images import Image
 
 PAPER, INK, GAP = (255, 255, 255), (60, 60, 60), 4
 
 
 def label_grid(
-    rows: Sequence[Sequence[Picture]],
+    rows: Sequence[Sequence[Image]],
     *,
     row_labels: Sequence[str] = (),
     column_labels: Sequence[str] = (),
     title: str = "",
-) -> Picture:
+) -> Image:
     """Arrange rows of images of one size on white paper, with labels on the left and above.
 
     Args:
@@ -40,7 +41,7 @@ def label_grid(
     head = (size + 2 * GAP) * bool(title)
     top = head + (size + 2 * GAP) * bool(column_labels) or GAP
     right = left + max(num_columns * (width + GAP), _text_width(title, size) + GAP)
-    paper = Image.new("RGB", (right, top + len(rows) * (height + GAP)), PAPER)
+    paper = PILImage.new("RGB", (right, top + len(rows) * (height + GAP)), PAPER)
     draw = ImageDraw.Draw(paper)
     draw.text((left, GAP), title, INK, _font(size))
     for column, label in enumerate(column_labels):
@@ -50,11 +51,11 @@ def label_grid(
         if row_labels:
             draw.text((left - GAP, y + height // 2), row_labels[row], INK, _font(size), anchor="rm", align="right")
         for column, image in enumerate(images):
-            paper.paste(Image.fromarray(image), (left + column * (width + GAP), y))
+            paper.paste(PILImage.fromarray(image), (left + column * (width + GAP), y))
     return np.asarray(paper)
 
 
-def _common_size(rows: Sequence[Sequence[Picture]]) -> tuple[int, int]:
+def _common_size(rows: Sequence[Sequence[Image]]) -> tuple[int, int]:
     sizes = {image.shape[:2] for row in rows for image in row}
     if len(sizes) != 1:
         raise ValueError(f"images of sizes {sorted(sizes)}; give at least one, and all of one size")

@@ -1,4 +1,4 @@
-"""Pictures of what the detector sees, and labelled grids; all images are uint8 RGB (H, W, 3)."""
+"""Heatmaps, overlays and masks as images; all are uint8 RGB (H, W, 3)."""
 
 from dataclasses import dataclass
 
@@ -6,9 +6,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from realnet.data.images import Image
 from realnet.metrics.curves import FloatArray, MaskArray
-
-Picture = NDArray[np.uint8]
 
 HEAT_OPACITY = 0.65
 """Weight of the hottest colour over the image; colder pixels weigh less, so that a normal image stays itself."""
@@ -17,7 +16,7 @@ OUTLINE_RIM = (20, 20, 20)
 PAPER, INK, GAP = (255, 255, 255), (60, 60, 60), 4
 
 
-def heatmap(anomaly_map: FloatArray, *, scale: float) -> Picture:
+def heatmap(anomaly_map: FloatArray, *, scale: float) -> Image:
     """Colour an anomaly map (H, W) from dark blue at 0 to red at `scale` and above, as uint8 RGB (H, W, 3).
 
     The scale is stored with the model and the same for every image, so colours compare between pictures.
@@ -26,10 +25,10 @@ def heatmap(anomaly_map: FloatArray, *, scale: float) -> Picture:
         ValueError: the scale is not a positive number.
     """
     levels = np.rint(_heat(anomaly_map, scale) * 255).astype(np.uint8)
-    return _picture(cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB))
+    return cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
 
 
-def overlay(image: Picture, anomaly_map: FloatArray, *, scale: float, threshold: float | None = None) -> Picture:
+def overlay(image: Image, anomaly_map: FloatArray, *, scale: float, threshold: float | None = None) -> Image:
     """Lay the heatmap over an image (H, W, 3) and outline the region whose anomaly is at least the threshold.
 
     Args:
@@ -45,13 +44,13 @@ def overlay(image: Picture, anomaly_map: FloatArray, *, scale: float, threshold:
         raise ValueError(f"image of {image.shape[:2]} and anomaly map of {anomaly_map.shape}; resize one to the other")
     weight = HEAT_OPACITY * np.sqrt(_heat(anomaly_map, scale))[..., None]
     mixed = (1 - weight) * image + weight * heatmap(anomaly_map, scale=scale)
-    picture = _picture(np.rint(mixed))
+    picture = np.rint(mixed).astype(np.uint8)
     return picture if threshold is None else _outlined(picture, anomaly_map >= threshold)
 
 
-def mask_picture(mask: MaskArray) -> Picture:
+def draw_mask(mask: MaskArray) -> Image:
     """Draw a mask (H, W), any non-zero value white, as uint8 RGB (H, W, 3)."""
-    return _picture(np.repeat((mask != 0)[..., None] * 255, 3, axis=2))
+    return np.repeat((mask != 0)[..., None] * np.uint8(255), 3, axis=2)
 
 
 def _heat(anomaly_map: FloatArray, scale: float) -> NDArray[np.float64]:
@@ -61,7 +60,7 @@ def _heat(anomaly_map: FloatArray, scale: float) -> NDArray[np.float64]:
     return np.clip(known / scale, 0, 1)
 
 
-def _outlined(picture: Picture, region: NDArray[np.bool_]) -> Picture:
+def _outlined(picture: Image, region: NDArray[np.bool_]) -> Image:
     """Draw a light line with a dark rim around the region, outside of it: it shows on any image and hides no defect."""
     line = max(1, round(min(region.shape) / 256))
     inside = region.astype(np.uint8)
@@ -69,10 +68,6 @@ def _outlined(picture: Picture, region: NDArray[np.bool_]) -> Picture:
     picture[dark > inside] = OUTLINE_RIM
     picture[light > inside] = OUTLINE
     return picture
-
-
-def _picture(values: NDArray[np.generic]) -> Picture:
-    return values.astype(np.uint8)
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from pathlib import PurePosixPath
 import cv2
 import numpy as np
 
-from realnet.data.images import resize_image, resize_mask
+from realnet.data.images import Image, resize_image, resize_mask
 from realnet.data.index import IMAGE_SUFFIXES
 from realnet.drawing.grids import label_grid
-from realnet.drawing.heatmaps import Display, Picture, mask_picture, overlay
+from realnet.drawing.heatmaps import Display, draw_mask, overlay
 from realnet.metrics.curves import FloatArray, MaskArray
 
 SMALLEST_SIDE = 256
@@ -23,14 +23,14 @@ LONGEST_NAME = 255
 
 
 def panel(
-    image: Picture,
+    image: Image,
     anomaly_map: FloatArray,
     *,
     scale: float,
     threshold: float | None = None,
     mask: MaskArray | None = None,
     title: str = "",
-) -> Picture:
+) -> Image:
     """Set image, mask (where there is one) and overlay side by side, each with its caption.
 
     Args:
@@ -43,20 +43,20 @@ def panel(
     """
     tiles = {"image": image}
     if mask is not None:
-        tiles["mask"] = mask_picture(mask)
+        tiles["mask"] = draw_mask(mask)
     tiles["anomaly map"] = overlay(image, anomaly_map, scale=scale, threshold=threshold)
     return label_grid([list(tiles.values())], column_labels=list(tiles), title=title)
 
 
 def heatmap_panel(
-    image: Picture,
+    image: Image,
     anomaly_map: FloatArray,
     *,
     display: Display,
     size: tuple[int, int],
     mask: np.ndarray | None = None,
     title: str = "",
-) -> Picture:
+) -> Image:
     """Draw ``panel`` with all its parts resized to ``size`` (height, width)."""
     return panel(
         resize_image(image, size),

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from guided_diffusion.sampling import p_sample
@@ -17,11 +18,12 @@ from realnet.config import ClassifierConfig, DiffusionConfig, RealNetConfig, Sam
 from realnet.detection.maps import anomaly_maps
 from realnet.dry_run.meter import peak_bytes
 from realnet.models.build import build_classifier, build_diffusion, build_unet
-from realnet.models.losses import cross_entropy_loss, reconstruction_loss
 from realnet.models.realnet import RealNet
 from realnet.runtime.precision import Precision
 from realnet.sdas.sampler import Sampler
-from realnet.training.pairs import detect_joined
+from realnet.training.classifier_task import classify
+from realnet.training.diffusion_task import diffusion_losses
+from realnet.training.pairs import detect_joined, detector_losses
 
 ADAM_MOMENTS = 2
 CPU = torch.device("cpu")  # where hollow tensors say they are
@@ -34,9 +36,8 @@ def diffusion_training(config: DiffusionConfig, num_classes: int, precision: Pre
     diffusion, batch = build_diffusion(config.process), config.train.batch_size
 
     def loss() -> Tensor:
-        t, y = _classes(batch), _classes(batch)
-        losses = diffusion.training_losses(model, _images(batch, config), t, _images(batch, config), y=y)
-        return losses.mse.mean() + losses.vb.mean()
+        image, noise, t, y = _images(batch, config), _images(batch, config), _classes(batch), _classes(batch)
+        return diffusion_losses(model, diffusion, image, noise, t, y).sum()
 
     num_averages = 0 if config.runtime.ema_on_cpu and precision.device != CPU else 1
     return _training(model, loss, config, precision, copies=ADAM_MOMENTS + num_averages)
@@ -46,10 +47,11 @@ def classifier_training(config: ClassifierConfig, num_classes: int, precision: P
     """Return the bytes that a step of classifier training needs at its peak."""
     with torch.device("meta"):
         model = build_classifier(config, num_classes)
-    batch = config.train.batch_size
+    diffusion, batch = build_diffusion(config.process), config.train.batch_size
 
     def loss() -> Tensor:
-        return model(_images(batch, config), _classes(batch)).square().mean()
+        logits = classify(model, diffusion, _images(batch, config), _images(batch, config), _classes(batch))
+        return F.cross_entropy(logits, _classes(batch))
 
     return _training(model, loss, config, precision)
 
@@ -64,7 +66,7 @@ def detector_training(model: RealNet, config: RealNetConfig, precision: Precisio
     def loss() -> Tensor:
         detection, clean = detect_joined(model, _images(2 * batch, config), _classes(batch))
         mask = torch.empty(batch, 1, *config.image_size)
-        return cross_entropy_loss(detection.logits, mask) + reconstruction_loss(detection.reconstructed, clean)
+        return detector_losses(detection, clean, mask, config.loss).sum()
 
     return _training(model.train(), loss, config, precision)
 

@@ -25,13 +25,13 @@ Name = Annotated[str, AfterValidator(printable)]
 """Of a file, as JSON can hold it."""
 
 
-class Record(BaseModel):
+class JsonPart(BaseModel):
     """A part of ``metrics.json``; the scores of a network that diverged are written as "NaN"."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
 
-class ImageResult(Record):
+class ImageResult(JsonPart):
     """A test image: its file (relative to the image root), its kind, the truth, and its score."""
 
     filename: Name
@@ -40,7 +40,7 @@ class ImageResult(Record):
     score: float
 
 
-class Verdicts(Record):
+class Verdicts(JsonPart):
     """What an image threshold makes of the test split, beside the best that any threshold could.
 
     Attributes:
@@ -62,7 +62,7 @@ class Verdicts(Record):
     best_threshold: float | None
 
 
-class CheckpointResult(Record):
+class CheckpointResult(JsonPart):
     """One checkpoint's results on a class's test split.
 
     Attributes:
@@ -94,7 +94,7 @@ class CheckpointResult(Record):
     fpr_limit: float
 
 
-class ClassResult(Record):
+class ClassResult(JsonPart):
     """A class's results; the first checkpoint's are pictured in the report.
 
     Attributes:
@@ -120,7 +120,7 @@ class ClassResult(Record):
         return next((one for one in self.checkpoints if one.protocol == protocol), None)
 
 
-class DatasetResult(Record):
+class DatasetResult(JsonPart):
     """``metrics.json`` of a dataset: the means, and every class's results without its images and curves."""
 
     dataset: str

@@ -19,7 +19,7 @@ NUM_SHOWN = 10
 
 
 @dataclass(frozen=True)
-class Placement:
+class FileCopy:
     """A file of an archive and where it goes; ``is_id_mask``: it holds small class ids, which become 0 and 255."""
 
     source: Path
@@ -27,7 +27,7 @@ class Placement:
     is_id_mask: bool = False
 
 
-def plan_visa(source: Path, target: Path) -> list[Placement]:
+def plan_visa(source: Path, target: Path) -> list[FileCopy]:
     """Plan VisA's layout: ``<class>/{train,test}/{ok,ko}/…`` and ``<class>/ground_truth/ko/…``, names kept.
 
     Args:
@@ -43,13 +43,13 @@ def plan_visa(source: Path, target: Path) -> list[Placement]:
     with table.open(newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     try:
-        placements = [each for row in rows for each in _place_visa(row, source, target)]
+        copies = [each for row in rows for each in _copies_visa(row, source, target)]
     except (KeyError, AttributeError, TypeError) as error:
         raise UserError(f"{table} lacks {error}; expected columns object,split,label,image,mask") from error
-    return _checked(placements, target)
+    return _checked(copies, target)
 
 
-def plan_mtd(source: Path, target: Path, *, train_list: Path | None = None) -> list[Placement]:
+def plan_mtd(source: Path, target: Path, *, train_list: Path | None = None) -> list[FileCopy]:
     """Plan the layout of a class from Magnetic Tile Defects: ``train/good``, ``test/{good,<type>}``, ``ground_truth``.
 
     Args:
@@ -66,24 +66,24 @@ def plan_mtd(source: Path, target: Path, *, train_list: Path | None = None) -> l
     if not normal:
         raise UserError(f"{source}/MT_Free/Imgs holds no *.jpg; give as --source the folder that holds MT_Free")
     train = set(split_normal(normal)[0] if train_list is None else _listed(train_list, normal))
-    placements = []
+    copies = []
     for kind, names in photographs.items():
         for name in names:
             split, folder = ("train" if name in train else "test", "good") if kind == MTD_NORMAL else ("test", kind)
-            placements.append(Placement(types[kind] / name, target / split / folder / name))
+            copies.append(FileCopy(types[kind] / name, target / split / folder / name))
             mask = (types[kind] / name).with_suffix(".png")
             if kind != MTD_NORMAL and mask.is_file():
-                placements.append(Placement(mask, target / TRUTH_FOLDER / kind / mask.name))
-    return _checked(placements, target)
+                copies.append(FileCopy(mask, target / TRUTH_FOLDER / kind / mask.name))
+    return _checked(copies, target)
 
 
-def place(placements: Sequence[Placement], *, description: str) -> None:
+def copy_files(copies: Sequence[FileCopy], *, description: str) -> None:
     """Put files where they belong, as hard links where possible; what is there already is left.
 
     Raises:
         UserError: where a file cannot be read or written.
     """
-    for each in bar(placements, total=len(placements), description=description):
+    for each in bar(copies, total=len(copies), description=description):
         try:
             each.target.parent.mkdir(parents=True, exist_ok=True)
             if each.is_id_mask:
@@ -94,14 +94,14 @@ def place(placements: Sequence[Placement], *, description: str) -> None:
             raise UserError(f"cannot write {each.target}: {error.strerror}; free space there, or check it") from error
 
 
-def _place_visa(row: dict[str, str], source: Path, target: Path) -> Iterable[Placement]:
+def _copies_visa(row: dict[str, str], source: Path, target: Path) -> Iterable[FileCopy]:
     folder = target / row["object"]
     kind = VISA_FOLDERS[row["label"].strip()]
     image = source / row["image"]
-    yield Placement(image, folder / row["split"].strip() / kind / image.name)
+    yield FileCopy(image, folder / row["split"].strip() / kind / image.name)
     if row["mask"]:
         mask = source / row["mask"]
-        yield Placement(mask, folder / TRUTH_FOLDER / kind / mask.name, is_id_mask=True)
+        yield FileCopy(mask, folder / TRUTH_FOLDER / kind / mask.name, is_id_mask=True)
 
 
 def _is_jpeg(name: str) -> bool:
@@ -124,17 +124,17 @@ def _listed(path: Path, names: Sequence[str]) -> list[str]:
     return [by_stem[stem] for stem in wanted]
 
 
-def _checked(placements: list[Placement], target: Path) -> list[Placement]:
-    absent = [str(each.source) for each in placements if not each.source.is_file()]
+def _checked(copies: list[FileCopy], target: Path) -> list[FileCopy]:
+    absent = [str(each.source) for each in copies if not each.source.is_file()]
     if absent:
         raise UserError(f"{len(absent)} files of the archive do not exist{_some(absent)}; unpack the archive again")
-    twice = [str(path) for path, number in Counter(each.target for each in placements).items() if number > 1]
+    twice = [str(path) for path, number in Counter(each.target for each in copies).items() if number > 1]
     if twice:
         raise UserError(f"{len(twice)} files would be written twice{_some(twice)}; the archive's lists overlap")
-    others = {path for path in target.rglob("*") if path.is_file()} - {each.target for each in placements}
+    others = {path for path in target.rglob("*") if path.is_file()} - {each.target for each in copies}
     if others:
         raise UserError(f"{target} holds {len(others)} other files{_some(sorted(map(str, others)))}; remove them first")
-    return placements
+    return copies
 
 
 def _some(names: Sequence[str]) -> str:

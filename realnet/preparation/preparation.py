@@ -13,7 +13,7 @@ from realnet.data.registry import OpenDataset, open_dataset
 from realnet.errors import UserError
 from realnet.inspection.check import inspect_class
 from realnet.inspection.findings import fatal, report
-from realnet.preparation.archives import Placement, place, plan_mtd, plan_visa
+from realnet.preparation.archives import FileCopy, copy_files, plan_mtd, plan_visa
 from realnet.preparation.layouts import LAYOUTS, LayoutName, check_name, recognise, register
 from realnet.preparation.summary import summary_table
 from realnet.preparation.toy import is_complete, make_toy_dataset
@@ -133,11 +133,11 @@ def draw_toy(*, force: bool = False, dry_run: bool = False) -> None:
         print(f"written    {root}")
 
 
-def _lay_out(dataset: OpenDataset, placements: Sequence[Placement], *, dry_run: bool) -> None:
-    print(f"{len(placements)} files go to {dataset.image_root}")
+def _lay_out(dataset: OpenDataset, copies: Sequence[FileCopy], *, dry_run: bool) -> None:
+    print(f"{len(copies)} files go to {dataset.image_root}")
     if dry_run:
         return
-    place(placements, description=dataset.name)
-    placed = {each.target.relative_to(dataset.image_root).parts[0] for each in placements}
+    copy_files(copies, description=dataset.name)
+    placed = {each.target.relative_to(dataset.image_root).parts[0] for each in copies}
     index_images(dataset, [name for name in dataset.classes if name in placed])
     print(f"next       python prepare_data.py check --dataset {dataset.name}")

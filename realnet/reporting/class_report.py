@@ -77,8 +77,8 @@ def report_class(
         results.insert(0, result)
         with distributed.refusing_together():
             if world.is_main:
-                description, place = f"{class_name}: heatmaps ({protocol})", heatmaps_folder(folder, protocol)
-                write_heatmaps(scores, pictures, place, result.display, description)
+                description, target = f"{class_name}: heatmaps ({protocol})", heatmaps_folder(folder, protocol)
+                write_heatmaps(scores, pictures, target, result.display, description)
     whole = ClassResult(
         dataset=dataset.name,
         class_name=class_name,
@@ -113,7 +113,7 @@ def _kept(folder: Path, inputs: str, test: Sequence[Entry]) -> ClassResult | Non
         return None
     heatmaps = [heatmap_name(entry.filename, entry.class_name) for entry in test]
     folders = [heatmaps_folder(folder, one.protocol) for one in stored.checkpoints]
-    written = [folder / REPORT, *(place / name for place in folders for name in heatmaps)]
+    written = [folder / REPORT, *(target / name for target in folders for name in heatmaps)]
     return stored if all(path.is_file() for path in written) else None
 
 

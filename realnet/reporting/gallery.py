@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from realnet.drawing import heatmaps
-from realnet.drawing.heatmaps import Display, Picture
+from realnet.drawing.heatmaps import Display, Image
 from realnet.drawing.thumbnails import fit, thumbnail
 from realnet.metrics.curves import FloatArray, MaskArray
 
@@ -28,7 +28,7 @@ class Views:
         mask: truth (h', w'), bool or uint8; None where there is none.
     """
 
-    image: Picture
+    image: Image
     anomaly_map: FloatArray
     mask: MaskArray | None = None
 
@@ -115,14 +115,14 @@ def _mask(item: Item, mask: MaskArray | None, size: tuple[int, int]) -> str:
         text = "normal" if not item.is_defect else "no mask" if mask is None else _vanished(mask)
         return f'<div class="none" style="aspect-ratio: {size[1]} / {size[0]}">{text}</div>'
     share = fit((mask != 0).astype(np.float32), size)
-    return _image(heatmaps.mask_picture(share > 0), ".png")  # not the nearest pixel: a small defect would vanish
+    return _image(heatmaps.draw_mask(share > 0), ".png")  # not the nearest pixel: a small defect would vanish
 
 
 def _vanished(mask: MaskArray) -> str:
     return "the mask shows no defect at {}x{} pixels".format(*mask.shape)
 
 
-def _image(picture: Picture, ending: str) -> str:
+def _image(picture: Image, ending: str) -> str:
     """Embed a picture as a data URI, on a button that enlarges it."""
     options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if ending == ".jpg" else []
     _, encoded = cv2.imencode(ending, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)

@@ -29,7 +29,7 @@ class Parted(Protocol):
         ...
 
 
-def place(network: NetworkT, device: torch.device, runtime: RuntimeConfig) -> NetworkT:
+def move_to_device(network: NetworkT, device: torch.device, runtime: RuntimeConfig) -> NetworkT:
     """Move a network to its device, in the memory layout that the config asks for there."""
     network.to(device)
     if device.type == "cuda" and runtime.channels_last:
@@ -51,7 +51,7 @@ def make_ready(
     Raises:
         UserError: as :func:`compile_networks`.
     """
-    place(network, number_format.device, runtime).eval()
+    move_to_device(network, number_format.device, runtime).eval()
     number_format.cast(network, exact=network.exact_parts() if isinstance(network, Parted) else ())
     compile_networks(runtime, network)
     if differentiable:

@@ -3,13 +3,15 @@
 import io
 import logging
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
 from realnet.runtime.distributed import World
+
+ItemT = TypeVar("ItemT")
 
 
 class BarHandler(logging.Handler):
@@ -34,15 +36,9 @@ def bar(iterable: Any = None, *, total: int, description: str, initial: int = 0,
     )
 
 
-Follow = Callable[[Sequence[Any]], Iterable[Any]]
-"""Passes the parts of a piece of work on, one by one: ``iter``, or what :func:`follow` returns."""
-
-
-def follow(description: str, world: World) -> Follow:
-    """Return what passes parts on with a progress bar, and raises ``Stopped`` after a signal."""
-    return lambda parts: world.stop.heeding(
-        bar(parts, total=len(parts), description=description, is_main=world.is_main)
-    )
+def stoppable_bar(items: Sequence[ItemT], description: str, world: World) -> Iterator[ItemT]:
+    """Yield items with a progress bar on the main process; raise ``Stopped`` after a signal."""
+    return world.stop.heeding(bar(items, total=len(items), description=description, is_main=world.is_main))
 
 
 @contextmanager

@@ -24,8 +24,9 @@ from realnet.data.images import Image
 from realnet.data.items import DiffusionDataset
 from realnet.drawing.grids import label_grid
 from realnet.models.build import build_diffusion
+from realnet.runtime.distributed import World
 from realnet.runtime.precision import Precision
-from realnet.runtime.progress import Follow
+from realnet.runtime.progress import stoppable_bar
 from realnet.sdas.likeness import sample_distance
 from realnet.sdas.sampler import to_pixels
 
@@ -35,7 +36,7 @@ NUM_PANEL_IMAGES = 8
 SMALLEST_SIDE = 96  # of a panel's images, so that their labels fit
 NUM_REFERENCES = 32  # normal images of a class that its samples are compared with
 
-Record = Sequence[Mapping[str, float]]
+HealthHistory = Sequence[Mapping[str, float]]
 """Validations in order, each with the step and the :class:`Figures`; empty for a file without a record."""
 
 
@@ -72,27 +73,27 @@ class _Batch(NamedTuple):
     classes: Tensor
 
 
-def is_ready(record: Record) -> bool:
+def is_ready(history: HealthHistory) -> bool:
     """Tell whether the last validation meets the criterion; no validation, or one without the figures, does not."""
-    last = record[-1] if record else {}
+    last = history[-1] if history else {}
     return last.get("relative_error", np.inf) <= READY_ERROR and last.get("sample_distance", np.inf) <= READY_DISTANCE
 
 
-def verdict(record: Record) -> str:
-    """Put the last entry of a health record, and the trend, into words."""
-    if not record:
+def verdict(history: HealthHistory) -> str:
+    """Put the last entry of a health history, and the trend, into words."""
+    if not history:
         return "not known to be ready: the checkpoint holds no validation"
-    words = "ready" if is_ready(record) else "not ready: train longer"
-    error = _figure(record, "relative_error", "round-trip error {:.3f} of the images' variance", READY_ERROR)
+    words = "ready" if is_ready(history) else "not ready: train longer"
+    error = _figure(history, "relative_error", "round-trip error {:.3f} of the images' variance", READY_ERROR)
     distance = _figure(
-        record, "sample_distance", "strength-0 samples {:.1f} times as far from normal images as these", READY_DISTANCE
+        history, "sample_distance", "strength-0 samples {:.1f} times as far from normal images as these", READY_DISTANCE
     )
     return f"{words}; {error}; {distance}"
 
 
-def _figure(record: Record, name: str, words: str, limit: float) -> str:
+def _figure(history: HealthHistory, name: str, words: str, limit: float) -> str:
     """Return a figure's value, what it should be, and where it came from."""
-    values = [entry[name] for entry in record[-2:] if name in entry]
+    values = [entry[name] for entry in history[-2:] if name in entry]
     if not values:
         return f"no {name} on record"
     said = f"{words.format(values[-1])} (ready at {limit:g} or less"
@@ -107,19 +108,18 @@ def check_health(
     model: nn.Module,
     config: DiffusionConfig,
     dataset: DiffusionDataset,
-    precision: Precision,
-    *,
-    follow: Follow = iter,
+    world: World,
 ) -> Health:
     """Look at ``num_batches`` batches of normal images, spread over the data set, and as many samples of strength 0.
 
-    ``follow`` passes the batches, and after them the strengths of the second panel, on: with a progress bar, say.
+    Raises:
+        Stopped: after a signal.
     """
     batch_size = config.train.batch_size
     chosen = _spread(len(dataset), batch_size * config.validation.num_batches)
     batches = [chosen[start : start + batch_size] for start in range(0, len(chosen), batch_size)]
-    sampler = _Sampler(model, config, precision)
-    parts = sampler.batches(dataset, follow(batches))
+    sampler = _Sampler(model, config, world.precision)
+    parts = sampler.batches(dataset, stoppable_bar(batches, "health check", world))
     whole = _Batch(*map(torch.cat, zip(*parts, strict=True)))
     error = float((whole.source - whole.rebuilt).square().mean())
     variance = float((whole.source - whole.source.mean(dim=0)).square().mean())
@@ -129,7 +129,7 @@ def check_health(
         sample_distance=sample_distance(whole.sample, whole.classes, *_references(dataset)),
     )
     return Health(
-        figures, {"round_trip": _round_trip_panel(whole), "strengths": _strengths_panel(sampler, dataset, follow)}
+        figures, {"round_trip": _round_trip_panel(whole), "strengths": _strengths_panel(sampler, dataset, world)}
     )
 
 
@@ -171,7 +171,7 @@ def _references(dataset: DiffusionDataset) -> tuple[Tensor, Tensor]:
     """Return normal images, evenly spread over each class, and their classes."""
     classes = np.array(dataset.class_indexes)
     members = (np.flatnonzero(classes == index) for index in np.unique(classes))
-    chosen = [int(indexes[place]) for indexes in members for place in _spread(len(indexes), NUM_REFERENCES)]
+    chosen = [int(indexes[number]) for indexes in members for number in _spread(len(indexes), NUM_REFERENCES)]
     return torch.stack([dataset[0, index]["image"] for index in chosen]), torch.from_numpy(classes[chosen])
 
 
@@ -185,14 +185,14 @@ def _round_trip_panel(images: _Batch) -> Image:
     return _grid({label: image[:NUM_PANEL_IMAGES] for label, image in rows.items()}, title="DDIM round trip")
 
 
-def _strengths_panel(sampler: _Sampler, dataset: DiffusionDataset, follow: Follow) -> Image:
+def _strengths_panel(sampler: _Sampler, dataset: DiffusionDataset, world: World) -> Image:
     """Sample every strength from one noise: a row each, a column for each class (several for few classes)."""
     names = dict(zip(dataset.class_indexes, (entry.class_name for entry in dataset.entries), strict=True))
     columns = (sorted(names) * NUM_PANEL_IMAGES)[:NUM_PANEL_IMAGES]
     classes = torch.tensor(columns)
     rows = {
         f"strength {strength:g}": sampler.sample(classes, sampler.noise(), strength=strength)
-        for strength in follow(sampler.config.validation.strengths)
+        for strength in stoppable_bar(sampler.config.validation.strengths, "health check", world)
     }
     return _grid(rows, column_labels=[names[index] for index in columns], title="samples of one noise")
 

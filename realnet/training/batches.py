@@ -12,7 +12,7 @@ from realnet.runtime.distributed import World
 from realnet.runtime.signals import leave_signals_to_main
 
 
-def make_sampler(dataset: Sized, config: TrainConfig, world: World, *, seed: int) -> EpochOrder:
+def make_order(dataset: Sized, config: TrainConfig, world: World, *, seed: int) -> EpochOrder:
     """Return the order in which a process sees the training items.
 
     Raises:
@@ -48,17 +48,17 @@ def require_batches(numbers: Mapping[str, int], config: TrainConfig, num_process
         raise UserError("\n  ".join([f"{head}; add images, or give --set train.batch_size=N a smaller N:", *few]))
 
 
-def total_steps(config: TrainConfig, sampler: EpochOrder) -> int:
+def total_steps(config: TrainConfig, order: EpochOrder) -> int:
     """Return the optimiser steps of the whole training."""
-    return config.num_steps or config.num_epochs * sampler.steps_per_epoch
+    return config.num_steps or config.num_epochs * order.steps_per_epoch
 
 
-def batches(dataset: Dataset, sampler: EpochOrder, runtime: RuntimeConfig, world: World) -> Iterator[dict[str, Any]]:
+def batches(dataset: Dataset, order: EpochOrder, runtime: RuntimeConfig, world: World) -> Iterator[dict[str, Any]]:
     """Yield micro-batches without end, collated on the CPU."""
     loader = DataLoader(
         dataset,
-        batch_size=sampler.batch_size,
-        sampler=sampler,
+        batch_size=order.batch_size,
+        sampler=order,
         num_workers=runtime.num_workers,
         worker_init_fn=leave_signals_to_main,
         persistent_workers=runtime.num_workers > 0,

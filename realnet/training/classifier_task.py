@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from guided_diffusion.gaussian import GaussianDiffusion
 from realnet.config import ClassifierConfig, paths
 from realnet.data.registry import keep_index
 from realnet.errors import UserError
@@ -17,7 +18,7 @@ from realnet.models.build import build_classifier, build_diffusion
 from realnet.models.checkpoint import Checkpoint
 from realnet.runtime import distributed
 from realnet.runtime.distributed import World
-from realnet.runtime.placement import compile_networks, place
+from realnet.runtime.placement import compile_networks, move_to_device
 from realnet.training.diffusion_task import NormalImages, load_pretrained, noisy_images, to_device
 from realnet.training.logs import Run
 from realnet.training.loop import fit
@@ -64,7 +65,7 @@ class ClassifierTask:
         self.hits = torch.zeros(2, device=world.device)  # right ones, all
         self.train_set = noisy_images(config, data)
         torch.manual_seed(config.seed)
-        self.model = place(build_classifier(config, len(data.classes)), world.device, config.runtime).train()
+        self.model = move_to_device(build_classifier(config, len(data.classes)), world.device, config.runtime).train()
         compile_networks(config.runtime, self.model)
 
     def subject(self) -> Mapping[str, Any]:
@@ -84,7 +85,7 @@ class ClassifierTask:
     def losses(self, batch: dict[str, Any]) -> Tensor:
         """Return the cross-entropy to the class of q(x_t | x_0)."""
         image, noise, t, y = to_device(batch, self.world.device)
-        logits = self.model(self.diffusion.q_sample(image, t, noise), self.diffusion.original_timesteps(t)).float()
+        logits = classify(self.model, self.diffusion, image, noise, t)
         self.hits += torch.stack([(logits.argmax(dim=1) == y).sum(), torch.tensor(len(y), device=y.device)])
         return F.cross_entropy(logits, y)[None]
 
@@ -122,3 +123,8 @@ class ClassifierTask:
             facts={"step": step, "epoch": epoch},
         )
         checkpoint.save(path, weights)
+
+
+def classify(model: nn.Module, diffusion: GaussianDiffusion, image: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    """Return the logits (B, classes), float32, of images (B, 3, H, W) with noise of the timesteps t (B,)."""
+    return model(diffusion.q_sample(image, t, noise), diffusion.original_timesteps(t)).float()

@@ -26,17 +26,16 @@ from realnet.models import checkpoint
 from realnet.models.afs import afs_criteria
 from realnet.models.build import build_detector
 from realnet.models.checkpoint import Checkpoint
-from realnet.models.losses import cross_entropy_loss, focal_loss, reconstruction_loss
 from realnet.runtime import distributed
 from realnet.runtime.batch_norm import join_batch_norms
 from realnet.runtime.distributed import World
-from realnet.runtime.placement import compile_networks, place
-from realnet.runtime.progress import bar, follow
+from realnet.runtime.placement import compile_networks, move_to_device
+from realnet.runtime.progress import bar
 from realnet.runtime.signals import leave_signals_to_main
 from realnet.training import state
 from realnet.training.logs import Run
 from realnet.training.loop import fit
-from realnet.training.pairs import detect_pairs
+from realnet.training.pairs import detect_pairs, detector_losses
 
 logger = logging.getLogger("realnet")
 
@@ -123,7 +122,7 @@ class DetectorTask:
             data.test, data.image_root, image_size=config.image_size, runtime=config.runtime, world=world
         )
         torch.manual_seed(config.seed)
-        self.model = place(build_detector(config), world.device, config.runtime).train()
+        self.model = move_to_device(build_detector(config), world.device, config.runtime).train()
         join_batch_norms(self.model.rrs)
         compile_networks(config.runtime, self.model)
 
@@ -158,13 +157,8 @@ class DetectorTask:
     def losses(self, batch: dict[str, Any]) -> Tensor:
         """Return the weighted (segmentation, reconstruction) losses."""
         detection, clean = detect_pairs(self.model, batch, self.world.device)
-        mask, weights = batch["mask"].to(self.world.device, non_blocking=True), self.config.loss
-        if weights.segmentation == "focal":
-            segmentation = focal_loss(detection.logits, mask, gamma=weights.focal_gamma)
-        else:
-            segmentation = cross_entropy_loss(detection.logits, mask)
-        reconstruction = reconstruction_loss(detection.reconstructed, clean)
-        return torch.stack([weights.segmentation_weight * segmentation, weights.reconstruction_weight * reconstruction])
+        mask = batch["mask"].to(self.world.device, non_blocking=True)
+        return detector_losses(detection, clean, mask, self.config.loss)
 
     def after_step(self) -> None:
         """Nothing follows a step."""
@@ -250,14 +244,14 @@ class DetectorTask:
             self.data.image_root,
             synthesizer=self.data.synthesizer,
             config=self.config,
-            precision=self.world.precision,
+            world=self.world,
             held_out=bool(self.data.held_out),
-            follow=follow(f"{self.data.class_name}: calibration", self.world),
+            description=f"{self.data.class_name}: calibration",
         )
 
     def _anomalous_batches(self) -> Any:
         self.train_set.only_anomalous = True
-        sampler = EpochOrder(
+        order = EpochOrder(
             len(self.train_set),
             seed=self.config.seed + 1,
             batch_size=self.config.train.batch_size,
@@ -267,8 +261,8 @@ class DetectorTask:
         )
         loader = DataLoader(
             self.train_set,
-            batch_size=sampler.batch_size,
-            sampler=sampler,
+            batch_size=order.batch_size,
+            sampler=order,
             num_workers=self.config.runtime.num_workers,
             worker_init_fn=leave_signals_to_main,
         )

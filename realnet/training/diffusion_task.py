@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from guided_diffusion.gaussian import GaussianDiffusion
 from realnet.config import ClassifierConfig, DiffusionConfig, paths
 from realnet.data.index import Entry
 from realnet.data.items import DiffusionDataset
@@ -20,8 +21,7 @@ from realnet.models.build import build_diffusion, build_unet
 from realnet.models.checkpoint import Checkpoint
 from realnet.runtime import distributed
 from realnet.runtime.distributed import World
-from realnet.runtime.placement import compile_networks, place
-from realnet.runtime.progress import follow
+from realnet.runtime.placement import compile_networks, move_to_device
 from realnet.sdas.readiness import Health, check_health, verdict
 from realnet.training import state
 from realnet.training.logs import Run
@@ -89,7 +89,7 @@ class DiffusionTask:
         build_diffusion(config.process, config.validation.respacing)  # what cannot work is refused before any step
         self.train_set = noisy_images(config, data)
         torch.manual_seed(config.seed)
-        self.model = place(build_unet(config, len(data.classes)), world.device, config.runtime).train()
+        self.model = move_to_device(build_unet(config, len(data.classes)), world.device, config.runtime).train()
         self.ema = EMA(self.model, config.train.ema_decay, on_cpu=config.runtime.ema_on_cpu)
         compile_networks(config.runtime, self.model, self.ema.model)
 
@@ -111,8 +111,7 @@ class DiffusionTask:
     def losses(self, batch: dict[str, Any]) -> Tensor:
         """Return the batch's mean (mse, vb)."""
         image, noise, t, y = to_device(batch, self.world.device)
-        losses = self.diffusion.training_losses(self.model, image, t, noise, y=y)
-        return torch.stack([losses.mse.mean(), losses.vb.mean()])
+        return diffusion_losses(self.model, self.diffusion, image, noise, t, y)
 
     def after_step(self) -> None:
         """Move the average of the weights."""
@@ -137,8 +136,7 @@ class DiffusionTask:
         """Check the averaged model's health; None after a signal."""
         averaged = self.ema.model.to(self.world.device)
         try:
-            shown = follow("health check", self.world)
-            return check_health(averaged, self.config, self.train_set, self.world.precision, follow=shown)
+            return check_health(averaged, self.config, self.train_set, self.world)
         except Stopped:
             return None
         finally:
@@ -187,6 +185,14 @@ def to_device(batch: Mapping[str, Tensor], device: torch.device) -> tuple[Tensor
     """Return a batch's (image, noise, t, class_index) on a device."""
     image, noise, t, y = (batch[key].to(device, non_blocking=True) for key in ("image", "noise", "t", "class_index"))
     return image, noise, t, y
+
+
+def diffusion_losses(
+    model: nn.Module, diffusion: GaussianDiffusion, image: Tensor, noise: Tensor, t: Tensor, y: Tensor
+) -> Tensor:
+    """Return the batch's mean (mse, vb), (2,), of images and noise (B, 3, H, W), timesteps and classes (B,)."""
+    losses = diffusion.training_losses(model, image, t, noise, y=y)
+    return torch.stack([losses.mse.mean(), losses.vb.mean()])
 
 
 def load_pretrained(

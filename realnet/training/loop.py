@@ -17,7 +17,7 @@ from realnet.models import checkpoint
 from realnet.runtime import distributed
 from realnet.runtime.distributed import World
 from realnet.training import state
-from realnet.training.batches import batches, make_sampler, total_steps
+from realnet.training.batches import batches, make_order, total_steps
 from realnet.training.logs import Run, seed_step, throughput
 from realnet.training.optimisation import Optimisation, learning_rate
 
@@ -115,11 +115,11 @@ def fit(
     """
     with Run(log_folder, world) as run:
         # begin, or take up the last state
-        sampler = make_sampler(dataset, config.train, world, seed=config.seed)  # type: ignore[arg-type]  # has a length
-        num_steps = total_steps(config.train, sampler)
-        identity, state_path = state.identity(config, sampler, task.subject()), state.path_of(last)
+        order = make_order(dataset, config.train, world, seed=config.seed)  # type: ignore[arg-type]  # has a length
+        num_steps = total_steps(config.train, order)
+        identity, state_path = state.identity(config, order, task.subject()), state.path_of(last)
         stored = state.load(state_path, identity) if resume else None
-        done = saved = sampler.start_step = stored["step"] if stored else 0
+        done = saved = order.start_step = stored["step"] if stored else 0
         state.require_agreement({"steps done": done, **identity})
         optimisation = Optimisation(task.parameters(), config.optimiser, num_steps=num_steps, precision=world.precision)
         if stored:
@@ -137,7 +137,7 @@ def fit(
             if distributed.any_process(not _are_finite(totals, *task.parameters())):
                 raise _diverged(done, saved, config)
             if world.is_main:
-                task.save(last, done, sampler.epoch_of(done))
+                task.save(last, done, order.epoch_of(done))
                 # last: whoever is killed before this point repeats the steps since the state that is there
                 parts = {"validated": validated, "task": dict(task.state()), "optimisation": optimisation.state_dict()}
                 state.save(state_path, done, identity, parts, keep_previous=done > saved)
@@ -146,7 +146,7 @@ def fit(
         def stopped() -> Stopped:
             return Stopped(f"stopped after step {done} of {num_steps}; the same command goes on from there")
 
-        logger.info("%s: %d training images, step %d of %d", task.title, sampler.num_items, done, num_steps)
+        logger.info("%s: %d training images, step %d of %d", task.title, order.num_items, done, num_steps)
         totals, since, count = torch.zeros(len(task.loss_names), device=world.device), time.perf_counter(), 0
         has_validated = False
         if not validated:
@@ -158,8 +158,8 @@ def fit(
             logger.info("%s: all %d steps are done already; --no-resume starts anew", task.title, num_steps)
             if world.is_main and not checkpoint.is_whole(last):
                 logger.info("%s was lost or damaged; it is written again from the state", last)
-                task.save(last, done, sampler.epoch_of(done))
-        feed = batches(dataset, sampler, config.runtime, world)
+                task.save(last, done, order.epoch_of(done))
+        feed = batches(dataset, order, config.runtime, world)
         for step in run.steps(done, num_steps, task.title):
             # forward and backward
             seed_step(config.seed, world.rank, step)
@@ -183,11 +183,11 @@ def fit(
                     raise _diverged(done, saved, config)
                 values = {f"loss/{name}": value for name, value in zip(task.loss_names, means, strict=True)}
                 values |= {"loss": sum(means), "learning_rate": learning_rate(config.optimiser, step, num_steps)}
-                run.scalars(done, values | throughput(world, since, count * sampler.global_batch))
+                run.scalars(done, values | throughput(world, since, count * order.global_batch))
                 totals, since, count = torch.zeros_like(totals), time.perf_counter(), 0
 
             # validate: the first time what is done is saved before, as it may fail
-            validated = not (is_last or done % (task.validation_interval_epochs * sampler.steps_per_epoch) == 0)
+            validated = not (is_last or done % (task.validation_interval_epochs * order.steps_per_epoch) == 0)
             if not (validated or stopping):
                 if not has_validated:
                     save()

@@ -12,7 +12,7 @@ from realnet.errors import UserError
 from realnet.models import checkpoint
 from realnet.runtime import distributed
 from realnet.runtime.distributed import World
-from realnet.training.batches import make_sampler, total_steps
+from realnet.training.batches import make_order, total_steps
 
 logger = logging.getLogger("realnet")
 
@@ -39,19 +39,19 @@ def path_of(weights: Path) -> Path:
     return weights.with_suffix(".state.pth")
 
 
-def identity(config: TrainingConfig, sampler: EpochOrder, subject: Mapping[str, Any]) -> dict[str, Any]:
+def identity(config: TrainingConfig, order: EpochOrder, subject: Mapping[str, Any]) -> dict[str, Any]:
     """Return, by its name in words, what must not change between a run and its continuation.
 
     Args:
         config: of the stage; all its keys but ``FREE_KEYS`` count.
-        sampler: of the training items.
+        order: of the training items.
         subject: what is trained on what.
     """
     settings = _flatten(config.model_dump(mode="json"))
-    lasting = {"steps in all (the cosine schedule follows them)": total_steps(config.train, sampler)}
+    lasting = {"steps in all (the cosine schedule follows them)": total_steps(config.train, order)}
     return {
         **subject,
-        "images a step (train.batch_size x train.accumulation x processes)": sampler.global_batch,
+        "images a step (train.batch_size x train.accumulation x processes)": order.global_batch,
         **(lasting if config.optimiser.schedule == "cosine" else {}),
         **{key: value for key, value in settings.items() if not key.startswith(FREE_KEYS)},
     }
@@ -122,10 +122,10 @@ def first_step(
     Raises:
         UserError: for too few items, and as :func:`load`.
     """
-    sampler, path = make_sampler(items, config.train, world, seed=config.seed), path_of(last)
+    order, path = make_order(items, config.train, world, seed=config.seed), path_of(last)
     if not (path.is_file() or checkpoint.previous(path).is_file()):
         return 0
-    stored = load(path, identity(config, sampler, subject()))
+    stored = load(path, identity(config, order, subject()))
     return stored["step"] if stored else 0
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tiny_detector
 import torch
-from alone import denormalise
+from alone import ALONE, denormalise
 
 from realnet.anomalies.synthesis import LocalAnomaly
 from realnet.config import RealNetConfig
@@ -16,10 +16,7 @@ from realnet.detection.calibration import calibrate, split_holdout
 from realnet.detection.detector import Detector
 from realnet.models import checkpoint
 from realnet.runtime import placement
-from realnet.runtime.precision import Precision
 from realnet.training.detector_task import detector_data
-
-PRECISION = Precision(torch.float32, torch.device("cpu"))
 
 
 class Brightness(torch.nn.Module):
@@ -63,7 +60,7 @@ def calibrated(folder, levels, synthesizer, *, num_anomalies=4, model=None, held
                 "evaluation": {"score_pool": 4, "batch_size": 3},
             }
         ),
-        precision=PRECISION,
+        world=ALONE,
         held_out=held_out,
     )
 
@@ -119,7 +116,7 @@ def test_the_model_and_the_random_numbers_stay_as_they_are(tiny):
     data = detector_data(open_dataset("tiny"), "weave", config)
     torch.manual_seed(3)
     state, before = torch.get_rng_state(), {key: value.clone() for key, value in model.state_dict().items()}
-    arguments = {"synthesizer": data.synthesizer, "config": config, "precision": PRECISION, "held_out": False}
+    arguments = {"synthesizer": data.synthesizer, "config": config, "world": ALONE, "held_out": False}
     first = calibrate(model, data.train, data.image_root, **arguments)
     assert first == calibrate(model, data.train, data.image_root, **arguments)
     assert 0 < first.image_threshold < 1 and 0 < first.pixel_threshold <= first.display_scale <= 1
@@ -154,7 +151,7 @@ def recalibrated(name):
         data.image_root,
         synthesizer=data.synthesizer,
         config=detector.config,
-        precision=PRECISION,
+        world=ALONE,
         held_out=True,
     )
     return asdict(made)

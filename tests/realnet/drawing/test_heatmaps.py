@@ -71,4 +71,4 @@ def test_a_map_of_another_size_is_refused():
 
 
 def test_mask_picture_shows_any_non_zero_value_white():
-    assert heatmaps.mask_picture(np.array([[0, 1, 255]], np.uint8))[0, :, 0].tolist() == [0, 255, 255]
+    assert heatmaps.draw_mask(np.array([[0, 1, 255]], np.uint8))[0, :, 0].tolist() == [0, 255, 255]

@@ -4,7 +4,7 @@ import pytest
 from realnet.data.images import read_image, read_mask, write_image
 from realnet.data.index import build_index
 from realnet.errors import UserError
-from realnet.preparation.archives import place, plan_mtd, plan_visa
+from realnet.preparation.archives import copy_files, plan_mtd, plan_visa
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (8, 10, 3)).astype(np.uint8)
 IDS = np.zeros((8, 10), np.uint8)
@@ -29,7 +29,7 @@ def visa(tmp_path):
 
 def test_visa_gets_the_layout_of_its_protocols(visa, tmp_path):
     target = tmp_path / "visa"
-    place(plan_visa(visa, target), description="VisA")
+    copy_files(plan_visa(visa, target), description="VisA")
     found = build_index(target, "candle")
     assert [entry.filename for entry in found.train] == ["candle/train/ok/0000.JPG", "candle/train/ok/0001.JPG"]
     assert [(e.filename, e.maskname) for e in found.test] == [
@@ -45,14 +45,14 @@ def test_visa_gets_the_layout_of_its_protocols(visa, tmp_path):
 
 def test_placing_again_changes_nothing_and_mends_what_was_cut_off(visa, tmp_path):
     target = tmp_path / "visa"
-    place(plan_visa(visa, target), description="VisA")
+    copy_files(plan_visa(visa, target), description="VisA")
     image = target / "candle/train/ok/0000.JPG"
     before = image.stat()
-    place(plan_visa(visa, target), description="VisA")
+    copy_files(plan_visa(visa, target), description="VisA")
     assert image.stat() == before
     image.unlink()
     image.write_bytes(b"cut off")
-    place(plan_visa(visa, target), description="VisA")
+    copy_files(plan_visa(visa, target), description="VisA")
     assert read_image(image).shape == (8, 10, 3)
 
 
@@ -61,7 +61,7 @@ def test_files_are_copied_where_links_are_not_to_be_had(visa, tmp_path, monkeypa
         raise OSError("no links here")
 
     monkeypatch.setattr("pathlib.Path.hardlink_to", refuse)
-    place(plan_visa(visa, tmp_path / "visa"), description="VisA")
+    copy_files(plan_visa(visa, tmp_path / "visa"), description="VisA")
     image, original = tmp_path / "visa/candle/train/ok/0000.JPG", visa / "candle/Data/Images/Normal/0000.JPG"
     assert not image.samefile(original)
     assert image.read_bytes() == original.read_bytes()
@@ -91,7 +91,7 @@ def tiles(tmp_path):
 
 
 def test_magnetic_tiles_are_split_by_name(tiles, tmp_path):
-    place(plan_mtd(tiles, tmp_path / "mtd/tile"), description="MTD")
+    copy_files(plan_mtd(tiles, tmp_path / "mtd/tile"), description="MTD")
     found = build_index(tmp_path / "mtd", "tile")
     assert len(found.train) == 8
     assert [(entry.kind, entry.maskname) for entry in found.test if entry.label] == [
@@ -106,7 +106,7 @@ def test_magnetic_tiles_are_split_by_name(tiles, tmp_path):
 def test_magnetic_tiles_follow_a_list(tiles, tmp_path):
     names = tmp_path / "train.txt"
     names.write_text("exp3.jpg\nMT_Free/Imgs/exp5.jpg\n\nexp7\n")
-    place(plan_mtd(tiles, tmp_path / "mtd/tile", train_list=names), description="MTD")
+    copy_files(plan_mtd(tiles, tmp_path / "mtd/tile", train_list=names), description="MTD")
     found = build_index(tmp_path / "mtd", "tile")
     assert [entry.filename for entry in found.train] == [f"tile/train/good/exp{n}.jpg" for n in (3, 5, 7)]
     assert sum(entry.label == 0 for entry in found.test) == 7

@@ -4,17 +4,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from alone import ALONE
 from torch import Tensor, nn
 
 from realnet import config
 from realnet.config import DiffusionConfig
 from realnet.data.items import DiffusionDataset
 from realnet.models.build import build_diffusion, build_unet
-from realnet.runtime import precision
 from realnet.sdas.readiness import Health, check_health, is_ready, verdict
 from realnet.training.diffusion_task import noisy_images, normal_images
 
-FP32 = precision.resolve("fp32", torch.device("cpu"))
 READY = {"relative_error": 0.05, "sample_distance": 1.5}
 
 
@@ -69,7 +68,7 @@ class Indifferent(nn.Module):
 
 
 def look(model: nn.Module, described: DiffusionConfig, images: DiffusionDataset) -> Health:
-    return check_health(model.eval(), described, images, FP32)
+    return check_health(model.eval(), described, images, ALONE)
 
 
 def record(health: Health) -> list[dict[str, float]]:
