@@ -42,7 +42,8 @@ from realnet.runtime import precision, threads
 from realnet.runtime.distributed import World
 from realnet.sdas.sampler import Draw, Sampler, sample_batch
 from realnet.training.classifier_task import train_classifier
-from realnet.training.detector_task import detector_data, train_detector
+from realnet.training.detector_data import detector_data
+from realnet.training.detector_task import train_detector
 from realnet.training.diffusion_task import normal_images, train_diffusion
 
 CLASSES = ("weave", "widget")

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from realnet.config.base import ImageSize, Positive, Range, Section, Seed, TrainConfig, TrainingConfig
+from realnet.config.base import Fraction, ImageSize, Positive, Range, Section, Seed, TrainConfig, TrainingConfig
 
 AnomalyType = Literal["normal", "sdas", "dtd", "self"]
 BlockName = Annotated[str, Field(pattern=r"^\w+$")]
@@ -29,6 +29,38 @@ class AFSConfig(Section):
     """Anomaly-aware feature selection."""
 
     init_batches: Positive = 64
+
+
+class FeatureConfig(Section):
+    """How selected features are measured before reconstruction and RRS see them."""
+
+    normalise: Literal["none", "channel", "position", "auto"] = Field(
+        "none",
+        description="none: as the backbone gives them (published); channel: each standardised by normal images; "
+        "position: whitened by the Gaussian of normal images at each position; auto: the likelier of these two on "
+        "held-out normal images",
+    )
+    shrinkage: Fraction | Literal["auto"] = Field(
+        "auto", description="of each position's covariance towards the pooled one; auto: the likeliest"
+    )
+    ridge: float = Field(1e-3, gt=0, description="on the covariances' diagonals, of the mean variance")
+    folds: int = Field(
+        4, ge=2, description="a training image is normalised by statistics of the folds that do not hold it"
+    )
+
+
+class FuseConfig(Section):
+    """Which maps are joined with RRS's logit into the anomaly map."""
+
+    position: bool = Field(
+        False, description="the normalised residual and the Gaussian's distance; needs features.normalise"
+    )
+
+
+class DetectorConfig(Section):
+    """What the anomaly map is made of."""
+
+    fuse: FuseConfig = FuseConfig()
 
 
 class ReconstructionConfig(Section):
@@ -118,8 +150,17 @@ class EvaluationConfig(Section):
     """Scores and their metrics."""
 
     batch_size: Positive = 16
-    score_pool: Positive = Field(16, description="side of the average pool (px) before an image's maximum")
+    score_pool: Positive | Literal["auto"] = Field(
+        16,
+        description="side of the average pool (px) before an image's maximum; auto: the one that tells drawn "
+        "anomalies best from held-out normal images, chosen after training",
+    )
     aupro_fpr_limit: float = Field(0.3, gt=0, le=1)
+
+    @property
+    def pool(self) -> int:
+        """Return the pool's side in pixels; where none is chosen yet, the published one."""
+        return 16 if self.score_pool == "auto" else self.score_pool
 
 
 PUBLISHED_BLOCKS = {
@@ -138,8 +179,10 @@ class RealNetConfig(TrainingConfig):
     backbone: BackboneConfig = BackboneConfig()
     blocks: dict[BlockName, BlockConfig] = Field(PUBLISHED_BLOCKS, min_length=1)
     afs: AFSConfig = AFSConfig()
+    features: FeatureConfig = FeatureConfig()
     reconstruction: ReconstructionConfig = ReconstructionConfig()
     rrs: RRSConfig = RRSConfig()
+    detector: DetectorConfig = DetectorConfig()
     anomalies: AnomalyConfig = AnomalyConfig()
     loss: LossConfig = LossConfig()
     train: DetectorTrainConfig = DetectorTrainConfig()
@@ -147,9 +190,15 @@ class RealNetConfig(TrainingConfig):
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @model_validator(mode="after")
+    def _check_fusion(self) -> Self:
+        if self.detector.fuse.position and self.features.normalise == "none":
+            raise ValueError("detector.fuse.position needs features.normalise position, channel or auto")
+        return self
+
+    @model_validator(mode="after")
     def _check_score_pool(self) -> Self:
         height, width = self.image_size
-        if self.evaluation.score_pool > min(height, width):
-            pool = self.evaluation.score_pool
+        pool = self.evaluation.pool
+        if pool > min(height, width):
             raise ValueError(f"evaluation.score_pool {pool} is more than image_size {height}x{width} holds")
         return self

@@ -1,12 +1,14 @@
 """Thresholds and display scale without test labels: from normal images and fresh local anomalies."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from realnet.anomalies.synthesis import AnomalySynthesizer
 from realnet.config import RealNetConfig
@@ -17,7 +19,6 @@ from realnet.metrics.curves import FloatArray, MaskArray, MetricUndefined, Score
 from realnet.metrics.image_score import image_scores
 from realnet.models.realnet import RealNet
 from realnet.runtime.distributed import World
-from realnet.runtime.precision import Precision
 from realnet.runtime.progress import stoppable_bar
 
 logger = logging.getLogger("realnet")
@@ -65,36 +66,46 @@ def split_holdout(entries: Sequence[Entry], fraction: float) -> tuple[list[Entry
     )
 
 
-def calibrate(
-    model: RealNet,
-    entries: Sequence[Entry],
-    image_root: Path,
-    *,
-    synthesizer: AnomalySynthesizer,
-    config: RealNetConfig,
-    world: World,
-    held_out: bool,
-    description: str = "calibration",
-) -> Calibration | None:
-    """Fix the thresholds between normal images and local anomalies on them.
+@dataclass(frozen=True)
+class Examples:
+    """Normal images, and local anomalies on them, that a finished detector is fitted to; uint8 RGB (H, W, 3).
 
-    Of images by the largest difference of true and false positive rate, of pixels by the best F1.
+    Attributes:
+        normal: at the detector's input size.
+        anomalous: likewise.
+        masks: (N, H, W) bool, of the anomalous ones.
+    """
 
-    It depends on the weights, the images and the seed alone, and leaves torch's random numbers as they are.
+    normal: Sequence[Image]
+    anomalous: Sequence[Image]
+    masks: MaskArray
+
+    def maps(self, of_batch: Callable[[Tensor], FloatArray], batch_size: int, description: str, world: World) -> "Maps":
+        """Return what a function of images (B, 3, H, W) gives for all of these, batch by batch."""
+        pictures = [*self.normal, *self.anomalous]
+        batches = [pictures[start : start + batch_size] for start in range(0, len(pictures), batch_size)]
+        shown = stoppable_bar(batches, description, world)
+        found = np.concatenate([of_batch(torch.stack([normalise(image) for image in batch])) for batch in shown])
+        return Maps(found[: len(self.normal)], found[len(self.normal) :])
+
+
+class Maps(NamedTuple):
+    """Maps of the normal and of the anomalous examples."""
+
+    normal: FloatArray
+    anomalous: FloatArray
+
+
+def draw_examples(
+    entries: Sequence[Entry], image_root: Path, synthesizer: AnomalySynthesizer, config: RealNetConfig
+) -> Examples:
+    """Read normal images and draw fresh local anomalies on them, from the seed alone.
 
     Args:
-        model: any mode; it is given back in the same.
         entries: normal images; at most ``calibration.num_anomalies`` of them are used, evenly spread.
         image_root: what the entries' filenames are relative to.
         synthesizer: makes the anomalies.
         config: of the detector.
-        world: this process, which calibrates alone; its number format is that of use.
-        held_out: recorded: whether the weights were not trained on these images.
-        description: names the progress bar.
-
-    Returns:
-        The calibration; None, with a warning, where there is nothing to tell apart (no anomaly fell on the object,
-        or the network's output is not a number).
     """
     number = config.calibration.num_anomalies
     used = [entries[index] for index in _spread(len(entries), min(len(entries), number))]
@@ -104,21 +115,49 @@ def calibrate(
         for i in range(number)
     ]
     anomalies = [anomaly for anomaly in drawn if anomaly.mask.any()]
+    masks = np.array([anomaly.mask for anomaly in anomalies])
+    return Examples(images, [anomaly.image for anomaly in anomalies], masks)
+
+
+def calibrate(
+    model: RealNet,
+    examples: Examples,
+    *,
+    config: RealNetConfig,
+    world: World,
+    held_out: bool,
+    description: str = "calibration",
+) -> Calibration | None:
+    """Fix the thresholds between normal images and local anomalies on them (docs/method.md, Calibration).
+
+    Of images by the largest difference of true and false positive rate, of pixels by the best F1. The result depends
+    on the weights and the examples alone, and torch's random numbers stay as they are.
+
+    Args:
+        model: in any mode, which is restored afterwards.
+        examples: as :func:`draw_examples` makes them.
+        config: of the detector.
+        world: this process, which calibrates alone; its number format is that of use.
+        held_out: recorded: whether the weights were not trained on these images.
+        description: names the progress bar.
+
+    Returns:
+        The calibration; None, with a warning, where there is nothing to tell apart (no anomaly fell on the object,
+        or the network's output is not a number).
+    """
     was_training = model.training
     model.eval()
     try:
-        batches = [
-            pictures[start : start + config.evaluation.batch_size]
-            for pictures in (images, [anomaly.image for anomaly in anomalies])
-            for start in range(0, len(pictures), config.evaluation.batch_size)
-        ]
-        shown = stoppable_bar(batches, description, world)
-        maps = np.concatenate([_maps(model, batch, world.precision) for batch in shown])
+        maps = examples.maps(
+            lambda batch: anomaly_maps(model, batch, world.precision).cpu().numpy(),
+            config.evaluation.batch_size,
+            description,
+            world,
+        )
     finally:
         model.train(was_training)
-    normal, anomalous = maps[: len(images)], maps[len(images) :]
     try:
-        return _calibration(normal, anomalous, np.array([a.mask for a in anomalies]), config=config, held_out=held_out)
+        return _calibration(*maps, examples.masks, config=config, held_out=held_out)
     except MetricUndefined as error:
         logger.warning("WARNING: no calibration, hence no verdicts without --threshold: %s", error)
         return None
@@ -134,16 +173,12 @@ def _spread(length: int, number: int) -> list[int]:
     return [int(index) for index in np.linspace(0, length - 1, number).round()]
 
 
-def _maps(model: RealNet, images: Sequence[Image], precision: Precision) -> FloatArray:
-    return anomaly_maps(model, torch.stack([normalise(image) for image in images]), precision).cpu().numpy()
-
-
 def _calibration(
     normal: FloatArray, anomalous: FloatArray, masks: MaskArray, *, config: RealNetConfig, held_out: bool
 ) -> Calibration:
     if not len(anomalous):
         raise MetricUndefined("no local anomaly fell on the object in these images")
-    pool = config.evaluation.score_pool
+    pool = config.evaluation.pool
     good, bad = image_scores(normal, pool), image_scores(anomalous, pool)
     truth = np.concatenate([np.zeros(normal.shape, bool), masks])
     pixel_threshold = pixel_curve(np.concatenate([normal, anomalous]), truth).f1_max.threshold

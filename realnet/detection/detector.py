@@ -157,7 +157,7 @@ class Detector:
         image = _to_array(picture)
         small = normalise(resize_image(image, self.config.image_size))[None]
         anomaly_map = anomaly_maps(self.model, small, self.precision).cpu().numpy()
-        score = float(image_scores(anomaly_map, self.config.evaluation.score_pool)[0])
+        score = float(image_scores(anomaly_map, self.config.evaluation.pool)[0])
         if not np.isfinite(score):
             raise UserError(f"the detector gives NaN: {DIVERGED}")
         if threshold is None and self.calibration is not None:
@@ -203,12 +203,15 @@ def _config_of(stored: Checkpoint, config: RealNetConfig | None, path: Path) -> 
         raise UserError(f"{path} holds a config that this version does not know ({what}); train it again") from error
     if config is None:
         return used
-    pool, (height, width) = config.evaluation.score_pool, used.image_size
+    evaluation = config.evaluation
+    if evaluation.score_pool == "auto":
+        evaluation = evaluation.model_copy(update={"score_pool": used.evaluation.score_pool})
+    pool, (height, width) = evaluation.pool, used.image_size
     if pool > min(height, width):
         raise UserError(f"evaluation.score_pool is {pool}, more than the {height}x{width} pixels that {path} is for")
     weights = _backbone_weights(used.backbone.weights, config.backbone.weights)
     backbone = used.backbone.model_copy(update={"weights": weights})
-    return used.model_copy(update={"backbone": backbone, "runtime": config.runtime, "evaluation": config.evaluation})
+    return used.model_copy(update={"backbone": backbone, "runtime": config.runtime, "evaluation": evaluation})
 
 
 def _with_backbone_weights(config: RealNetConfig, given: str | Path | None, path: Path) -> RealNetConfig:
@@ -237,7 +240,7 @@ def _calibration_of(stored: Checkpoint, config: RealNetConfig, path: Path) -> Ca
     pool = stored.config["evaluation"]["score_pool"]
     if config.evaluation.score_pool != pool:
         logger.warning(
-            "WARNING: %s was calibrated with evaluation.score_pool %d; its thresholds are left out", path, pool
+            "WARNING: %s was calibrated with evaluation.score_pool %s; its thresholds are left out", path, pool
         )
         return None
     return Calibration(**values)

@@ -10,16 +10,13 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms.functional import gaussian_blur
 
 from realnet.detection.checkpoints import ReferenceName
 from realnet.errors import UserError
 from realnet.models.backbone import Backbone, Level
 from realnet.models.gaussian import Moments, PositionGaussian, by_position
 from realnet.models.nearest import NearestNeighbour, average_3x3, greedy_coreset
-
-BLUR_SIGMA, BLUR_SIDE = 4.0, 33
-"""Pixels; both papers smooth their maps so."""
+from realnet.models.normal import smooth
 
 
 class ReferenceOutput(NamedTuple):
@@ -61,7 +58,7 @@ class Reference(ABC):
     def _smooth(self, distances: Tensor) -> Tensor:
         """Bring distance maps (B, 1, h, w) to the image's size, smoothed: (B, H, W)."""
         maps = F.interpolate(distances, size=self.image_size, mode="bilinear", align_corners=False)
-        return gaussian_blur(maps, [BLUR_SIDE, BLUR_SIDE], [BLUR_SIGMA, BLUR_SIGMA])[:, 0]
+        return smooth(maps)[:, 0]
 
 
 class PaDiM(Reference):

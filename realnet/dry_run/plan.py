@@ -32,7 +32,7 @@ from realnet.sdas.sampler import Sampler
 from realnet.training import state
 from realnet.training.batches import require_batches
 from realnet.training.classifier_task import NEW_HEADS as CLASSIFIER_HEADS
-from realnet.training.detector_task import DetectorData
+from realnet.training.detector_data import DetectorData
 from realnet.training.diffusion_task import NEW_HEADS as UNET_HEADS
 from realnet.training.diffusion_task import NormalImages, load_pretrained
 

@@ -112,7 +112,7 @@ class ClassResult(JsonPart):
     made: str
     notes: tuple[str, ...]
     checkpoints: tuple[CheckpointResult, ...]
-    settings: dict[str, float]
+    settings: dict[str, float | str]
     inputs: str = ""
 
     def pictured(self) -> list[Protocol]:

@@ -97,7 +97,7 @@ def score_split(
     finally:
         model.train(was_training)
     whole = interleave(distributed.gather(mine))
-    return scores_of(split, whole, image_scores(whole, config.score_pool))
+    return scores_of(split, whole, image_scores(whole, config.pool))
 
 
 def scores_of(split: TestSplit, maps: NDArray[np.float32], scores: NDArray[np.float64]) -> ClassScores:

@@ -19,6 +19,7 @@ from realnet.config import (
 from realnet.errors import UserError
 from realnet.models.afs import Block, Selection
 from realnet.models.backbone import Backbone
+from realnet.models.normal import Fusion
 from realnet.models.realnet import RealNet
 from realnet.models.reconstruction import ReconstructionSize
 
@@ -101,6 +102,10 @@ def build_detector(
             stop_grad=config.rrs.stop_grad,
             use_checkpoint=config.runtime.activation_checkpointing,
         )
+        if config.features.normalise != "auto":  # which the training resolves
+            model.measure_by(config.features.normalise, config.image_size)
+        if config.detector.fuse.position:
+            model.fusion = Fusion()
     model.check_image_size(config.image_size)
     backbone.check_image_size(config.image_size)
     return model

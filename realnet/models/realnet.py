@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import cast
+from dataclasses import dataclass, replace
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,8 @@ from guided_diffusion.encoder import run_block
 from realnet.errors import UserError
 from realnet.models.afs import AFS, Block
 from realnet.models.backbone import Backbone
+from realnet.models.gaussian import PositionGaussian
+from realnet.models.normal import ChannelScale, Fusion, root_mean_square
 from realnet.models.reconstruction import ReconstructionSize, ReconstructionUNet
 from realnet.models.rrs import RRS
 from realnet.runtime.precision import in_float32
@@ -28,6 +30,7 @@ class Detection:
         reconstructed: their reconstruction, by block.
         residuals: (selected - reconstructed)², by block.
         chosen: RRS's channels (B, k), by mode.
+        fused: the anomaly map (B, 1, H, W) where it is made of more than the logits.
     """
 
     logits: Tensor
@@ -35,11 +38,12 @@ class Detection:
     reconstructed: Mapping[str, Tensor]
     residuals: Mapping[str, Tensor]
     chosen: Mapping[str, Tensor]
+    fused: Tensor | None = None
 
     @property
     def anomaly_map(self) -> Tensor:
-        """Return the probability of an anomaly, (B, 1, H, W) in [0, 1]."""
-        return self.logits.softmax(dim=1)[:, 1:]
+        """Return the anomaly map (B, 1, H, W) in [0, 1]: the logits' softmax, or what they are fused to."""
+        return self.logits.softmax(dim=1)[:, 1:] if self.fused is None else self.fused
 
 
 class RealNet(nn.Module):
@@ -82,6 +86,24 @@ class RealNet(nn.Module):
             num_residual_layers=num_residual_layers,
             stop_grad=stop_grad,
         )
+        self.normal = nn.ModuleDict()
+        self.fusion: Fusion | None = None
+
+    def measure_by(self, kind: Literal["none", "channel", "position"], image_size: Sequence[int]) -> None:
+        """Have selected features normalised from now on; the statistics are to be fitted or loaded.
+
+        Args:
+            kind: ``channel`` (:class:`ChannelScale`), ``position`` (:class:`PositionGaussian`) or ``none``.
+            image_size: (H, W), the only one that ``position`` then takes.
+        """
+        blocks = self.afs.blocks
+        made: dict[str, nn.Module] = {}
+        if kind == "channel":
+            made = {block.name: ChannelScale(block.num_channels) for block in blocks}
+        elif kind == "position":
+            made = {block.name: PositionGaussian(block.num_channels, block.size(image_size)) for block in blocks}
+        device = next(iter(self.afs.indexes.buffers())).device
+        self.normal = nn.ModuleDict(made).to(device).train(self.training)
 
     def check_image_size(self, image_size: tuple[int, int]) -> None:
         """Raise UserError for (height, width) that are no multiples of each coarsest map's stride, or too small."""
@@ -121,7 +143,23 @@ class RealNet(nn.Module):
     def select(self, image: Tensor) -> dict[str, Tensor]:
         """Return AFS's features of images (B, 3, H, W), by block; no gradient reaches the backbone."""
         with torch.no_grad():
-            return self.afs(in_float32(self.backbone, image), image.shape[-2:])
+            return self.normalise(self.afs(in_float32(self.backbone, image), image.shape[-2:]))
+
+    def normalise(self, selected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return AFS's features, by block, in units of what is normal, where there are statistics."""
+        if not self.normal:
+            return dict(selected)
+        return {name: in_float32(self.normal[name], features) for name, features in selected.items()}
+
+    def signals(self, detection: Detection) -> dict[str, Tensor]:
+        """Return the maps that :class:`Fusion` joins, (B, 1, H, W) each."""
+        size = detection.logits.shape[-2:]
+        squares = [features.float().square() for features in detection.selected.values()]
+        return {
+            "logit": detection.logits[:, 1:] - detection.logits[:, :1],
+            "residual": root_mean_square(list(detection.residuals.values()), size),
+            "distance": root_mean_square(squares, size),
+        }
 
     def forward(self, image: Tensor) -> Detection:
         """Detect anomalies in ImageNet-normalised images (B, 3, H, W).
@@ -131,7 +169,10 @@ class RealNet(nn.Module):
         """
         size = (image.shape[-2], image.shape[-1])
         self.check_image_size(size)
-        return self.detect(self.select(image), size)
+        detection = self.detect(self.select(image), size)
+        if self.fusion is None:
+            return detection
+        return replace(detection, fused=self.fusion(self.signals(detection)))
 
     def detect(self, selected: Mapping[str, Tensor], image_size: Sequence[int]) -> Detection:
         """Run the learned part on selected features, with R = (F - recon(F))²; ``image_size`` is that of the logits."""

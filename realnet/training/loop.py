@@ -118,7 +118,7 @@ def fit(
         order = make_order(dataset, config.train, world, seed=config.seed)  # type: ignore[arg-type]  # has a length
         num_steps = total_steps(config.train, order)
         identity, state_path = state.identity(config, order, task.subject()), state.path_of(last)
-        stored = state.load(state_path, identity) if resume else None
+        stored = state.load(state_path, identity, state.defaults_of(config)) if resume else None
         done = saved = order.start_step = stored["step"] if stored else 0
         state.require_agreement({"steps done": done, **identity})
         optimisation = Optimisation(task.parameters(), config.optimiser, num_steps=num_steps, precision=world.precision)

@@ -1,6 +1,6 @@
 """Detection on images with anomalies beside their clean originals, which the backbone sees together."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -10,8 +10,13 @@ from realnet.config import LossConfig
 from realnet.models.losses import cross_entropy_loss, focal_loss, reconstruction_loss
 from realnet.models.realnet import Detection, RealNet
 
+Normalise = Callable[[Mapping[str, Tensor], Tensor], dict[str, Tensor]]
+"""Maps selected features (B, C, h, w), by block, and the numbers of their images (B,) to normalised features."""
 
-def detect_pairs(model: RealNet, batch: dict[str, Any], device: torch.device) -> tuple[Detection, dict[str, Tensor]]:
+
+def detect_pairs(
+    model: RealNet, batch: dict[str, Any], device: torch.device, normalise: Normalise | None = None
+) -> tuple[Detection, dict[str, Tensor]]:
     """Detect on a training batch; return that and the clean originals' features by block.
 
     The backbone runs once on what differs: an item without anomaly is its own original.
@@ -20,22 +25,34 @@ def detect_pairs(model: RealNet, batch: dict[str, Any], device: torch.device) ->
     images = torch.cat([batch["image"], batch["clean"][anomalous]]).to(device, non_blocking=True)
     if device.type == "cuda":
         images = images.contiguous(memory_format=torch.channels_last)
-    return detect_joined(model, images, anomalous.to(device, non_blocking=True))
+    places = anomalous.to(device, non_blocking=True)
+    if normalise is None:
+        return detect_joined(model, images, places)
+    indexes = torch.cat([batch["index"], batch["index"][anomalous]])
+    return detect_joined(model, images, places, lambda selected: normalise(selected, indexes))
 
 
-def detect_joined(model: RealNet, images: Tensor, anomalous: Tensor) -> tuple[Detection, dict[str, Tensor]]:
+def detect_joined(
+    model: RealNet,
+    images: Tensor,
+    anomalous: Tensor,
+    normalise: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None,
+) -> tuple[Detection, dict[str, Tensor]]:
     """Detect as :func:`detect_pairs` on B items and the clean originals of K of them.
 
     Args:
         model: the detector.
         images: (B + K, 3, H, W).
         anomalous: (K,) which of the B items the originals belong to.
+        normalise: maps the B + K images' selected features to normalised ones; None: as the model does in use.
     """
     with torch.inference_mode():
         levels = model.backbone(images)
     number, size = len(images) - len(anomalous), (images.shape[-2], images.shape[-1])
     selected, clean = {}, {}
-    for name, features in model.afs(levels, size).items():
+    with torch.no_grad():
+        joined = (normalise or model.normalise)(model.afs(levels, size))
+    for name, features in joined.items():
         selected[name] = features[:number]
         clean[name] = features[:number].index_copy(0, anomalous, features[number:])
     return model.detect(selected, size), clean

@@ -86,7 +86,7 @@ def save(
     checkpoint.write(path, values, keep_previous=keep_previous)
 
 
-def load(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+def load(path: Path, identity: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any] | None:
     """Read the last complete state; None where there is none.
 
     Raises:
@@ -100,7 +100,7 @@ def load(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
         except UserError as error:
             logger.warning("WARNING: %s; falling back to the state before it", error)
             continue
-        _check_identity(values.get("identity", {}), identity, candidate)
+        _check_identity(values.get("identity", {}), identity, defaults, candidate)
         return values
     if candidates:
         raise UserError(f"{path} cannot be read, nor is there a state before it; start anew with --no-resume")
@@ -125,7 +125,7 @@ def first_step(
     order, path = make_order(items, config.train, world, seed=config.seed), path_of(last)
     if not (path.is_file() or checkpoint.previous(path).is_file()):
         return 0
-    stored = load(path, identity(config, order, subject()))
+    stored = load(path, identity(config, order, subject()), defaults_of(config))
     return stored["step"] if stored else 0
 
 
@@ -135,10 +135,16 @@ def discard(path: Path) -> None:
         candidate.unlink(missing_ok=True)
 
 
-def _check_identity(before: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
-    changed = [key for key in {**now, **before} if before.get(key) != now.get(key)]
+def defaults_of(config: TrainingConfig) -> dict[str, Any]:
+    """Return what the keys of a stage's config stand for where a state, of a version that lacked them, names none."""
+    return _flatten(type(config)().model_dump(mode="json"))
+
+
+def _check_identity(before: Mapping[str, Any], now: Mapping[str, Any], defaults: Mapping[str, Any], path: Path) -> None:
+    then = {**{key: value for key, value in defaults.items() if key in now}, **before}
+    changed = [key for key in {**now, **then} if then.get(key) != now.get(key)]
     if changed:
-        listed = [f"{key}: {before.get(key)} then, {now.get(key)} now" for key in changed]
+        listed = [f"{key}: {then.get(key)} then, {now.get(key)} now" for key in changed]
         advice = "restore what has changed, or start anew with --no-resume"
         raise UserError("\n  ".join([f"{path} is of another run; {advice}:", *listed]))
 
