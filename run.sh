@@ -77,7 +77,7 @@ find_gpus() { # sets count (GPUs that a process sees) and gpus (ids: numbers or 
     gpus=("${gpus[@]:-}")
 }
 
-shared() { # runs a script on all GPUs at once; after a signal, torchrun would kill it after 30 s; saving may take longer
+shared() { # runs a script on all GPUs at once; torchrun would kill it 30 s after a signal; saving may take longer
     if ((count > 1)); then
         export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-240}
         run "$python" -m torch.distributed.run --standalone --nproc_per_node="$count" "$@"

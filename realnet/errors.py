@@ -20,7 +20,7 @@ class UserError(Exception):
 
 
 class Stopped(Exception):
-    """A signal ended the work early. The work is saved, the message says how to resume it; scripts exit with code 0."""
+    """A signal ended the work early. The work is saved, and the message says how to resume it; scripts exit with 0."""
 
 
 def for_each(function: Callable[[ItemT], ResultT], items: Iterable[ItemT]) -> list[ResultT]:

@@ -70,7 +70,7 @@ def load_config(model: type[ConfigT], stage: paths.Stage, arguments: argparse.Na
     """
     path = arguments.config or paths.experiment(arguments.dataset) / f"{stage}.yaml"
     if not (arguments.config or path.is_file()):
-        configs.load_dataset(arguments.dataset)  # for an unknown dataset, lists those that exist
+        configs.load_dataset(arguments.dataset)  # for an unknown dataset, the error lists the known ones
     seed = [] if arguments.seed is None else [f"seed={arguments.seed}"]
     return configs.load(model, path, [*arguments.overrides, *seed])
 

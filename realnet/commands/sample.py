@@ -11,7 +11,7 @@ reads    experiments/<dataset>/diffusion_checkpoints/ckpt_last.pth, and the clas
 writes   data/<dataset>/sdas/<class>/00000.jpg …, manifest.csv (seed, strength and checkpoint of every image)
 then     python train_realnet.py --dataset <dataset>
 
---strength 0 0 makes normal images; the paper's detectors train on 0.1 to 0.2. To try other settings, give --output.
+--strength 0 0 makes normal images; the paper's detectors train on 0.1 to 0.2. Use --output to try other settings.
 """
 
 

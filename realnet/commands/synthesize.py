@@ -1,4 +1,4 @@
-"""Make local anomalies as a product: images, masks, the normal images they came from, and a manifest."""
+"""Export local anomalies: images, masks, the normal images they came from, and a manifest."""
 
 from collections.abc import Sequence
 from pathlib import Path
