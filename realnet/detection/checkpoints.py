@@ -8,12 +8,20 @@ from realnet.config import paths
 from realnet.errors import UserError
 from realnet.models import checkpoint
 
-Protocol = Literal["last", "best", "given"]
+ReferenceName = Literal["padim", "nearest"]
+REFERENCES: Mapping[ReferenceName, str] = {
+    "padim": "PaDiM: a Gaussian a position, no training",
+    "nearest": "PatchCore: nearest normal features, no training",
+}
+Protocol = Literal["last", "best", "given", "padim", "nearest"]
 PROTOCOLS: Mapping[Protocol, str] = {
     "last": "last step: no test data used",
     "best": "best on the test split, as published",
     "given": "the file given by --checkpoint",
+    "padim": REFERENCES["padim"],
+    "nearest": REFERENCES["nearest"],
 }
+"""How a detector came to be: a checkpoint's choice, or a reference without training."""
 
 
 def find_checkpoints(dataset: str, class_name: str, given: Path | None = None) -> dict[Protocol, Path]:

@@ -186,6 +186,11 @@ def _fill(model: RealNet, stored: Checkpoint, path: Path) -> None:
     checkpoint.load_into(model, {**kept, **stored.state_dict}, str(path))
 
 
+def stored_config(path: Path, config: RealNetConfig) -> RealNetConfig:
+    """Return the config that a checkpoint's detector would be loaded with; see :meth:`Detector.load`."""
+    return _config_of(checkpoint.load(path, kind="realnet"), config, path)
+
+
 def _config_of(stored: Checkpoint, config: RealNetConfig | None, path: Path) -> RealNetConfig:
     if stored.config is None:
         if config is None:

@@ -19,7 +19,7 @@ from realnet.config import (
     paths,
 )
 from realnet.data.registry import OpenDataset
-from realnet.detection.checkpoints import Protocol
+from realnet.detection.checkpoints import REFERENCES, Protocol, ReferenceName
 from realnet.detection.detector import Detector, require_fit
 from realnet.dry_run import rehearsal
 from realnet.inspection.check import require_sound
@@ -129,7 +129,12 @@ def detectors(
 
 
 def evaluation(
-    config: RealNetConfig, dataset: OpenDataset, chosen: Mapping[str, Mapping[Protocol, Path]], world: World
+    config: RealNetConfig,
+    dataset: OpenDataset,
+    chosen: Mapping[str, Mapping[Protocol, Path]],
+    world: World,
+    *,
+    references: Sequence[ReferenceName] = (),
 ) -> dict[str, object]:
     """Return the plan of an evaluation; reads the checkpoints, and the backbone's weights of the first.
 
@@ -148,10 +153,14 @@ def evaluation(
                 )
             else:
                 require_fit(path, config, dataset=dataset.name, class_name=name)
-        facts[f"class {name}"] = f"{numbers[name]} test images by {', '.join(map(str, checkpoints.values()))}"
-    assert detector is not None
-    height, width = detector.config.image_size
-    facts["memory"] = _detection_memory(detector, config.evaluation.batch_size, world)
+        facts[f"class {name}"] = (
+            f"{numbers[name]} test images by {', '.join(map(str, (*checkpoints.values(), *references)))}"
+        )
+    if references:
+        facts["references"] = f"fitted to the training images: {', '.join(REFERENCES[name] for name in references)}"
+    height, width = detector.config.image_size if detector else config.image_size
+    if detector:
+        facts["memory"] = _detection_memory(detector, config.evaluation.batch_size, world)
     facts["memory of maps and masks"] = f"{_gigabytes(max(numbers.values()) * height * width * MAP_BYTES)} beside it"
     return facts
 

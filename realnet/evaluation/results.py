@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from realnet.config import paths
 from realnet.detection.calibration import Calibration
-from realnet.detection.checkpoints import Protocol
+from realnet.detection.checkpoints import REFERENCES, Protocol
 from realnet.drawing.heatmaps import Display
 from realnet.errors import printable
 from realnet.evaluation.scores import METRICS, Metric
@@ -115,6 +115,11 @@ class ClassResult(JsonPart):
     settings: dict[str, float]
     inputs: str = ""
 
+    def pictured(self) -> list[Protocol]:
+        """Return what has heatmaps: the checkpoints, or where there are none the references."""
+        found = [one.protocol for one in self.checkpoints]
+        return [protocol for protocol in found if protocol not in REFERENCES] or found
+
     def of(self, protocol: Protocol) -> CheckpointResult | None:
         """Return the results by a protocol, if there are any."""
         return next((one for one in self.checkpoints if one.protocol == protocol), None)
@@ -197,5 +202,7 @@ def _numbers(metrics: Mapping[str, Metric]) -> list[str]:
 
 
 def _is_current(result: CheckpointResult) -> bool:
+    if result.protocol in REFERENCES:
+        return True
     path = Path(result.checkpoint)
     return path.is_file() and path.stat().st_mtime_ns == result.modified_ns

@@ -7,14 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
+from typing import Literal, cast
 
 from realnet.config import RealNetConfig, paths
 from realnet.data.index import Entry
 from realnet.data.registry import OpenDataset
-from realnet.detection.checkpoints import PROTOCOLS, Protocol
+from realnet.detection.checkpoints import PROTOCOLS, REFERENCES, Protocol, ReferenceName
+from realnet.detection.detector import stored_config
 from realnet.drawing.panels import heatmap_name
+from realnet.evaluation.references import ReferenceMaker
 from realnet.evaluation.results import REPORT, CheckpointResult, ClassResult, read_class, read_earlier, write_class
-from realnet.evaluation.run import TestSplits, evaluate_checkpoint, notes_on
+from realnet.evaluation.run import TestSplits, evaluate_checkpoint, evaluate_reference, notes_on
 from realnet.inspection.check import require_sound
 from realnet.reporting.pages import write_class_page, write_heatmaps
 from realnet.runtime import distributed
@@ -23,14 +26,14 @@ from realnet.runtime.distributed import World
 logger = logging.getLogger("realnet")
 
 
-def results_folder(dataset: str, class_name: str, given: Path | None = None) -> Path:
-    """Return where a class's results go; a file given by hand leaves those of the class as they are."""
+def results_folder(dataset: str, class_name: str, part: Literal["given", "references"] | None = None) -> Path:
+    """Return where a class's results go; those of a file given by hand, or of references alone, lie beside them."""
     folder = paths.output(dataset, "realnet", "vis", class_name)
-    return folder if given is None else folder / "given"
+    return folder / part if part else folder
 
 
 def heatmaps_folder(folder: Path, protocol: Protocol) -> Path:
-    """Return where under a class's results a checkpoint's heatmaps go."""
+    """Return where under a class's results a detector's heatmaps go."""
     return folder if protocol == "given" else folder / protocol
 
 
@@ -42,6 +45,7 @@ def report_class(
     config: RealNetConfig,
     world: World,
     folder: Path,
+    references: Sequence[ReferenceName] = (),
     resume: bool = False,
 ) -> ClassResult:
     """Evaluate a class by each checkpoint; write heatmaps, ``report.html`` and ``metrics.json`` under ``folder``.
@@ -49,10 +53,11 @@ def report_class(
     Args:
         dataset: whose class it is.
         class_name: likewise.
-        checkpoints: at least one; the first in the order of ``PROTOCOLS`` is pictured in the report.
+        checkpoints: may be none where there are references; the first in the order of ``PROTOCOLS`` is pictured.
         config: of this machine and of the metrics; the networks are as the checkpoints say.
         world: this process; the first of several writes.
         folder: of the class's results.
+        references: fitted to the training images and evaluated too, on the features of the first checkpoint.
         resume: keep the results that are there, if weights, settings, test images and masks are still the same.
 
     Raises:
@@ -61,7 +66,8 @@ def report_class(
     with distributed.refusing_together():
         require_sound(dataset, [class_name])
         test = dataset.index(class_name, write=False).test
-        inputs = _inputs(dataset, test, checkpoints, config)
+        seen = _config_of(checkpoints, config)
+        inputs = _inputs(dataset, class_name, checkpoints, config, references)
     kept = _kept(folder, inputs, test) if resume else None
     if not distributed.any_process(kept is None) and kept:
         logger.info("%s: results of %s kept: nothing has changed; --no-resume evaluates anew", class_name, kept.made)
@@ -70,13 +76,18 @@ def report_class(
         _remove_stale_heatmaps(folder, class_name, test)
     splits = TestSplits(dataset, class_name, config.runtime, world)
     results: list[CheckpointResult] = []
-    for protocol in reversed([protocol for protocol in PROTOCOLS if protocol in checkpoints]):
-        # of each checkpoint's maps only those of the one at hand are in memory; the last are the pictured ones
-        result, scores = evaluate_checkpoint(protocol, checkpoints[protocol], splits, config=config, world=world)
+    with distributed.refusing_together():
+        maker = ReferenceMaker(dataset, class_name, seen, world) if references else None
+    for protocol in reversed([protocol for protocol in PROTOCOLS if protocol in (*checkpoints, *references)]):
+        # only one detector's maps are in memory at a time; the last ones are pictured in the report
+        if maker and protocol in REFERENCES:
+            result, scores = evaluate_reference(cast(ReferenceName, protocol), maker, splits, world=world)
+        else:
+            result, scores = evaluate_checkpoint(protocol, checkpoints[protocol], splits, config=config, world=world)
         pictures = splits.at(scores.image_size).pictures()
         results.insert(0, result)
         with distributed.refusing_together():
-            if world.is_main:
+            if world.is_main and (protocol in checkpoints or not checkpoints):
                 description, target = f"{class_name}: heatmaps ({protocol})", heatmaps_folder(folder, protocol)
                 write_heatmaps(scores, pictures, target, result.display, description)
     whole = ClassResult(
@@ -95,14 +106,27 @@ def report_class(
     return whole
 
 
+def _config_of(checkpoints: Mapping[Protocol, Path], config: RealNetConfig) -> RealNetConfig:
+    """Return the config whose features references see: the first checkpoint's own, else the data set's."""
+    for protocol in (protocol for protocol in PROTOCOLS if protocol in checkpoints):
+        return stored_config(checkpoints[protocol], config)
+    return config
+
+
 def _inputs(
-    dataset: OpenDataset, test: Sequence[Entry], checkpoints: Mapping[Protocol, Path], config: RealNetConfig
+    dataset: OpenDataset,
+    class_name: str,
+    checkpoints: Mapping[Protocol, Path],
+    config: RealNetConfig,
+    references: Sequence[ReferenceName],
 ) -> str:
     """Return a digest of all that a class's results come from; files count by name, size and time."""
-    names = [name for entry in test for name in (entry.filename, entry.maskname) if name]
+    index = dataset.index(class_name, write=False)
+    test, train = index.test, index.train if references else ()
+    names = [name for entry in (*test, *train) for name in (entry.filename, entry.maskname) if name]
     files = [*checkpoints.values(), *(dataset.image_root / name for name in names)]
     facts = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    whole = [config.model_dump(mode="json"), [asdict(entry) for entry in test], facts]
+    whole = [config.model_dump(mode="json"), [asdict(entry) for entry in test], facts, *sorted(references)]
     return hashlib.sha256(json.dumps(whole).encode()).hexdigest()
 
 
@@ -112,7 +136,7 @@ def _kept(folder: Path, inputs: str, test: Sequence[Entry]) -> ClassResult | Non
     if stored is None or stored.inputs != inputs:
         return None
     heatmaps = [heatmap_name(entry.filename, entry.class_name) for entry in test]
-    folders = [heatmaps_folder(folder, one.protocol) for one in stored.checkpoints]
+    folders = [heatmaps_folder(folder, protocol) for protocol in stored.pictured()]
     written = [folder / REPORT, *(target / name for target in folders for name in heatmaps)]
     return stored if all(path.is_file() for path in written) else None
 

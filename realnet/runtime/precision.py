@@ -58,6 +58,10 @@ class Precision:
         """Return the same number format on another device."""
         return Precision(self.dtype, torch.device(device))
 
+    def in_float32(self) -> "Precision":
+        """Return float32 on the same device."""
+        return Precision(torch.float32, self.device)
+
     @property
     def name(self) -> str:
         """Return the name that configs use for the number format."""
