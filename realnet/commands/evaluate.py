@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from realnet.evaluation.results import ClassResult
 
 EPILOG = """\
-reads    experiments/<dataset>/realnet_checkpoints/<class>/: ckpt_last.pth (no test data was used to choose it) and
+reads    experiments/<dataset>/realnet_checkpoints/<class>/: ckpt_last.pth (chosen without test data) and
          ckpt_best.pth (best on the test split, as published); the test images and masks under data/<dataset>
 writes   experiments/<dataset>/realnet_vis/<class>/: last/ and best/ with a heatmap of each test image, report.html,
-         metrics.json; beside the classes: report.html, metrics.json, metrics.csv of all that have been evaluated
-exit     1 where a class was left out, 2 for input that cannot be used
+         metrics.json; beside the classes: report.html, metrics.json, metrics.csv of all classes evaluated so far
+exit     1 if a class was left out, 2 if the input cannot be used
 
-Results are kept where weights, settings, test images and masks are still the same; --no-resume evaluates anew.
+Results are reused if weights, settings, test images and masks are unchanged; --no-resume evaluates everything again.
 """
 
 
@@ -28,15 +28,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--checkpoint",
         type=Path,
         metavar="FILE",
-        help="evaluate this file, of one class; a published one is described by realnet.yaml, or by --config",
+        help="evaluate this file, of one class; realnet.yaml (or --config) describes a published one",
     )
     parser.add_argument(
         "--references",
         nargs="+",
         choices=("padim", "nearest", "only"),
         default=[],
-        help="fit simple detectors to the same features and put their rows beside RealNet's; only: both, and no "
-        "checkpoint, which says before any training what the features can do",
+        help="also fit simple detectors to the same features and show their results beside RealNet's; only: fit both, "
+        "and evaluate no checkpoint, to see before any training what the features can do",
     )
     flags = parser.parse_args(arguments)
     config = cli.load_config(RealNetConfig, "realnet", flags)
@@ -53,11 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     references = [name for name in REFERENCES if name in flags.references or flags.references == ["only"]]
     part: Literal["given", "references"] | None = "references" if is_alone else "given" if flags.checkpoint else None
     if is_alone and flags.checkpoint:
-        raise UserError("--references only evaluates no checkpoint; leave --checkpoint out, or name the references")
+        raise UserError("--references only takes no --checkpoint; leave one of the two out, or name padim or nearest")
     dataset = open_dataset(flags.dataset)
     classes = cli.choose_classes(flags.class_name, dataset.classes, flags.dataset)
     if flags.checkpoint and len(classes) > 1:
-        raise UserError(f"--checkpoint {flags.checkpoint} is of one class; name it by --class_name")
+        raise UserError(f"--checkpoint {flags.checkpoint} is for one class, got {len(classes)}; give --class_name C")
     chosen = {name: {} if is_alone else find_checkpoints(dataset.name, name, flags.checkpoint) for name in classes}
     failed = {n: missing_checkpoint(dataset.name, n) for n, found in chosen.items() if not (found or is_alone)}
     if len(failed) == len(classes):
@@ -99,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _show(results: "Sequence[ClassResult]", classes: Sequence[str]) -> None:
-    """Print the tables, and what the thresholds make of the images."""
+    """Print the tables, and how many images the thresholds judge wrongly."""
     from realnet.reporting import tables
 
     for table in tables.tables(results, classes):
@@ -118,7 +118,7 @@ def _write_pages(
     failed: Container[str],
     part: 'Literal["given", "references"] | None',
 ) -> None:
-    """Write the dataset's results (unless these are only part of an evaluation), and say where everything is."""
+    """Write the dataset's results, unless these are only part of an evaluation, and print where everything is."""
     from realnet.detection.checkpoints import PROTOCOLS
     from realnet.evaluation.results import METRICS_CSV, METRICS_JSON, REPORT, collect, write_dataset
     from realnet.reporting.class_report import heatmaps_folder, results_folder

@@ -1,4 +1,4 @@
-"""Typed configs: one model a stage, whose defaults are the published values; YAML files list what differs."""
+"""Typed configs, one model per stage, with the published defaults; YAML files list only what differs."""
 
 from realnet.config.base import (
     OptimiserConfig,

@@ -265,7 +265,7 @@ def test_a_published_checkpoint_scores_as_our_own(both_classes):
     assert theirs.calibration is None and "picked on the test labels" in theirs.threshold_note
     assert images(VIS / "weave/given") == {f"test/{name}" for name in images(TEST)}
     assert (VIS / "report.html").stat().st_mtime_ns == before
-    with pytest.raises(UserError, match="name it by --class_name"):
+    with pytest.raises(UserError, match="is for one class, got 2; give --class_name"):
         evaluate("--checkpoint", str(published))
 
 

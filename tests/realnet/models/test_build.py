@@ -106,6 +106,6 @@ def test_a_network_made_ready_gives_the_same_numbers_and_keeps_gradients_only_on
 
 def test_compiling_without_a_compiler_is_refused(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(UserError, match=r"runtime\.compile needs a C\+\+ compiler, and there is no no-such-compiler"):
+    with pytest.raises(UserError, match=r"runtime\.compile needs a C\+\+ compiler, but no-such-compiler was not found"):
         compile_networks(RuntimeConfig(compile=True))
     compile_networks(RuntimeConfig())
