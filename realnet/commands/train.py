@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from realnet.runtime.distributed import join_world, plan_world
     from realnet.training.batches import require_batches
     from realnet.training.detector_data import detector_data
-from realnet.training.detector_task import train_detector
+    from realnet.training.detector_task import train_detector
 
     dataset = open_dataset(flags.dataset)
     classes = cli.choose_classes(flags.class_name, dataset.classes, flags.dataset)
