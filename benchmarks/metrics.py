@@ -27,7 +27,7 @@ def synthetic_set(num_images: int, side: int) -> tuple[FloatArray, MaskArray]:
     generator = np.random.default_rng(0)
     maps = generator.random((num_images, side, side), dtype=np.float32)
     masks = np.zeros(maps.shape, bool)
-    for image in range(0, num_images - num_images // 3):
+    for image in range(num_images - num_images // 3):
         for top, left in generator.integers(0, side * 7 // 8, (1 + image % 3, 2)):
             masks[image, top : top + side // 8, left : left + side // 8] = True
     maps += 0.3 * masks

@@ -13,7 +13,7 @@ SIGNALS = ("logit", "residual", "distance")
 BLUR_SIGMA, BLUR_SIDE = 4.0, 33
 """Pixels at the input size; features are coarser than images, and their maps blocky without it."""
 HALF_WAY = 4.0
-"""Deviations from normality that the fused map shows as 3/4; 0 deviations are 1/2."""
+"""Deviations from normality that the fused map shows as about 1/2; 0 deviations are 1/9."""
 
 
 class ChannelScale(nn.Module):
@@ -49,8 +49,7 @@ class Fusion(nn.Module):
     """Join maps of different scales into one: Σ_k w_k·(m_k - c_k)/s_k, then squashed to (0, 1).
 
     Centre c_k and scale s_k are the median of map k over held-out normal images, and how far its 84th percentile lies
-    above it: one deviation, were it a Gaussian. The squashing z ↦ (1 + z/(κ + |z|))/2 keeps the order of any two
-    pixels; unlike a sigmoid it does not saturate.
+    above it: one deviation, were it a Gaussian.
     """
 
     weights: Tensor
@@ -71,8 +70,14 @@ class Fusion(nn.Module):
 
 
 def squash(deviations: Tensor) -> Tensor:
-    """Map deviations from normality to (0, 1): 1/2 at none, 3/4 at ``HALF_WAY``, strictly rising."""
-    return (1 + deviations / (HALF_WAY + deviations.abs())) / 2
+    """Map deviations z from normality to (0, 1), strictly rising: u/(κ + u) with u = (z + √(z² + 1))/2.
+
+    What is normal lies near 0, so that heatmaps of it are cold. Unlike a sigmoid it does not saturate: strong
+    anomalies keep their order.
+    """
+    root = (deviations.square() + 1).sqrt()
+    positive = torch.where(deviations < 0, 0.5 / (root - deviations), (root + deviations) / 2)  # no cancellation
+    return positive / (HALF_WAY + positive)
 
 
 def root_mean_square(by_block: Sequence[Tensor], image_size: Sequence[int]) -> Tensor:
