@@ -1,4 +1,7 @@
-"""Thresholds and display scale without test labels: from normal images and fresh local anomalies."""
+"""Fit thresholds and display scale to normal images and new local anomalies, without test labels.
+
+See docs/method.md, Calibration.
+"""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -24,21 +27,21 @@ from realnet.runtime.progress import stoppable_bar
 logger = logging.getLogger("realnet")
 
 CALIBRATION_EPOCH = 2**31 - 1
-"""The anomalies' draws belong to this epoch and those before it, which training never reaches: they are fresh."""
+"""Anomalies are drawn from this epoch and the ones before it, which training never reaches, so they are new."""
 DISPLAY_QUANTILE = 0.95
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What turns scores into verdicts and pictures.
+    """The values that turn scores into verdicts and pictures (docs/method.md, Calibration).
 
     Attributes:
         image_threshold: an image score at or above it is a defect.
         pixel_threshold: an anomaly-map value at or above it is a defect.
         display_scale: the anomaly-map value that heatmaps show as hottest, in (0, 1].
-        held_out: whether the weights were not trained on these images.
-        num_images: how many normal images it rests on.
-        num_anomalies: how many local anomalies it rests on.
+        held_out: whether the normal images were held out from training.
+        num_images: number of normal images used.
+        num_anomalies: number of local anomalies used.
     """
 
     image_threshold: float
@@ -56,7 +59,8 @@ class Calibration:
 def split_holdout(entries: Sequence[Entry], fraction: float) -> tuple[list[Entry], list[Entry]]:
     """Split training images into those to train on and those to calibrate on.
 
-    The second are evenly spread and, where the fraction is above 0 and there are two images, at least one.
+    The images to calibrate on are evenly spread. There is at least one if the fraction is above 0 and there are two
+    images or more.
     """
     number = min(len(entries) - 1, max(1, round(fraction * len(entries)))) if fraction > 0 else 0
     held = set(_spread(len(entries), number + 2)[1:-1]) if number > 0 else set()
@@ -68,7 +72,7 @@ def split_holdout(entries: Sequence[Entry], fraction: float) -> tuple[list[Entry
 
 @dataclass(frozen=True)
 class Examples:
-    """Normal images, and local anomalies on them, that a finished detector is fitted to; uint8 RGB (H, W, 3).
+    """Normal images and local anomalies on them, uint8 RGB (H, W, 3), to calibrate a trained detector on.
 
     Attributes:
         normal: at the detector's input size.
@@ -81,7 +85,7 @@ class Examples:
     masks: MaskArray
 
     def maps(self, of_batch: Callable[[Tensor], FloatArray], batch_size: int, description: str, world: World) -> "Maps":
-        """Return what a function of images (B, 3, H, W) gives for all of these, batch by batch."""
+        """Apply a function of images (B, 3, H, W) to all examples, batch by batch, and return its results."""
         pictures = [*self.normal, *self.anomalous]
         batches = [pictures[start : start + batch_size] for start in range(0, len(pictures), batch_size)]
         shown = stoppable_bar(batches, description, world)
@@ -99,11 +103,11 @@ class Maps(NamedTuple):
 def draw_examples(
     entries: Sequence[Entry], image_root: Path, synthesizer: AnomalySynthesizer, config: RealNetConfig
 ) -> Examples:
-    """Read normal images and draw fresh local anomalies on them, from the seed alone.
+    """Read normal images and draw new local anomalies on them, reproducibly from the seed.
 
     Args:
         entries: normal images; at most ``calibration.num_anomalies`` of them are used, evenly spread.
-        image_root: what the entries' filenames are relative to.
+        image_root: the folder that the entries' file names are relative to.
         synthesizer: makes the anomalies.
         config: of the detector.
     """
@@ -128,22 +132,22 @@ def calibrate(
     held_out: bool,
     description: str = "calibration",
 ) -> Calibration | None:
-    """Fix the thresholds between normal images and local anomalies on them (docs/method.md, Calibration).
+    """Set the thresholds between normal images and local anomalies on them (docs/method.md, Calibration).
 
-    Of images by the largest difference of true and false positive rate, of pixels by the best F1. The result depends
-    on the weights and the examples alone, and torch's random numbers stay as they are.
+    The image threshold has the largest difference of true and false positive rate, the pixel threshold the best F1. The
+    result depends only on the weights and the examples; torch's random state does not change.
 
     Args:
         model: in any mode, which is restored afterwards.
-        examples: as :func:`draw_examples` makes them.
+        examples: from :func:`draw_examples`.
         config: of the detector.
-        world: this process, which calibrates alone; its number format is that of use.
-        held_out: recorded: whether the weights were not trained on these images.
-        description: names the progress bar.
+        world: this process, which calibrates alone, in the number format in which the detector is used.
+        held_out: whether the normal images were held out from training; stored in the result.
+        description: text of the progress bar.
 
     Returns:
-        The calibration; None, with a warning, where there is nothing to tell apart (no anomaly fell on the object,
-        or the network's output is not a number).
+        The calibration; None, with a warning, if there is nothing to tell apart (no anomaly fell on the object, or the
+        network returns NaN).
     """
     was_training = model.training
     model.eval()
@@ -159,7 +163,7 @@ def calibrate(
     try:
         return _calibration(*maps, examples.masks, config=config, held_out=held_out)
     except MetricUndefined as error:
-        logger.warning("WARNING: no calibration, hence no verdicts without --threshold: %s", error)
+        logger.warning("WARNING: no calibration, so there are no verdicts without --threshold: %s", error)
         return None
 
 
@@ -169,7 +173,7 @@ def _generator(seed: int, number: int, num_images: int) -> np.random.Generator:
 
 
 def _spread(length: int, number: int) -> list[int]:
-    """Return ``number`` indexes into ``length`` items, evenly spread from the first to the last."""
+    """Return ``number`` indexes into ``length`` items, evenly spread from first to last."""
     return [int(index) for index in np.linspace(0, length - 1, number).round()]
 
 
@@ -194,7 +198,7 @@ def _calibration(
 
 
 def _image_threshold(normal: FloatArray, anomalous: FloatArray) -> float:
-    """Return the middle between the anomaly at which detection is best and the next normal score below it."""
+    """Return the middle between the best threshold, which is an anomaly's score, and the next normal score below it."""
     scores = np.concatenate([normal, anomalous])
     best = _best_threshold(image_curve(scores, np.repeat([0, 1], [len(normal), len(anomalous)])))
     below = normal[normal < best]
@@ -202,10 +206,10 @@ def _image_threshold(normal: FloatArray, anomalous: FloatArray) -> float:
 
 
 def _best_threshold(curve: ScoreCurve) -> float:
-    """Return the threshold of the largest (true positive rate - false positive rate), the highest if several.
+    """Return the threshold with the largest (true positive rate - false positive rate), the highest if several.
 
-    Not of the best F1: of few held-out images false alarms would weigh next to nothing in it, and where the two kinds
-    overlap it is best to call everything a defect.
+    F1 would not do here. With few held-out images, false alarms hardly count in it, and if the scores overlap, F1 is
+    best when everything is called a defect.
     """
     gain = curve.true_positives / curve.num_defect - curve.false_positives / curve.num_normal
     return float(curve.thresholds[int(np.argmax(gain))])

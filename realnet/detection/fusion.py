@@ -1,6 +1,6 @@
-"""Fit what joins a finished detector's maps, and how its maps become image scores, without test data.
+"""Fit the fusion of a trained detector's maps, and choose the score pool, without test data.
 
-Both are chosen on held-out normal images and drawn anomalies on them (docs/method.md, Fusion).
+Both use held-out normal images and local anomalies drawn on them (docs/method.md, Fusion).
 """
 
 import logging
@@ -27,7 +27,7 @@ UPPER_QUANTILE = 0.8413  # a Gaussian's mean plus one deviation
 
 @torch.inference_mode()
 def signal_maps(model: RealNet, image: Tensor, world: World) -> NDArray[np.float32]:
-    """Return the maps that fusion joins, (B, 3, H, W) in the order of ``SIGNALS``, of images (B, 3, H, W)."""
+    """Compute the maps that fusion joins, (B, 3, H, W) in the order of ``SIGNALS``, from images (B, 3, H, W)."""
     with world.precision.autocast():
         image = image.to(world.device)
         detection = model.detect(model.select(image), image.shape[-2:])
@@ -36,14 +36,14 @@ def signal_maps(model: RealNet, image: Tensor, world: World) -> NDArray[np.float
 
 
 def fit_fusion(model: RealNet, examples: Examples, *, config: RealNetConfig, world: World, description: str) -> None:
-    """Fit the model's :class:`Fusion`: each map's centre and scale on normal images, and the weights.
+    """Fit the model's :class:`Fusion`: the centre and scale of each map on normal images, and the weights.
 
     Args:
         model: in eval mode, with a fusion.
-        examples: normal images that the weights were not trained on, and anomalies on them.
+        examples: normal images, held out from training if there are such, and anomalies on them.
         config: of the detector.
         world: this process.
-        description: names the progress bar.
+        description: text of the progress bar.
     """
     assert model.fusion is not None
     maps = examples.maps(
@@ -56,9 +56,9 @@ def fit_fusion(model: RealNet, examples: Examples, *, config: RealNetConfig, wor
 
 
 def choose_pool(model: RealNet, examples: Examples, *, config: RealNetConfig, world: World, description: str) -> int:
-    """Return the side of the average pool whose image scores tell the drawn anomalies best from normal images.
+    """Choose the side of the average pool with the best image AUROC of drawn anomalies against normal images.
 
-    Of several that are equally good the one nearest to the published 16 is taken.
+    Ties go to the largest side, which is the nearest to the published 16.
     """
     maps = examples.maps(
         lambda batch: anomaly_maps(model.eval(), batch, world.precision).cpu().numpy(),

@@ -1,6 +1,6 @@
-"""Simple detectors on the same features, to tell what training buys: PaDiM and nearest neighbours.
+"""Simple detectors on the same features, PaDiM and nearest neighbours, to show what training gains.
 
-They are fitted to normal images in seconds to minutes, and know nothing of anomalies.
+Fitting them to normal images takes seconds to minutes; they use no anomalies.
 """
 
 from abc import ABC, abstractmethod
@@ -31,9 +31,9 @@ class Reference(ABC):
 
     Args:
         backbone: the feature extractor, ready for use.
-        levels: those of its levels that are looked at.
-        image_size: (H, W).
-        seed: of random choices.
+        levels: the levels of the backbone to use.
+        image_size: (H, W) of the images and maps.
+        seed: seed of random choices.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Reference(ABC):
         return [features[level.name].float() for level in self.levels]
 
     def _smooth(self, distances: Tensor) -> Tensor:
-        """Bring distance maps (B, 1, h, w) to the image's size, smoothed: (B, H, W)."""
+        """Resize distance maps (B, 1, h, w) to the image's size and smooth them; return (B, H, W)."""
         maps = F.interpolate(distances, size=self.image_size, mode="bilinear", align_corners=False)
         return smooth(maps)[:, 0]
 
@@ -64,14 +64,14 @@ class Reference(ABC):
 class PaDiM(Reference):
     """A Gaussian of normal features at each position (PaDiM, arXiv 2011.08785).
 
-    The levels are brought to the finest one's size, and ``NUM_CHANNELS`` of their channels are drawn at random; the
-    covariance gets ``RIDGE`` on its diagonal. A map is the Mahalanobis distance, an image's score its maximum.
+    Levels are resized to the finest one, and ``NUM_CHANNELS`` of their channels are chosen at random. ``RIDGE`` is
+    added to the diagonal of the covariance. The map holds Mahalanobis distances, and the image score is its maximum.
     """
 
     NUM_CHANNELS, RIDGE = 100, 0.01
 
     def fit(self, images: Iterable[Tensor]) -> None:
-        """Fit mean and covariance of each position in one pass."""
+        """Fit the mean and covariance of each position in one pass over the images."""
         number = sum(level.channels for level in self.levels)
         self._channels = torch.randperm(number, generator=self.generator)[: self.NUM_CHANNELS].sort().values
         moments: Moments | None = None
@@ -88,7 +88,7 @@ class PaDiM(Reference):
         self._gaussian = gaussian.fit(moments.mean(), covariance)
 
     def predict(self, images: Tensor) -> ReferenceOutput:
-        """Return Mahalanobis distances, and their maxima."""
+        """Return maps of Mahalanobis distances, and their maxima as scores."""
         white = self._gaussian(self._embed(images))
         maps = self._smooth(white.square().sum(dim=1, keepdim=True).sqrt())
         return ReferenceOutput(maps, maps.amax(dim=(1, 2)))
@@ -101,17 +101,17 @@ class PaDiM(Reference):
 
 
 class Nearest(Reference):
-    """The distance to the nearest feature of a coreset of the normal ones (PatchCore, arXiv 2106.08265).
+    """The distance to the nearest feature in a coreset of normal features (PatchCore, arXiv 2106.08265).
 
-    Features are averaged with their neighbours; levels of strides 8 and 16 are joined at the finer one's size, as in
-    the paper (all levels, where the backbone has none of these). An image's score is its largest distance, weighted
-    by how isolated its neighbour is (PatchCore, Eq. 7).
+    Features are averaged with their neighbours. As in PatchCore's paper, the levels of strides 8 and 16 are joined at
+    the size of the finer one; a backbone without such levels uses all of them. The image score is the largest distance,
+    weighted by how isolated its nearest neighbour is (PatchCore, Eq. 7).
     """
 
     SHARE, NUM_SUPPORT, STRIDES = 0.01, 9, (8, 16)
 
     def fit(self, images: Iterable[Tensor]) -> None:
-        """Collect the features of all images, and keep a greedy coreset of ``SHARE`` of them."""
+        """Collect the features of all images and keep a greedy coreset with a share of ``SHARE``."""
         self.levels = [level for level in self.levels if level.stride in self.STRIDES] or self.levels
         rows = [self._embed(batch).movedim(1, 3).flatten(0, 2) for batch in images]
         if not rows:
@@ -121,7 +121,7 @@ class Nearest(Reference):
         self._nearest = NearestNeighbour(features[chosen])
 
     def predict(self, images: Tensor) -> ReferenceOutput:
-        """Return distances to the nearest normal feature, and weighted maxima."""
+        """Return maps of distances to the nearest normal feature, and their weighted maxima as scores."""
         features = self._embed(images)
         distances = self._nearest(features)
         maps = self._smooth(distances)
@@ -130,7 +130,7 @@ class Nearest(Reference):
         return ReferenceOutput(maps, worst * self._isolation(rows))
 
     def _isolation(self, rows: Tensor) -> Tensor:
-        """Return the weights (B,) of the worst features (B, C) of each image."""
+        """Return the weights (B,) of the worst features (B, C), one for each image."""
         memory = self._nearest.memory
         neighbour = torch.cdist(rows, memory).argmin(dim=1)
         support = torch.cdist(memory[neighbour], memory).topk(min(self.NUM_SUPPORT, len(memory)), largest=False).indices
@@ -147,10 +147,10 @@ class Nearest(Reference):
 def build_reference(
     name: ReferenceName, backbone: Backbone, level_names: Iterable[str], image_size: tuple[int, int], *, seed: int = 0
 ) -> Reference:
-    """Return a reference detector on levels of a backbone, not yet fitted.
+    """Build a reference detector on levels of a backbone, not yet fitted.
 
     Raises:
-        UserError: where the backbone has no such level.
+        UserError: if the backbone has no such level.
     """
     kinds: Mapping[ReferenceName, type[Reference]] = {"padim": PaDiM, "nearest": Nearest}
     levels = [backbone.level(level) for level in dict.fromkeys(level_names)]

@@ -1,4 +1,4 @@
-"""A class's images for the training of its detector, found and checked."""
+"""Find and check the images to train a class's detector on."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,10 @@ from realnet.training import state
 
 @dataclass(frozen=True)
 class DetectorData:
-    """A class's images, and how anomalies are made on them; ``held_out`` are normal images that are not trained on."""
+    """A class's images, and the synthesizer of anomalies on them.
+
+    ``held_out`` are normal images that training does not use (docs/method.md, Calibration).
+    """
 
     dataset: str
     class_name: str
@@ -26,7 +29,7 @@ class DetectorData:
     held_out: Sequence[Entry] = ()
 
     def subject(self, config: RealNetConfig, backbone_checksum: str) -> dict[str, object]:
-        """Return what is trained on what, as a run's identity has it."""
+        """Describe the detector and its training data for a run's identity (:func:`state.identity`)."""
         sources = (file.as_posix() for files in self.synthesizer.sources.values() for file in files)
         return {
             "stage": "detector",
@@ -40,10 +43,10 @@ class DetectorData:
 
 
 def detector_data(dataset: OpenDataset, class_name: str, config: RealNetConfig) -> DetectorData:
-    """Find and check a class's images, and the sources of its anomalies.
+    """Find and check a class's images and the sources of its anomalies.
 
     Raises:
-        UserError: where images or sources are absent, or not fit for use.
+        UserError: if images or sources are missing or unusable.
     """
     index = dataset.index(class_name, write=False)
     synthesizer = build_synthesizer(

@@ -1,4 +1,4 @@
-"""Training of a class's detector: AFS once, then reconstruction and RRS (method, section 3)."""
+"""Train a class's detector: AFS once, then reconstruction and RRS (docs/method.md, Detector training)."""
 
 import logging
 from collections.abc import Mapping
@@ -40,10 +40,10 @@ logger = logging.getLogger("realnet")
 
 
 def train_detector(config: RealNetConfig, data: DetectorData, world: World, *, resume: bool = True) -> Path:
-    """Train a class's detector, or go on with it; return the path of ``ckpt_last.pth``.
+    """Train a class's detector, or continue its training; return the path of ``ckpt_last.pth``.
 
     Raises:
-        UserError: for settings that do not fit the data, the weights, or an earlier part of this run.
+        UserError: for settings that do not fit the data, the weights, or the earlier part of this run.
     """
     last = paths.output(data.dataset, "realnet", "checkpoints", data.class_name) / paths.LAST
     task = DetectorTask(config, data, world, best=last.with_name(paths.BEST))
@@ -53,7 +53,7 @@ def train_detector(config: RealNetConfig, data: DetectorData, world: World, *, r
 
 
 class DetectorTask:
-    """The detector of a class, as the training loop sees it."""
+    """The training task of a class's detector (docs/method.md, Detector training)."""
 
     loss_names: tuple[str, ...] = ("segmentation", "reconstruction")
 
@@ -81,16 +81,16 @@ class DetectorTask:
         compile_networks(config.runtime, self.model)
 
     def subject(self) -> Mapping[str, Any]:
-        """Return what is trained on what."""
+        """Describe the network and its training data; see :meth:`Task.subject`."""
         return self.data.subject(self.config, self.model.backbone.checksum())
 
     def parameters(self) -> list[Tensor]:
-        """Return the reconstruction's and RRS's weights."""
+        """Return the weights of reconstruction and RRS."""
         return [*self.model.recon.parameters(), *self.model.rrs.parameters()]
 
     @torch.no_grad()
     def begin(self) -> None:
-        """Choose the features: AFS over ``init_batches`` batches of anomalous items, all blocks in one pass."""
+        """Choose the features by AFS over ``afs.init_batches`` batches of anomalous items (docs/method.md, AFS)."""
         if self.world.is_main:
             keep_index(self.data.dataset, [self.data.class_name])
         criteria = {key: torch.zeros(s.level.channels) for key, s in self.model.afs.selections().items()}
@@ -110,7 +110,7 @@ class DetectorTask:
             self.best.unlink(missing_ok=True)  # of an earlier run
 
     def _fit_statistics(self) -> None:
-        """Fit what normal features are like, where the config asks for it; in a run that goes on by the same choice."""
+        """Fit the normal statistics, if the config asks for them; a continued run keeps its earlier choice."""
         if self.config.features.normalise == "none":
             return
         images, augment = self.train_set.images, self.config.train.augment
@@ -118,17 +118,17 @@ class DetectorTask:
         self.choice = self.statistics.fit(self.choice)
 
     def losses(self, batch: dict[str, Any]) -> Tensor:
-        """Return the weighted (segmentation, reconstruction) losses."""
+        """Return the weighted (segmentation, reconstruction) losses, (2,)."""
         normalise = self.statistics.normalise if self.statistics else None
         detection, clean = detect_pairs(self.model, batch, self.world.device, normalise)
         mask = batch["mask"].to(self.world.device, non_blocking=True)
         return detector_losses(detection, clean, mask, self.config.loss)
 
     def after_step(self) -> None:
-        """Nothing follows a step."""
+        """Do nothing."""
 
     def validate(self, step: int, run: Run) -> bool:
-        """Score the test split, and keep ``ckpt_best`` by the published protocol."""
+        """Score the test split and, as published, keep the best weights on it as ``ckpt_best``."""
         if not self.config.train.evaluation or not len(self.test_split):
             return True
         scores = score_split(
@@ -149,12 +149,12 @@ class DetectorTask:
         return True
 
     def state(self) -> Mapping[str, Any]:
-        """Return the learned weights, what was chosen before the first step, and the best score."""
+        """Return the learned weights, the choice of normal statistics, and the best score."""
         choice = self.choice and list(self.choice)
         return {"model": self.model.trainable_state(), "best_score": self.best_score, "features": choice}
 
     def restore(self, stored: Mapping[str, Any], source: str) -> None:
-        """Take back :meth:`state`."""
+        """Restore what :meth:`state` returned."""
         self.choice = Choice(*stored["features"]) if stored.get("features") else None
         if self.choice:
             self.model.measure_by(self.choice.kind, self.config.image_size)
@@ -184,7 +184,7 @@ class DetectorTask:
         checkpoint.save(path, weights)
 
     def _resolved(self, pool: int | None = None) -> RealNetConfig:
-        """Return the config of the finished detector, in which nothing is left to be chosen automatically."""
+        """Return the config of the trained detector, with the values chosen for ``auto``."""
         features, evaluation = self.config.features, self.config.evaluation
         if self.choice:
             changes = {"normalise": self.choice.kind, "shrinkage": self.choice.shrinkage}
@@ -194,9 +194,9 @@ class DetectorTask:
         return self.config.model_copy(update={"features": features, "evaluation": evaluation})
 
     def finish(self, path: Path) -> None:
-        """Complete checkpoints with what is fitted to their weights, where they lack it; on the main process.
+        """Add fusion, score pool and calibration to the checkpoints that lack them, on the main process.
 
-        Until then, such as in a run that was stopped, a file gives scores but no verdicts; the same command goes on.
+        If a run stops before this is done, a checkpoint gives scores but no verdicts; the same command then continues.
         """
         if self.world.is_main:
             with suppress(Stopped):
@@ -216,7 +216,7 @@ class DetectorTask:
             checkpoint.save(path, replace(done[step], facts={**done[step].facts, **stored.facts}))
 
     def _completed(self, stored: Checkpoint) -> Checkpoint:
-        """Return a checkpoint, whose weights are loaded, with fusion, score pool and thresholds."""
+        """Return a checkpoint with fusion, score pool and thresholds added; its weights must be loaded already."""
         entries, description = self.data.held_out or self.data.train, f"{self.data.class_name}: calibration"
         examples = draw_examples(entries, self.data.image_root, self.data.synthesizer, self.config)
         config = self._resolved()
@@ -262,13 +262,13 @@ class DetectorTask:
             loader, total=self.config.afs.init_batches, description=description, is_main=self.world.is_main
         ):
             if distributed.any_process(self.world.stop.asked):
-                raise Stopped("stopped before the first step; the same command goes on")
+                raise Stopped("stopped before the first step; run the same command again to continue")
             yield batch
         self.train_set.only_anomalous = False
 
 
 def published_score(metrics: Mapping[str, Metric]) -> float | None:
-    """Return the mean of image and pixel AUROC, of those there are: what ``ckpt_best`` is chosen by."""
+    """Return the mean of image and pixel AUROC, which chooses ``ckpt_best``; leave out one that is not computed."""
     values = [metrics[name].value for name in ("image_auroc", "pixel_auroc")]
     present = [value for value in values if value is not None]
     return sum(present) / len(present) if present else None

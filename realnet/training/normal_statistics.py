@@ -1,7 +1,7 @@
-"""What normal features are like, for a detector in training: fitted once before the first step, fold by fold.
+"""Fit the statistics of normal features before a detector's first training step, fold by fold.
 
-Statistics that have seen an image make it look more normal than any test image will be. So a training image is
-measured by those of the folds that do not hold it (docs/method.md, Normal statistics).
+Statistics that include an image make it look more normal than any test image. So each training image is measured by the
+statistics of the folds that do not hold it (docs/method.md, Normal statistics).
 """
 
 import logging
@@ -30,25 +30,25 @@ logger = logging.getLogger("realnet")
 Kind = Literal["channel", "position"]
 SHRINKAGES = (0.1, 0.3, 0.5, 1.0)
 NUM_JUDGED = 16
-"""Images of each fold by whose likelihood ``auto`` decides."""
+"""Number of images of each fold whose likelihood decides for ``auto``."""
 BATCH = 8
 
 
 class Choice(NamedTuple):
-    """How features are measured: the kind, and the shrinkage of ``position``."""
+    """How features are normalised: the kind, and for ``position`` the shrinkage."""
 
     kind: Kind
     shrinkage: float
 
 
 class NormalStatistics:
-    """The statistics of a training set's features by fold.
+    """The statistics of a training set's features, by fold (docs/method.md, Normal statistics).
 
     Args:
-        model: with AFS's choice made; its ``normal`` modules are set and fitted.
+        model: the detector, after AFS; its ``normal`` modules are replaced and fitted.
         images: the clean training images, uint8 RGB (H, W, 3) each.
-        config: which statistics.
-        augment: whether images are flipped and turned in training; the statistics then cover that too.
+        config: the kind of statistics, shrinkage, ridge and number of folds.
+        augment: whether training flips and rotates images; the statistics then include flipped and rotated images.
         world: this process; the processes share the images.
 
     Raises:
@@ -60,15 +60,15 @@ class NormalStatistics:
     ) -> None:
         if len(images) < config.folds:
             raise UserError(
-                f"features.normalise needs at least as many training images as features.folds, {config.folds}, and "
-                f"there are {len(images)}; add images, or set features.normalise to none"
+                f"features.normalise needs at least features.folds training images, {config.folds}, but there are "
+                f"{len(images)}; add images, or set features.normalise to none"
             )
         self.model, self.images, self.config, self.world = model, images, config, world
         self.num_folds, self._augment = config.folds, augment
         self._folds: list[Mapping[str, nn.Module]] = []
 
     def fit(self, chosen: Choice | None = None) -> Choice:
-        """Fit the model's statistics and those of each fold; return what was chosen, or the choice that was given."""
+        """Fit the statistics of the model and of each fold by ``chosen``, or by a new choice; return the choice."""
         moments = self._moments()
         choice = chosen or self._choose(moments)
         size = self.images.image_size
@@ -87,7 +87,7 @@ class NormalStatistics:
         return choice
 
     def normalise(self, selected: Mapping[str, Tensor], indexes: Tensor) -> dict[str, Tensor]:
-        """Measure features by the folds that do not hold their images.
+        """Normalise features by the statistics of the folds that do not hold their images.
 
         Args:
             selected: (B, C, h, w) by block.
@@ -105,7 +105,7 @@ class NormalStatistics:
 
     @torch.no_grad()
     def _moments(self) -> dict[str, list[Moments]]:
-        """Return the moments of each fold, by block, over all processes' images."""
+        """Return the moments of each fold, by block, over the images of all processes."""
         moments: dict[str, list[Moments]] = {}
         mine = range(self.world.rank, len(self.images), self.world.size)
         by_fold = sorted(mine, key=lambda index: index % self.num_folds)
@@ -119,7 +119,7 @@ class NormalStatistics:
 
     @torch.no_grad()
     def _choose(self, moments: Mapping[str, Sequence[Moments]]) -> Choice:
-        """Return what ``auto`` stands for: the likeliest on images whose fold the statistics do not hold."""
+        """Return the choice that ``auto`` makes: the one with the largest likelihood on left-out folds."""
         config = self.config
         shrinkages = SHRINKAGES if config.shrinkage == "auto" else (config.shrinkage,)
         if config.normalise == "channel":
@@ -132,7 +132,7 @@ class NormalStatistics:
         likelihoods = {choice: self._likelihood(choice, moments) for choice in candidates}
         best = max(likelihoods, key=lambda choice: likelihoods[choice])
         listed = ", ".join(f"{_text(choice)} {value:.3f}" for choice, value in likelihoods.items())
-        logger.info("features are measured by %s: mean log-likelihood of held-out folds: %s", _text(best), listed)
+        logger.info("features are normalised by %s; mean log-likelihood of held-out folds: %s", _text(best), listed)
         return best
 
     def _likelihood(self, choice: Choice, moments: Mapping[str, Sequence[Moments]]) -> float:
@@ -152,7 +152,7 @@ class NormalStatistics:
         return next(block for block in self.model.afs.blocks if block.name == name).size(self.images.image_size)
 
     def _features(self, indexes: Sequence[int], description: str) -> Iterator[tuple[int, dict[str, Tensor]]]:
-        """Yield batches of selected features, each of one fold with its number; they are not normalised."""
+        """Yield (fold, batch of selected features by block); each batch is of one fold and not normalised."""
         is_shown = self.world.is_main and bool(description)
         with bar(total=len(indexes), description=description, is_main=is_shown) as progress:
             for fold, members in groupby(indexes, key=lambda index: index % self.num_folds):
@@ -165,13 +165,13 @@ class NormalStatistics:
                     progress.update(len(part))
 
     def _samples(self, features: Tensor) -> Tensor:
-        """Return features as moments take them: of ``channel`` each position is a sample of its own."""
+        """Reshape features for the moments: with ``channel``, each position is a sample of its own."""
         if self.config.normalise != "channel":
             return features
         return features.movedim(1, 3).reshape(-1, features.shape[1], 1, 1)
 
     def _views(self, image: Image) -> list[Image]:
-        """Return an image as training may show it: as it is, or flipped and turned in each way."""
+        """Return the views of an image that training may use: the image, with augmentation all flips and rotations."""
         if not self._augment:
             return [image]
         turns = range(4) if image.shape[0] == image.shape[1] else (0, 2)
@@ -180,7 +180,7 @@ class NormalStatistics:
 
 
 def statistics_bytes(model: RealNet, image_size: tuple[int, int], num_folds: int) -> int:
-    """Return the memory that ``position`` takes in training: a matrix a position, of all images and of each fold."""
+    """Return the bytes that ``position`` needs in training: matrices per position, for all images and each fold."""
     matrices = 0
     for block in model.afs.blocks:
         height, width = block.size(image_size)
@@ -197,7 +197,7 @@ def sum_of(folds: Sequence[Moments]) -> Moments:
 
 
 def batched(items: Iterable[int], number: int) -> Iterator[list[int]]:
-    """Yield items ``number`` at a time; Python has it from 3.12 on."""
+    """Yield lists of ``number`` items; from Python 3.12 on, ``itertools.batched`` does this."""
     rest = iter(items)
     while part := list(islice(rest, number)):
         yield part

@@ -1,4 +1,7 @@
-"""Detection on images with anomalies beside their clean originals, which the backbone sees together."""
+"""Run the detector on images with anomalies and the backbone on their clean originals, in one pass of the backbone.
+
+See docs/method.md, Detector training.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,15 +14,15 @@ from realnet.models.losses import cross_entropy_loss, focal_loss, reconstruction
 from realnet.models.realnet import Detection, RealNet
 
 Normalise = Callable[[Mapping[str, Tensor], Tensor], dict[str, Tensor]]
-"""Maps selected features (B, C, h, w), by block, and the numbers of their images (B,) to normalised features."""
+"""Maps selected features (B, C, h, w), by block, and the numbers (B,) of their images to normalised features."""
 
 
 def detect_pairs(
     model: RealNet, batch: dict[str, Any], device: torch.device, normalise: Normalise | None = None
 ) -> tuple[Detection, dict[str, Tensor]]:
-    """Detect on a training batch; return that and the clean originals' features by block.
+    """Run the detector on a training batch; return its output and the clean originals' features, by block.
 
-    The backbone runs once on what differs: an item without anomaly is its own original.
+    An item without anomaly equals its original, so the backbone runs on it only once.
     """
     anomalous = batch["has_anomaly"].nonzero().flatten()  # on the CPU: no synchronisation
     images = torch.cat([batch["image"], batch["clean"][anomalous]]).to(device, non_blocking=True)
@@ -38,13 +41,13 @@ def detect_joined(
     anomalous: Tensor,
     normalise: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None,
 ) -> tuple[Detection, dict[str, Tensor]]:
-    """Detect as :func:`detect_pairs` on B items and the clean originals of K of them.
+    """Do the work of :func:`detect_pairs` on B items and the clean originals of K of them.
 
     Args:
         model: the detector.
-        images: (B + K, 3, H, W).
-        anomalous: (K,) which of the B items the originals belong to.
-        normalise: maps the B + K images' selected features to normalised ones; None: as the model does in use.
+        images: (B + K, 3, H, W), the items and then the originals.
+        anomalous: (K,), the index of the item that each original belongs to.
+        normalise: maps the selected features of the B + K images to normalised ones; None normalises as in use.
     """
     with torch.inference_mode():
         levels = model.backbone(images)
@@ -59,13 +62,13 @@ def detect_joined(
 
 
 def detector_losses(detection: Detection, clean: Mapping[str, Tensor], mask: Tensor, weights: LossConfig) -> Tensor:
-    """Return the weighted (segmentation, reconstruction) losses, (2,).
+    """Return the weighted (segmentation, reconstruction) losses, (2,) (docs/method.md, Detector loss).
 
     Args:
-        detection: on images with anomalies.
-        clean: the features (B, C, h, w) of the images without them, by block.
+        detection: the detector's output for images with anomalies.
+        clean: features (B, C, h, w) of the images without anomalies, by block.
         mask: (B, 1, H, W) in {0, 1}.
-        weights: which losses, and how much each counts.
+        weights: which segmentation loss, and the weight of each loss.
     """
     if weights.segmentation == "focal":
         segmentation = focal_loss(detection.logits, mask, gamma=weights.focal_gamma)

@@ -96,7 +96,7 @@ CHECKPOINTS = [
     (
         spoil.detectors,
         [f"{script} {LARGER}" for script in (PREDICT, f"{PREDICT} --dry-run", f"evaluation_realnet {WEAVE}")],
-        ["evaluation.score_pool is 48, more than the 32x32 pixels that", "ckpt_last.pth is for"],
+        ["evaluation.score_pool is 48, but", "ckpt_last.pth is for 32x32 pixels"],
     ),
     (
         spoil.diffusion,
@@ -130,19 +130,19 @@ CHECKPOINTS = [
         [f"train_diffusion --set pretrained=given.pt{more}" for more in ("", " --dry-run")],
         ["given.pt does not fit", "missing: out.2.bias", "shape: time_embed.0.weight (256, 64), needed (128, 32)"],
     ),
-    (spoil.cut_detector, [f"evaluation_realnet {WEAVE}", PREDICT], ["ckpt_last.pth is not a complete", "make it or down"]),
+    (spoil.cut_detector, [f"evaluation_realnet {WEAVE}", PREDICT], ["ckpt_last.pth is not a complete", "or down"]),
     (
         spoil.cut_states,
         ["train_diffusion", "train_diffusion --dry-run"],
-        ["state.pth cannot be read", "start anew with --no-resume"],
+        ["state.pth cannot be read", "start again with --no-resume"],
     ),
-    (spoil.diffusion_and_a_third_class, ["sample"], ["weave, widget, the dataset has weave, widget, zebra; train it"]),
+    (spoil.diffusion_and_a_third_class, ["sample"], ["weave, widget, but the dataset has weave, widget, zebra; train"]),
     (
         spoil.published_diffusion_of_three_classes,
         ["sample"],
-        ["knows 3 classes, the dataset has 2; give the"],
+        ["has 3 classes, but the dataset has 2; give the"],
     ),
-    (spoil.classifier_of_three_classes, ["sample"], ["knows 3 classes, the dataset has 2; give the dataset's own"]),
+    (spoil.classifier_of_three_classes, ["sample"], ["has 3 classes, but the dataset has 2; give the"]),
 ]
 
 CONFIGS = [

@@ -138,7 +138,7 @@ def test_samples_are_the_same_files_for_any_number_of_processes_and_batch_size(t
         assert {name: Path(folder, "widget", name).read_bytes() for name in files} == files
 
     ended = run_script_together(*flags, "--output", "alone", "--strength", "0", "0")  # refused by rank 0 alone
-    assert_failed(ended, 2, "--no-resume makes all anew", printed_by=0)
+    assert_failed(ended, 2, "replace them with --no-resume", printed_by=0)
 
 
 def with_a_truncated_image(name: str, *arguments: str) -> None:
