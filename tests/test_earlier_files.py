@@ -47,7 +47,7 @@ def test_a_detector_gives_the_scores_and_the_verdicts_that_it_gave(old):
 def test_a_training_goes_on_from_its_state(old, run_script):
     put("detector.state.pth", DETECTOR.with_suffix(".state.pth"))
     command = ("train_realnet", "--dataset", "old", "--class_name", "weave", "--device", "cpu")
-    assert "goes on from step 2" in run_script(*command, "--set", "train.num_steps=3", "--dry-run")
+    assert "  at step 2" in run_script(*command, "--set", "train.num_steps=3", "--dry-run")
     assert "step 2 of 3" in run_script(*command, "--set", "train.num_steps=3")
 
 

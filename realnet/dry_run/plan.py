@@ -1,4 +1,4 @@
-"""``--dry-run``: what a command would do, and the memory it would need, without doing it."""
+"""``--dry-run``: describe what a command would do and how much memory it would need."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
@@ -36,7 +36,7 @@ from realnet.training.detector_data import DetectorData
 from realnet.training.diffusion_task import NEW_HEADS as UNET_HEADS
 from realnet.training.diffusion_task import NormalImages, load_pretrained
 
-MAP_BYTES = 4 + 1  # a pixel of an anomaly map, and of its mask
+MAP_BYTES = 4 + 1  # for each pixel: float32 of the anomaly map, and the mask
 
 
 def show(config: Section, facts: Mapping[str, object], world: World) -> None:
@@ -50,10 +50,10 @@ def show(config: Section, facts: Mapping[str, object], world: World) -> None:
 
 
 def diffusion(config: DiffusionConfig, data: NormalImages, world: World, *, resume: bool = True) -> dict[str, object]:
-    """Return the plan of diffusion training by a process of a run to come.
+    """Return the plan of diffusion training.
 
     Raises:
-        UserError: as the training does before its first step.
+        UserError: for all that the training would refuse before its first step.
     """
     build_diffusion(config.process, config.validation.respacing)
     with torch.device("meta"):
@@ -64,7 +64,7 @@ def diffusion(config: DiffusionConfig, data: NormalImages, world: World, *, resu
 
 
 def classifier(config: ClassifierConfig, data: NormalImages, world: World, *, resume: bool = True) -> dict[str, object]:
-    """Return the plan of classifier training, as :func:`diffusion`."""
+    """Return the plan of classifier training; raises as :func:`diffusion`."""
     with torch.device("meta"):
         model = build_classifier(config, len(data.classes))
     facts = _training_facts(config, data, world, model, stage="classifier", new_heads=CLASSIFIER_HEADS, resume=resume)
@@ -81,10 +81,10 @@ def sampling(
     *,
     resume: bool = True,
 ) -> dict[str, object]:
-    """Return the plan of sampling; the sampler is of no use afterwards.
+    """Return the plan of sampling; the sampler cannot be used afterwards.
 
     Raises:
-        UserError: where a class's folder holds images of other settings.
+        UserError: if a class's folder holds images made with other settings.
     """
     wanted = {name: image_folder.draws(name, config) for name in classes}
     if resume:
@@ -106,7 +106,7 @@ def sampling(
 def detectors(
     config: RealNetConfig, jobs: Sequence[DetectorData], world: World, *, resume: bool = True
 ) -> dict[str, object]:
-    """Return the plan of detector training, as :func:`diffusion`; loads the backbone, which checks its weights."""
+    """Return the plan of detector training; raises as :func:`diffusion`. Loading the backbone checks its weights."""
     model = build_detector(config, only_backbone=True)
     trainable = _count([*model.recon.parameters(), *model.rrs.parameters()])
     frozen = _count(model.backbone.parameters())
@@ -136,10 +136,10 @@ def evaluation(
     *,
     references: Sequence[ReferenceName] = (),
 ) -> dict[str, object]:
-    """Return the plan of an evaluation; reads the checkpoints, and the backbone's weights of the first.
+    """Return the plan of an evaluation; reads every checkpoint, but the backbone's weights only for the first.
 
     Raises:
-        UserError: where a checkpoint or the images of a class cannot be used.
+        UserError: if a checkpoint or the images of a class are unusable.
     """
     require_sound(dataset, list(chosen))
     facts: dict[str, object] = {}
@@ -161,12 +161,12 @@ def evaluation(
     height, width = detector.config.image_size if detector else config.image_size
     if detector:
         facts["memory"] = _detection_memory(detector, config.evaluation.batch_size, world)
-    facts["memory of maps and masks"] = f"{_gigabytes(max(numbers.values()) * height * width * MAP_BYTES)} beside it"
+    facts["memory of maps and masks"] = f"{_gigabytes(max(numbers.values()) * height * width * MAP_BYTES)} in addition"
     return facts
 
 
 def prediction(detector: Detector, source: str, num_files: int, output: Path, world: World) -> dict[str, object]:
-    """Return the plan of a prediction; the detector is of no use afterwards."""
+    """Return the plan of a prediction; the detector cannot be used afterwards."""
     return {
         "checkpoint": source,
         "thresholds": detector.calibration or "none stored: no verdicts without --threshold",
@@ -192,7 +192,7 @@ def _training_facts(
     new_heads: Sequence[str],
     resume: bool,
 ) -> dict[str, object]:
-    """Return the facts of a training on normal images; ``model`` is on the meta device."""
+    """Return the plan of training on normal images, without memory; ``model`` is on the meta device."""
     steps = _steps(config, {data.dataset: len(data.entries)}, world)
     last = paths.output(data.dataset, stage, "checkpoints") / paths.LAST
     step = state.first_step(config, data.entries, world, last, lambda: data.subject(stage)) if resume else 0
@@ -208,7 +208,7 @@ def _training_facts(
 
 
 def _beginning(steps: Sequence[int]) -> dict[str, object]:
-    return {"begins": ", ".join(f"goes on from step {step}" if step else "anew" for step in steps)}
+    return {"begins": ", ".join(f"at step {step}" for step in steps)}
 
 
 def _numbers(job: DetectorData) -> str:
@@ -229,7 +229,7 @@ def _count(parameters: Iterable[Tensor]) -> int:
 
 def _memory(number: int, number_format: Precision) -> str:
     where = number_format.device.type
-    kept = "; freed memory that is kept can add a third" if where == "cpu" else ""
+    kept = "; memory that is freed but kept can add a third" if where == "cpu" else ""
     return f"{_gigabytes(number)} at the peak of a step, on {where} in {number_format.name}{kept}"
 
 
