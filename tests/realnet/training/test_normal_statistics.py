@@ -22,11 +22,6 @@ FEATURES = (
     "detector.fuse.position=true",
     "evaluation.score_pool=auto",
 )
-    "features.normalise=position",
-    "features.folds=2",
-    "detector.fuse.position=true",
-    "evaluation.score_pool=auto",
-)
 SETTINGS = tuple(word for setting in FEATURES for word in ("--set", setting))
 
 
