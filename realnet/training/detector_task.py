@@ -15,7 +15,7 @@ from realnet.anomalies.items import DetectorTrainDataset
 from realnet.config import RealNetConfig, paths
 from realnet.data.order import EpochOrder
 from realnet.data.registry import keep_index
-from realnet.detection.calibration import calibrate, draw_examples
+from realnet.detection.calibration import calibrate, draw_examples, draw_probes
 from realnet.detection.fusion import choose_pool, fit_fusion
 from realnet.errors import Stopped
 from realnet.evaluation.scores import Metric, curves_of, score_split, summarise
@@ -221,7 +221,8 @@ class DetectorTask:
         examples = draw_examples(entries, self.data.image_root, self.data.synthesizer, self.config)
         config = self._resolved()
         if config.detector.fuse.position:
-            fit_fusion(self.model, examples, config=config, world=self.world, description=description)
+            probes = draw_probes(examples, self.data.synthesizer.foreground, config)
+            fit_fusion(self.model, probes, config=config, world=self.world, description=description)
         if config.evaluation.score_pool == "auto":
             pool = choose_pool(self.model, examples, config=config, world=self.world, description=description)
             config = self._resolved(pool)
