@@ -90,12 +90,12 @@ def _separation(maps: Maps, masks: MaskArray, config: RealNetConfig) -> float:
     return (image.auroc + pixel.aupro(config.evaluation.aupro_fpr_limit)) / 2
 
 
-def choose_pool(model: RealNet, examples: Examples, *, config: RealNetConfig, world: World, description: str) -> int:
-    """Return the side of the average pool whose image scores tell the drawn anomalies best from normal images.
+def choose_pool(model: RealNet, probes: Examples, *, config: RealNetConfig, world: World, description: str) -> int:
+    """Return the side of the average pool whose image scores tell the probes best from normal images.
 
     Of several that are equally good the one nearest to the published 16 is taken.
     """
-    maps = examples.maps(
+    maps = probes.maps(
         lambda batch: anomaly_maps(model.eval(), batch, world.precision).cpu().numpy(),
         config.evaluation.batch_size,
         description,

@@ -220,11 +220,11 @@ class DetectorTask:
         entries, description = self.data.held_out or self.data.train, f"{self.data.class_name}: calibration"
         examples = draw_examples(entries, self.data.image_root, self.data.synthesizer, self.config)
         config = self._resolved()
+        probes = draw_probes(examples, self.data.synthesizer.foreground, config)
         if config.detector.fuse.position:
-            probes = draw_probes(examples, self.data.synthesizer.foreground, config)
             fit_fusion(self.model, probes, config=config, world=self.world, description=description)
         if config.evaluation.score_pool == "auto":
-            pool = choose_pool(self.model, examples, config=config, world=self.world, description=description)
+            pool = choose_pool(self.model, probes, config=config, world=self.world, description=description)
             config = self._resolved(pool)
         calibration = calibrate(
             self.model,
