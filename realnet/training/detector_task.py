@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from realnet.anomalies.items import DetectorTrainDataset
-from realnet.config import RealNetConfig, paths
+from realnet.config import PUBLISHED_BLOCKS, RealNetConfig, paths
 from realnet.data.order import EpochOrder
 from realnet.data.registry import keep_index
 from realnet.detection.calibration import calibrate, draw_examples, draw_probes
@@ -38,6 +38,8 @@ from realnet.training.pairs import detect_pairs, detector_losses
 
 logger = logging.getLogger("realnet")
 
+SLOW = "the published detector takes days on a CPU; --preset cpu trains a small one in minutes"
+
 
 def train_detector(config: RealNetConfig, data: DetectorData, world: World, *, resume: bool = True) -> Path:
     """Train a class's detector, or go on with it; return the path of ``ckpt_last.pth``.
@@ -46,6 +48,8 @@ def train_detector(config: RealNetConfig, data: DetectorData, world: World, *, r
         UserError: for settings that do not fit the data, the weights, or an earlier part of this run.
     """
     last = paths.output(data.dataset, "realnet", "checkpoints", data.class_name) / paths.LAST
+    if is_slow(config, world.device) and world.is_main:
+        logger.warning("WARNING: %s", SLOW)
     task = DetectorTask(config, data, world, best=last.with_name(paths.BEST))
     log_folder = paths.output(data.dataset, "realnet", "log", data.class_name)
     fit(task, task.train_set, config, world, last=last, log_folder=log_folder, resume=resume)
@@ -266,6 +270,11 @@ class DetectorTask:
                 raise Stopped("stopped before the first step; the same command goes on")
             yield batch
         self.train_set.only_anomalous = False
+
+
+def is_slow(config: RealNetConfig, device: torch.device) -> bool:
+    """Tell whether a config asks for the published training, of days, of a machine without a GPU."""
+    return device.type == "cpu" and config.preset == "published" and config.blocks == PUBLISHED_BLOCKS
 
 
 def published_score(metrics: Mapping[str, Metric]) -> float | None:

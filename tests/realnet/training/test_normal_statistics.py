@@ -94,3 +94,16 @@ def test_a_run_in_two_parts_equals_a_run_in_one_and_the_file_holds_all(tiny, run
 def test_fusion_without_statistics_is_refused(tiny, run_script):
     with pytest.raises(UserError, match=r"detector\.fuse\.position needs features\.normalise"):
         run_script(*TRAIN, "--set", "detector.fuse.position=true")
+
+
+def test_statistics_that_do_not_fit_are_refused_before_any_work(tiny, monkeypatch, run_script):
+    monkeypatch.setattr("realnet.training.normal_statistics._memory_of", lambda device: 1e6)
+    for more in ((), ("--dry-run",)):
+        with pytest.raises(UserError, match=r"needs 0\.0 GB for a covariance at each position \(block1: 32 channels"):
+            run_script(*TRAIN, *SETTINGS, *more)
+
+
+def test_a_dry_run_states_the_memory_of_the_statistics(tiny, run_script):
+    printed = run_script(*TRAIN, *SETTINGS, "--dry-run")
+    assert "normal statistics" in printed and "GB in training" in printed
+    assert "normal statistics" not in run_script(*TRAIN, "--dry-run")
