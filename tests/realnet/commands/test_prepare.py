@@ -92,7 +92,7 @@ def test_a_sheet_shows_every_configured_source(tiny, run_script, capsys):
         "2",
     )
     printed = run_script(*arguments, "--class_name", "widget")
-    assert "left out: class 'widget' of tiny needs SDAS images" in printed
+    assert "left out of the preview: class 'widget' of tiny needs SDAS images" in printed
     few = read_image(tiny / "experiments/tiny/realnet_vis/widget/preview.png")
     photographs(tiny / "data/tiny/sdas/widget", 2)
     assert "left out" not in run_script(*arguments, "--class_name", "widget", "--output", "sheets")
@@ -120,9 +120,9 @@ def test_check_reports_everything_and_ends_with_code_2(tiny, run_script):
         check=False,
     )
     assert ended.returncode == 2
-    assert "weave/test/good/leak.png is data/tiny/images/weave/train/good/000.png" in ended.stdout
+    assert "weave/test/good/leak.png equals data/tiny/images/weave/train/good/000.png" in ended.stdout
     assert "widget/train/good/000.png" in ended.stdout
-    assert "widget/test: 1 right in it" in ended.stdout
+    assert "widget/test: 1 unused" in ended.stdout
     assert "error: tiny has 2 fatal findings" in ended.stderr
     assert "Traceback" not in ended.stderr
 
