@@ -1,4 +1,4 @@
-"""From configs to networks: the only place where the two meet."""
+"""Build networks from configs; no other module of ``models`` knows configs."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -25,10 +25,10 @@ from realnet.models.reconstruction import ReconstructionSize
 
 
 def build_diffusion(process: ProcessConfig, respacing: str = "") -> GaussianDiffusion:
-    """Build the diffusion process (method, section 1, World); respacing ``""`` keeps every step.
+    """Build the diffusion process (docs/method.md, Diffusion process); respacing ``""`` keeps every step.
 
     Raises:
-        UserError: for a respacing that does not divide the steps.
+        UserError: for a schedule or a respacing that is impossible with this number of steps.
     """
     with _named_refusals(f"respacing {respacing!r}"):
         return GaussianDiffusion.create(
@@ -37,10 +37,10 @@ def build_diffusion(process: ProcessConfig, respacing: str = "") -> GaussianDiff
 
 
 def build_unet(config: DiffusionConfig, num_classes: int) -> UNet:
-    """Build the class-conditional U-Net with learned variance (method, section 1, U-Net).
+    """Build the class-conditional U-Net with learned variance (docs/method.md, U-Net).
 
     Raises:
-        UserError: where channels, normalisation groups and attention heads do not fit.
+        UserError: if normalisation groups or attention heads do not divide the channels.
     """
     with _named_refusals("model"):
         return UNet(
@@ -58,10 +58,10 @@ def build_unet(config: DiffusionConfig, num_classes: int) -> UNet:
 
 
 def build_classifier(config: ClassifierConfig, num_classes: int) -> NoisyClassifier:
-    """Build the noise-aware classifier (method, section 1, Classifier).
+    """Build the noise-aware classifier (docs/method.md, Guidance classifier).
 
     Raises:
-        UserError: as :func:`build_unet`.
+        UserError: as in :func:`build_unet`, or if the network's downsampling does not divide the image size.
     """
     with _named_refusals("model"):
         return NoisyClassifier(
@@ -81,15 +81,15 @@ def build_classifier(config: ClassifierConfig, num_classes: int) -> NoisyClassif
 def build_detector(
     config: RealNetConfig, *, backbone_weights: str | None = None, only_backbone: bool = False
 ) -> RealNet:
-    """Build the detector that a config describes (method, section 3).
+    """Build the detector that a config describes (docs/method.md, Detector).
 
     Args:
-        config: the detector's config.
-        backbone_weights: instead of the config's; ``given`` where a checkpoint brings them.
-        only_backbone: leave the rest without contents, on the meta device.
+        config: of the detector.
+        backbone_weights: replaces ``backbone.weights``; ``given`` if a checkpoint will provide them.
+        only_backbone: build everything but the backbone on the meta device, without values.
 
     Raises:
-        UserError: where backbone, blocks and image size do not fit.
+        UserError: if backbone, blocks and image size do not fit together.
     """
     backbone = Backbone(config.backbone.name, backbone_weights or config.backbone.weights)
     with _named_refusals("reconstruction"), torch.device("meta") if only_backbone else nullcontext():
@@ -102,7 +102,7 @@ def build_detector(
             stop_grad=config.rrs.stop_grad,
             use_checkpoint=config.runtime.activation_checkpointing,
         )
-        if config.features.normalise != "auto":  # which the training resolves
+        if config.features.normalise != "auto":  # training chooses for auto
             model.measure_by(config.features.normalise, config.image_size)
         if config.detector.fuse.position:
             model.fusion = Fusion()
@@ -121,7 +121,7 @@ def _block(name: str, config: BlockConfig, backbone: Backbone) -> Block:
 
 @contextmanager
 def _named_refusals(section: str) -> Iterator[None]:
-    """Pass a network's refusal of its sizes on to the user, who wrote them in a section of the config."""
+    """Report a network's ValueError as a UserError that names the section of the config."""
     try:
         yield
     except ValueError as error:
@@ -129,5 +129,5 @@ def _named_refusals(section: str) -> Iterator[None]:
 
 
 def has_backbone(state: Mapping[str, Tensor]) -> bool:
-    """Tell whether a detector's state dict brings the backbone, as the published ones do."""
+    """Tell whether a detector's state dict includes the backbone, as the published ones do."""
     return any(key.startswith("backbone.") for key in state)

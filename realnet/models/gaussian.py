@@ -12,10 +12,10 @@ POSITIONS_AT_ONCE = 256
 
 @dataclass
 class Moments:
-    """Sums over normal features at each of P positions: what mean and covariance are computed from.
+    """Sums over normal features at each of P positions, for mean and covariance (docs/method.md, Normal statistics).
 
-    Values are summed relative to ``origin``, so that float32 suffices: a covariance is not the small difference of
-    two large numbers.
+    Features are summed relative to ``origin``. Float32 then suffices, because a covariance is not the small difference
+    of two large numbers.
 
     Attributes:
         origin: (P, C), any features near the mean.
@@ -60,12 +60,12 @@ class Moments:
 
 
 def by_position(features: Tensor) -> Tensor:
-    """Return feature maps (B, C, h, w) as (P, B, C), position by position."""
+    """Return feature maps (B, C, h, w) as (P, B, C), by position (docs/method.md, Normal statistics)."""
     return features.flatten(2).permute(2, 0, 1).contiguous()
 
 
 def shrink(covariance: Tensor, shrinkage: float, ridge: float) -> Tensor:
-    """Move covariances towards what all positions share, in place.
+    """Shrink covariances towards their mean over the positions, in place; return them.
 
     Σ_p ← (1 - α)·Σ_p + α·Σ̄ + ε·(tr Σ̄ / C)·I, with Σ̄ the mean over the positions (docs/method.md, Normal statistics).
 
@@ -104,7 +104,7 @@ class PositionGaussian(nn.Module):
 
     @torch.no_grad()
     def fit(self, mean: Tensor, covariance: Tensor) -> "PositionGaussian":
-        """Take the mean (P, C) and the positive definite covariance (P, C, C) of each position."""
+        """Store the mean (P, C) and the positive definite covariance (P, C, C) of each position; return the module."""
         self.mean.copy_(mean)
         identity = torch.eye(covariance.shape[1], device=covariance.device, dtype=covariance.dtype)
         for start in range(0, len(covariance), POSITIONS_AT_ONCE):
@@ -120,12 +120,15 @@ class PositionGaussian(nn.Module):
         return white.permute(1, 2, 0).unflatten(2, self.size).contiguous()
 
     def log_likelihood(self, features: Tensor) -> Tensor:
-        """Return each map's mean log density a position and channel, (B,), but for the constant."""
+        """Return each map's mean log density per position and channel, (B,), without the constant term."""
         log_scale = torch.diagonal(self.whitening, dim1=1, dim2=2).log().sum(dim=1)  # (P,)
         squared = self(features).square().sum(dim=1).flatten(1)  # (B, P)
         return (log_scale - squared / 2).mean(dim=1) / features.shape[1]
 
 
 def mahalanobis(white: Tensor) -> Tensor:
-    """Return the distance map (B, 1, h, w) of whitened features (B, C, h, w): √(Σ_c w² / C), about 1 where normal."""
+    """Return the distances (B, 1, h, w) of whitened features (B, C, h, w): √(Σ_c w² / C), about 1 for normal ones.
+
+    See docs/method.md, Normal statistics.
+    """
     return white.square().mean(dim=1, keepdim=True).sqrt()

@@ -5,28 +5,28 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 PROJECTED = 128
-"""Dimensions in which the coreset is chosen; random projections keep distances (Johnson and Lindenstrauss)."""
+"""The coreset is chosen in this many dimensions; random projections preserve distances (Johnson and Lindenstrauss)."""
 ROWS_AT_ONCE = 4096
 
 
 def average_3x3(features: Tensor) -> Tensor:
-    """Return features (B, C, h, w), each averaged with its neighbours (PatchCore, section 3.1)."""
+    """Average features (B, C, h, w) with their neighbours in a 3×3 window (PatchCore, Eq. 2)."""
     return F.avg_pool2d(features, 3, stride=1, padding=1, count_include_pad=False)
 
 
 @torch.no_grad()
 def greedy_coreset(features: Tensor, number: int, generator: torch.Generator) -> Tensor:
-    """Choose features that cover all others: each next one is the farthest from those chosen (PatchCore, Alg. 1).
+    """Choose features that cover all others: the next one is the farthest from those chosen (PatchCore, Alg. 1).
 
-    Memory is linear in the number of features: of the distances only the smallest of each is kept.
+    Memory is linear in N, because only the smallest distance of each feature is kept.
 
     Args:
         features: (N, C).
         number: how many to choose, at most N.
-        generator: of the projection and of the first choice, on the CPU.
+        generator: draws the projection and the first feature; on the CPU.
 
     Returns:
-        (number,) int64, the indexes of the chosen.
+        (number,) int64, the indexes of the chosen features.
     """
     count, channels = features.shape
     if channels > PROJECTED:
@@ -43,12 +43,12 @@ def greedy_coreset(features: Tensor, number: int, generator: torch.Generator) ->
 
 
 class NearestNeighbour(nn.Module):
-    """Measure how far features are from the nearest normal one (PatchCore, section 3.3)."""
+    """Measure the distance from features to the nearest normal one (PatchCore, Eq. 6)."""
 
     memory: Tensor
 
     def __init__(self, memory: Tensor) -> None:
-        """Take the coreset, (M, C)."""
+        """Store the coreset (M, C)."""
         super().__init__()
         self.register_buffer("memory", memory)
 

@@ -9,15 +9,18 @@ from torch import Tensor, nn
 from realnet.models.gaussian import Moments
 
 SIGNALS = ("logit", "residual", "distance")
-"""What the fused map is made of: RRS's logit, the reconstruction's residual, the distance from normality."""
+"""The maps that fusion joins: RRS's logit, the reconstruction's residual, the distance from normality."""
 BLUR_SIGMA, BLUR_SIDE = 4.0, 33
-"""Pixels at the input size; features are coarser than images, and their maps blocky without it."""
+"""In pixels of the input; features are coarser than images, so their maps are blocky without a blur."""
 HALF_WAY = 4.0
 """Deviations from normality that the fused map shows as about 1/2; 0 deviations are 1/9."""
 
 
 class ChannelScale(nn.Module):
-    """Standardise each channel by the normal features' mean and deviation over all positions."""
+    """Standardise each channel by the normal features' mean and deviation over all positions.
+
+    See docs/method.md, Normal statistics.
+    """
 
     mean: Tensor
     deviation: Tensor
@@ -29,7 +32,7 @@ class ChannelScale(nn.Module):
 
     @torch.no_grad()
     def fit(self, moments: Moments) -> "ChannelScale":
-        """Take mean and deviation over images and positions."""
+        """Store mean and deviation over images and positions; return the module."""
         mean = moments.mean()  # (P, C)
         spread = torch.diagonal(moments.covariance(), dim1=1, dim2=2).mean(dim=0)
         self.mean.copy_(mean.mean(dim=0))
@@ -37,19 +40,19 @@ class ChannelScale(nn.Module):
         return self
 
     def log_likelihood(self, features: Tensor) -> Tensor:
-        """Return each map's mean log density a position and channel, (B,), but for the constant."""
+        """Return each map's mean log density per position and channel, (B,), without the constant term."""
         return -self(features).square().mean(dim=(1, 2, 3)) / 2 - self.deviation.log().mean()
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return features (B, C, h, w) with mean 0 and deviation 1 where they are normal."""
+        """Return standardised features (B, C, h, w); normal ones have mean 0 and deviation 1."""
         return (features.float() - self.mean[:, None, None]) / self.deviation[:, None, None]
 
 
 class Fusion(nn.Module):
-    """Join maps of different scales into one: Σ_k w_k·(m_k - c_k)/s_k, then squashed to (0, 1).
+    """Join maps of different scales into one: Σ_k w_k·(m_k - c_k)/s_k, squashed to (0, 1) (docs/method.md, Fusion).
 
-    Centre c_k and scale s_k are the median of map k over held-out normal images, and how far its 84th percentile lies
-    above it: one deviation, were it a Gaussian.
+    The centre c_k is the median of map k over held-out normal images. The scale s_k is the distance from the median to
+    the 84th percentile: one deviation of a Gaussian.
     """
 
     weights: Tensor
@@ -72,8 +75,8 @@ class Fusion(nn.Module):
 def squash(deviations: Tensor) -> Tensor:
     """Map deviations z from normality to (0, 1), strictly rising: u/(κ + u) with u = (z + √(z² + 1))/2.
 
-    What is normal lies near 0, so that heatmaps of it are cold. Unlike a sigmoid it does not saturate: strong
-    anomalies keep their order.
+    Normal pixels come out near 0, so their heatmaps are cold. Unlike a sigmoid, this function does not saturate, so
+    strong anomalies keep their order (docs/method.md, Fusion). κ is ``HALF_WAY``.
     """
     root = (deviations.square() + 1).sqrt()
     positive = torch.where(deviations < 0, 0.5 / (root - deviations), (root + deviations) / 2)  # no cancellation
@@ -81,11 +84,11 @@ def squash(deviations: Tensor) -> Tensor:
 
 
 def root_mean_square(by_block: Sequence[Tensor], image_size: Sequence[int]) -> Tensor:
-    """Return √(mean over all blocks' channels), smoothed, at the image's size: (B, 1, H, W).
+    """Return √(mean over the channels of all blocks), smoothed, (B, 1, H, W) (docs/method.md, Fusion).
 
     Args:
-        by_block: squares (B, C_b, h_b, w_b), such as residuals or squared whitened features.
-        image_size: (H, W).
+        by_block: squares (B, C_b, h_b, w_b): residuals or squared whitened features.
+        image_size: (H, W) of the result.
     """
     size = max((squares.shape[-2:] for squares in by_block), key=lambda size: size[0] * size[1])
     number = sum(squares.shape[1] for squares in by_block)
@@ -96,7 +99,7 @@ def root_mean_square(by_block: Sequence[Tensor], image_size: Sequence[int]) -> T
 
 
 def smooth(maps: Tensor) -> Tensor:
-    """Blur maps (B, 1, H, W) by a Gaussian of ``BLUR_SIGMA`` pixels; beyond the edge they are mirrored."""
+    """Blur maps (B, 1, H, W) by a Gaussian of ``BLUR_SIGMA`` pixels, mirrored at the edges (docs/method.md, Fusion)."""
     radius = min(BLUR_SIDE // 2, *(length - 1 for length in maps.shape[-2:]))
     offsets = torch.arange(-radius, radius + 1, device=maps.device, dtype=maps.dtype)
     kernel = (-offsets.square() / (2 * BLUR_SIGMA**2)).exp()
