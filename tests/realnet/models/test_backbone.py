@@ -112,7 +112,7 @@ def test_a_file_of_no_weights_and_one_that_is_absent(tmp_path, name):
     with pytest.raises(UserError, match="does not exist; give"):
         Backbone(SMALL, str(path))
     path.write_text("<html>not found</html>")
-    with pytest.raises(UserError, match="is (no|not a) complete"):
+    with pytest.raises(UserError, match=r"is (no|not a) complete"):
         Backbone(SMALL, str(path))
 
 
