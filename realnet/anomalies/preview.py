@@ -1,4 +1,4 @@
-"""A contact sheet: what the detector's training makes of a class's normal images."""
+"""Contact sheet of a class: its normal images, their foreground, and local anomalies as in training."""
 
 import logging
 from collections.abc import Mapping
@@ -28,23 +28,23 @@ def contact_sheet(
     num_images: int,
     seed: int,
 ) -> Image:
-    """Draw normal images, their foreground, and a local anomaly with its mask of each configured source.
+    """Draw normal images, their foreground and, for each configured anomaly source, a local anomaly with its mask.
 
-    Sources without images yet are left out, which is logged; where none is left the images themselves serve.
+    Sources without images are left out with a warning; if none remains, the images themselves are the source.
 
     Args:
-        dataset: whose index is read or built, and not written.
+        dataset: the dataset; a missing index is built but not written.
         class_name: one of its classes.
-        config: the types whose weight is above 0 are shown, but ``normal``.
-        image_size: (height, width) of each picture.
-        num_images: rows, spread over the training images.
-        seed: of the anomalies.
+        config: anomaly settings; shows the types with a weight above 0, except ``normal``.
+        image_size: (height, width) of each tile.
+        num_images: number of rows, spread evenly over the training images.
+        seed: seed of the anomalies.
 
     Returns:
-        RGB of uint8, (H, W, 3).
+        uint8 RGB (H, W, 3).
 
     Raises:
-        UserError: where the class has no images, or one cannot be read.
+        UserError: if the class has no images, or one cannot be read.
     """
     foreground = dataset.config.foreground_of(class_name)
     entries = dataset.index(class_name, write=False).train
@@ -71,7 +71,7 @@ def _synthesizers(
                 alone, dataset.name, class_name, image_size=image_size, foreground=foreground
             )
         except UserError as error:
-            logger.warning("left out: %s", error)
+            logger.warning("left out of the preview: %s", error)
     own = AnomalyConfig(types={"self": 1.0})
     return made or {"self": AnomalySynthesizer(own, {}, image_size=image_size, foreground=foreground)}
 

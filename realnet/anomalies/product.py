@@ -1,4 +1,4 @@
-"""Local anomalies as a product: images, masks, the normal images they came from, and a manifest."""
+"""Export local anomalies: their images, masks and normal originals, with a manifest."""
 
 import csv
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,23 +18,23 @@ from realnet.runtime.progress import bar
 MANIFEST = "manifest.csv"
 FOLDERS = ("image", "mask", "source")
 MAX_FAILURES = 200
-"""Images in a row that get no anomaly before it is given up."""
+"""Images in a row without an anomaly after which the export gives up."""
 
 
 @dataclass(frozen=True)
 class ManifestRow:
-    """A line of the manifest.
+    """A row of the manifest.
 
     Attributes:
-        file: in ``image/``, ``mask/`` and ``source/``.
-        class_name: of the normal image.
-        source_file: the normal image, as the index names it.
+        file: name of the files in ``image/``, ``mask/`` and ``source/``.
+        class_name: class of the normal image.
+        source_file: path of the normal image, as the index names it.
         anomaly_type: ``sdas``, ``dtd`` or ``self``.
-        anomaly_source: the file whose pixels are pasted; empty: made of the image itself.
-        seed: with ``epoch`` and ``index`` it fixes all random draws.
-        epoch: the pass over the normal images.
-        index: the normal image's number in the index.
-        opacity: weight of the pasted pixels.
+        anomaly_source: file of the pasted pixels; empty if they come from the image itself.
+        seed: determines all random draws, together with ``epoch`` and ``index``.
+        epoch: pass over the normal images.
+        index: number of the normal image in the index.
+        opacity: weight of the pasted pixels, in (0, 1].
         perlin_height: cells of the Perlin lattice along the height.
         perlin_width: cells of the Perlin lattice along the width.
     """
@@ -53,22 +53,22 @@ class ManifestRow:
 
 
 def anomalous_only(config: AnomalyConfig) -> AnomalyConfig:
-    """Return the config without ``normal`` items; the sources keep their proportions."""
+    """Return the config without the type ``normal``; the other types keep their proportions."""
     types = {kind: weight for kind, weight in config.types.items() if kind != "normal"}
     return config.model_copy(update={"types": types})
 
 
 def check_request(folders: Iterable[Path], num_samples: int) -> None:
-    """Check before any work what ``export_anomalies`` is asked for.
+    """Check a request for ``export_anomalies`` before any work.
 
     Raises:
-        UserError: where the number is not positive, or a folder holds a finished product.
+        UserError: if the number is not positive, or a folder holds a finished export.
     """
     if num_samples < 1:
         raise UserError(f"--num_samples {num_samples}: give 1 or more")
     taken = [str(folder / MANIFEST) for folder in folders if (folder / MANIFEST).exists()]
     if taken:
-        raise UserError(f"{', '.join(taken)} exist; give another --output, or remove what is there first")
+        raise UserError(f"{', '.join(taken)} already exist; give another --output, or remove them first")
 
 
 def export_anomalies(
@@ -80,20 +80,21 @@ def export_anomalies(
     seed: int,
     output: Path,
 ) -> list[ManifestRow]:
-    """Write ``image/``, ``mask/`` and ``source/`` PNGs of equal names, and at the end ``manifest.csv``.
+    """Write PNGs of equal names to ``image/``, ``mask/`` and ``source/``, and at the end ``manifest.csv``.
 
-    The draws are those of training items: of (seed, epoch, index). The normal images take turns.
+    The normal images take turns. As in training, (seed, epoch, index) seeds the draws
+    (docs/method.md, Local anomalies).
 
     Args:
         entries: normal images of a class.
-        image_root: that they are relative to.
-        synthesizer: of the class; draws no ``normal`` items.
-        num_samples: exactly so many are written.
-        seed: of all draws.
-        output: the folder.
+        image_root: folder that their filenames are relative to.
+        synthesizer: synthesizer of the class; it must draw no ``normal`` items.
+        num_samples: number of anomalies to write.
+        seed: seed of all draws.
+        output: folder to write to.
 
     Raises:
-        UserError: where a file cannot be read or written, or no anomaly finds a place.
+        UserError: if a file cannot be read or written, or ``MAX_FAILURES`` images in a row get no anomaly.
     """
     rows = []
     drawn = _draw(entries, image_root, synthesizer, num_samples, seed)
@@ -118,8 +119,8 @@ def _draw(
         failures = 0 if anomaly.mask.any() else failures + 1
         if failures == MAX_FAILURES:
             raise UserError(
-                f"{failures} images of {entries[0].class_name} in a row have no place for an anomaly; look at their "
-                "foreground with prepare_data.py preview, and correct it in dataset.yaml"
+                f"{failures} images of {entries[0].class_name} in a row have no room for an anomaly; look at their "
+                "foreground with python prepare_data.py preview, and correct its rule in dataset.yaml"
             )
         if not failures:
             yield _row(f"{count:0{digits}d}.png", entries[index], anomaly, (seed, epoch, index)), source, anomaly

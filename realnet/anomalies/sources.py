@@ -1,4 +1,4 @@
-"""The images that anomalies are made of: SDAS samples and textures."""
+"""Find the images that anomalies are made of: SDAS images and textures (docs/method.md, Anomaly sources)."""
 
 import csv
 import logging
@@ -17,14 +17,16 @@ logger = logging.getLogger("realnet")
 
 
 def find_sdas(dataset: str, class_name: str) -> list[Path]:
-    """Return a class's synthesised anomalous images, sorted: of ``sample.py`` those of its manifest, else all.
+    """Return a class's SDAS images, sorted (docs/method.md, Anomaly sources).
+
+    If ``sample.py`` finished the folder, these are the images in its manifest; otherwise all images in the folder.
 
     Raises:
-        UserError: where there are none; names the command that makes them.
+        UserError: if there are none; the message names the command that makes them.
     """
     folder, command = paths.sdas(dataset, class_name), f"python sample.py --dataset {dataset} --classes {class_name}"
     files, manifest = _image_files(folder, "*"), folder / paths.SDAS_MANIFEST
-    is_sampled = (folder / paths.SDAS_SETTINGS).is_file()  # other folders of images are their owner's
+    is_sampled = (folder / paths.SDAS_SETTINGS).is_file()  # sample.py leaves other folders of images to their owner
     if is_sampled and manifest.is_file():
         with manifest.open(newline="", encoding="utf-8") as lines:
             listed = {row["file"] for row in csv.DictReader(lines)}
@@ -35,7 +37,7 @@ def find_sdas(dataset: str, class_name: str) -> list[Path]:
         )
     if is_sampled and not manifest.is_file():
         logger.warning(
-            "WARNING: sampling of class %s is unfinished, %d images are there; finish it with: %s",
+            "WARNING: sampling of class %s is unfinished, with %d images so far; finish it with: %s",
             class_name,
             len(files),
             command,
@@ -44,10 +46,10 @@ def find_sdas(dataset: str, class_name: str) -> list[Path]:
 
 
 def find_textures(root: Path) -> list[Path]:
-    """Return the texture images of a DTD folder (``<root>/<texture>/*.jpg``), sorted.
+    """Return the images of a DTD folder (``<root>/<texture>/*.jpg``), sorted (docs/method.md, Anomaly sources).
 
     Raises:
-        UserError: where there are none.
+        UserError: if there are none; the message says how to get them.
     """
     files = _image_files(root, "*/*")
     if not files:
@@ -59,13 +61,13 @@ def find_textures(root: Path) -> list[Path]:
 
 
 def _image_files(folder: Path, pattern: str) -> list[Path]:
-    """Return the image files, but not what a killed process has left: hidden files."""
+    """Return the image files without hidden ones, which killed processes leave behind."""
     found = (path for path in folder.glob(pattern) if path.suffix.lower() in IMAGE_SUFFIXES)
     return sorted(path for path in found if not path.name.startswith("."))
 
 
 def inspect_sources(dataset: OpenDataset, class_name: str, config: AnomalyConfig) -> list[Finding]:
-    """Return what is wrong with the images that a class's anomalies are made of (by headers and ends of files)."""
+    """Return the findings about the source images of a class's anomalies, from the headers and ends of the files."""
     finders: dict[AnomalyType, Callable[[], list[Path]]] = {
         "sdas": lambda: find_sdas(dataset.name, class_name),
         "dtd": lambda: find_textures(Path(config.dtd_root)),

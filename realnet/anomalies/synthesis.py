@@ -1,4 +1,4 @@
-"""Local anomaly synthesis: another image, seen through a Perlin mask on the object (paper, section 3.2)."""
+"""Paste another image on the object through a Perlin mask (docs/method.md, Local anomalies)."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from realnet.data.images import Image, Mask, read_image, resize_image
 logger = logging.getLogger("realnet")
 
 MAX_MASK_DRAWS = 20
-"""Perlin masks drawn for an item before it stays clean: at coarse scales many show nothing on a small object."""
+"""Most Perlin masks to draw for an item before it stays clean; at coarse scales many miss a small object."""
 
 CONTRAST_WINDOW = 5
 """Side (px) of the square over which an anomaly's contrast is averaged."""
@@ -26,15 +26,15 @@ CONTRAST_WINDOW = 5
 
 @dataclass(frozen=True)
 class LocalAnomaly:
-    """A training item before it becomes tensors.
+    """An image with a local anomaly, or a clean one.
 
     Attributes:
-        image: RGB (H, W, 3), with the anomaly.
-        mask: where the anomaly is (H, W); all False: the image is clean.
-        kind: the type drawn; ``normal`` where the image is clean.
-        source: the file that the anomaly comes from; None: clean, or made of the image itself.
-        opacity: weight of the pasted anomaly, in (0, 1]; 0 where the image is clean.
-        periods: the Perlin lattice's cells along height and width; (0, 0) where the image is clean.
+        image: uint8 RGB (H, W, 3), with the anomaly if there is one.
+        mask: bool (H, W), True on the anomaly; all False if the image is clean.
+        kind: the anomaly's type; ``normal`` if the image is clean.
+        source: file of the pasted pixels; None if the image is clean, or if they come from the image itself.
+        opacity: weight of the pasted pixels, in (0, 1]; 0 if the image is clean.
+        periods: cells of the Perlin lattice along height and width; (0, 0) if the image is clean.
     """
 
     image: Image
@@ -46,18 +46,19 @@ class LocalAnomaly:
 
 
 def blend(image: Image, source: Image, mask: Mask, opacity: float) -> Image:
-    """Paste ``source`` on ``image`` where the mask is: (1 - M)⊙I + δ·M⊙P + (1 - δ)·M⊙I, truncated to bytes.
+    """Paste P on I inside the mask M: (1 - M)⊙I + δ·M⊙P + (1 - δ)·M⊙I (docs/method.md, Blending).
 
-    Images are RGB (H, W, 3), the mask is (H, W), the opacity δ is in [0, 1]. Outside the mask no pixel changes.
+    The image I and the source P are uint8 RGB (H, W, 3), M is (H, W), the opacity δ is in [0, 1]. The result is
+    truncated to uint8; no pixel outside the mask changes.
     """
     mixed = np.float32(opacity) * source + np.float32(1 - opacity) * image
     return cv2.copyTo(mixed.astype(np.uint8), mask.view(np.uint8), image.copy())
 
 
 def keep_regions(mask: Mask, number: int, rng: np.random.Generator) -> Mask:
-    """Keep ``number`` of a mask's 8-connected regions (H, W), each drawn with a chance in proportion to its area."""
+    """Keep ``number`` 8-connected regions of a mask (H, W), drawn with probabilities in proportion to their areas."""
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)
-    if count - 1 <= number:  # label 0 is what lies outside
+    if count - 1 <= number:  # label 0 is the background
         return mask
     areas = stats[1:, cv2.CC_STAT_AREA]
     is_kept = np.zeros(count, np.bool_)
@@ -66,10 +67,10 @@ def keep_regions(mask: Mask, number: int, rng: np.random.Generator) -> Mask:
 
 
 def visible_part(mask: Mask, image: Image, blended: Image, min_contrast: float) -> Mask:
-    """Return where a paste is to be seen: the mask (H, W) where it changes its surroundings by ``min_contrast`` of 255.
+    """Return the part of a mask (H, W) where the paste changes the image by at least ``min_contrast`` (of 255).
 
-    The change of a pixel is that of its most changed channel, averaged over the mask's pixels within a square of
-    ``CONTRAST_WINDOW``, so that a texture's grain does not riddle the mask.
+    A pixel's change is that of its most changed channel, averaged over the mask's pixels in a square of side
+    ``CONTRAST_WINDOW``, so that a texture's grain does not leave holes in the mask.
     """
     window = (CONTRAST_WINDOW, CONTRAST_WINDOW)
     change = cv2.blur(cv2.absdiff(blended, image).max(axis=2).astype(np.float32), window)
@@ -78,7 +79,7 @@ def visible_part(mask: Mask, image: Image, blended: Image, min_contrast: float) 
 
 
 class AnomalySynthesizer:
-    """Draws local anomalies for the images of one class; all randomness is the caller's generator."""
+    """Draw local anomalies for images of one class, from the caller's generator (docs/method.md, Local anomalies)."""
 
     def __init__(
         self,
@@ -94,21 +95,22 @@ class AnomalySynthesizer:
         self.image_size = image_size
         self.foreground = foreground
         self.all_types: dict[AnomalyType, float] = {kind: share for kind, share in config.types.items() if share > 0}
-        # AFS looks at anomalies alone, whose sources are equally likely (section 3.3)
+        # AFS sees anomalies only, with equally likely sources (docs/method.md, AFS)
         self.anomalous_types: dict[AnomalyType, float] = {kind: 1.0 for kind in self.all_types if kind != "normal"}
 
     def synthesize(self, image: Image, rng: np.random.Generator, *, only_anomalous: bool = False) -> LocalAnomaly:
-        """Draw a type, and unless it is ``normal`` a mask, a source and an opacity; return the blended image.
+        """Draw a type and, unless it is ``normal``, a mask, a source and an opacity; return the blended image.
 
-        Where ``MAX_MASK_DRAWS`` Perlin masks all miss the foreground, the image stays clean.
+        The image stays clean if ``MAX_MASK_DRAWS`` Perlin masks all miss the foreground, or if no part of the anomaly
+        reaches ``min_contrast``.
 
         Args:
-            image: clean RGB at ``image_size``, (H, W, 3); it is not changed.
+            image: clean uint8 RGB (H, W, 3) at ``image_size``; it is not modified.
             rng: the item's own generator.
-            only_anomalous: never draw ``normal``, and the other types with equal chance (for AFS).
+            only_anomalous: for AFS: never draw ``normal``, and draw the other types with equal probability.
 
         Raises:
-            UserError: where the source's file cannot be read.
+            UserError: if the source file cannot be read.
         """
         kind = _draw_type(self.anomalous_types if only_anomalous else self.all_types, rng)
         mask, periods = self._draw_mask(image, rng) if kind != "normal" else (_nothing(image), (0, 0))
@@ -151,7 +153,7 @@ def build_synthesizer(
     """Find the source files that the configured types need, and build the class's synthesizer.
 
     Raises:
-        UserError: where a type has no files; names the command or download that provides them.
+        UserError: if a type has no files; the message names the command or download that provides them.
     """
     sources: dict[AnomalyType, list[Path]] = {}
     if config.types.get("sdas"):

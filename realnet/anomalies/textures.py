@@ -1,4 +1,4 @@
-"""Changes that make a texture strange: ten operations on RGB images (H, W, 3), of which each image gets three."""
+"""Augment textures: ten operations on uint8 RGB images (H, W, 3), three per image (docs/method.md, Anomaly sources)."""
 
 from collections.abc import Callable
 
@@ -16,14 +16,17 @@ _SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], dtype=np.float32) / 13
 
 
 def augment_texture(image: Image, rng: np.random.Generator) -> Image:
-    """Apply three of the ten operations, drawn without replacement, in the order drawn."""
+    """Apply three of the ten operations, drawn without replacement (docs/method.md, Anomaly sources)."""
     for choice in rng.choice(len(OPERATIONS), size=NUM_OPERATIONS, replace=False):
         image = OPERATIONS[choice](image, rng)
     return image
 
 
 def shuffle_grid(image: Image, rng: np.random.Generator, *, grid: tuple[int, int] = (4, 8)) -> Image:
-    """Cut an image into rows × columns cells and shuffle them; sides that do not divide are resized there and back."""
+    """Cut an image into rows × columns cells and shuffle them (docs/method.md, Anomaly sources).
+
+    If a side is not a multiple of the number of cells, the image is resized to a multiple and back.
+    """
     height, width = image.shape[:2]
     rows, columns = min(grid[0], height), min(grid[1], width)
     cell = -(-height // rows), -(-width // columns)
@@ -44,24 +47,24 @@ def to_grey(image: Image) -> Image:
 
 
 def gamma(image: Image, rng: np.random.Generator) -> Image:
-    """Raise each channel to a power in [0.5, 2]."""
+    """Raise each channel to its own power in [0.5, 2]."""
     powers = rng.uniform(0.5, 2, size=3)
     return _map_levels(image, 255 * (_LEVELS[:, None] / 255) ** powers)
 
 
 def brightness(image: Image, rng: np.random.Generator) -> Image:
-    """Multiply by [0.8, 1.2], then add [-30, 30]."""
+    """Multiply by a factor in [0.8, 1.2], then add a number in [-30, 30]."""
     return _map_levels(image, _LEVELS * rng.uniform(0.8, 1.2) + rng.uniform(-30, 30))
 
 
 def sharpness(image: Image, rng: np.random.Generator) -> Image:
-    """Move away from (or towards) a smoothed copy, as PIL's enhancer: 0 is smooth, 1 the original, 2 sharp."""
+    """Smooth or sharpen by a factor in [0.1, 1.9], as PIL's enhancer does: 0 is smooth, 1 the original, 2 sharp."""
     factor = rng.uniform(0.1, 1.9)
     return cv2.addWeighted(image, factor, cv2.filter2D(image, -1, _SMOOTH), 1 - factor, 0)
 
 
 def hue_saturation(image: Image, rng: np.random.Generator) -> Image:
-    """Add [-50, 50] of 255 to the hue (a circle) and to the saturation."""
+    """Add a number in [-50, 50] (of 255) to the hue, which wraps around, and another to the saturation."""
     hue, saturation = rng.integers(-50, 51, size=2)
     planes = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL).astype(np.int16)
     planes[..., 0] = (planes[..., 0] + hue) % 256
@@ -70,13 +73,13 @@ def hue_saturation(image: Image, rng: np.random.Generator) -> Image:
 
 
 def solarise(image: Image, rng: np.random.Generator) -> Image:
-    """Half of the time, invert the values from a threshold in [32, 128] on."""
+    """With probability 1/2, invert all values at or above a threshold in [32, 128]."""
     applies, threshold = rng.random() < 0.5, rng.integers(32, 129)
     return _map_levels(image, np.where(threshold <= _LEVELS, 255 - _LEVELS, _LEVELS)) if applies else image
 
 
 def posterise(image: Image, rng: np.random.Generator) -> Image:
-    """Keep the upper 1 to 7 bits."""
+    """Keep the upper 1 to 7 bits of each value."""
     return image & np.uint8(256 - 2 ** int(rng.integers(1, 8)))
 
 
@@ -86,7 +89,7 @@ def invert(image: Image, rng: np.random.Generator) -> Image:  # noqa: ARG001 - t
 
 
 def autocontrast(image: Image, rng: np.random.Generator) -> Image:
-    """Stretch each channel to 0 to 255, without the darkest and brightest [0, 20] % of its pixels."""
+    """Stretch each channel to [0, 255], ignoring the darkest and the brightest 0 to 20 % of its pixels."""
     cutoff = rng.uniform(0, 0.2)
     shares = np.cumsum(_histograms(image), axis=1) / image[..., 0].size
     darkest, brightest = (shares <= cutoff).sum(axis=1), (shares < 1 - cutoff).sum(axis=1)
@@ -96,12 +99,12 @@ def autocontrast(image: Image, rng: np.random.Generator) -> Image:
 
 
 def equalise(image: Image, rng: np.random.Generator) -> Image:  # noqa: ARG001 - the operations share one signature
-    """Make each channel's histogram flat."""
+    """Flatten each channel's histogram."""
     return cv2.merge([cv2.equalizeHist(plane) for plane in cv2.split(image)])
 
 
 def rotate(image: Image, rng: np.random.Generator) -> Image:
-    """Turn by [-45°, 45°] about the centre; the corners are filled by reflection, so that no black is pasted."""
+    """Rotate by an angle in [-45°, 45°] about the centre; reflection fills the corners, so no black is pasted."""
     height, width = image.shape[:2]
     rotation = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), rng.uniform(-45, 45), 1)
     return cv2.warpAffine(image, rotation, (width, height), borderMode=cv2.BORDER_REFLECT_101)
@@ -122,7 +125,7 @@ OPERATIONS: tuple[Operation, ...] = (
 
 
 def _map_levels(image: Image, table: NDArray) -> Image:
-    """Replace each value by its place in a table of 256 levels (256,), or of one a channel (256, 3)."""
+    """Look up each value in a table of 256 levels: (256,) for all channels, or (256, 3) with a column per channel."""
     levels = table.clip(0, 255).round().astype(np.uint8)
     return cv2.LUT(image, levels.reshape(1, 256, *levels.shape[1:]))
 

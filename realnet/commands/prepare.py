@@ -11,6 +11,7 @@ EPILOG = """\
 python prepare_data.py index   --dataset MVTec-AD            lists the images in data/MVTec-AD/samples/
 python prepare_data.py visa    --source /path/to/VisA        the published archive, laid out in data/VisA/visa
 python prepare_data.py mtd     --source /path/to/MTD         the published folders MT_*, laid out in data/MTD/mtd
+python prepare_data.py solar                                 the solar cells of the package elpv-dataset
 python prepare_data.py add     --name bolts --source PHOTOS  your own images, which stay where they are
 python prepare_data.py preview --dataset bolts               a sheet of images, foregrounds and local anomalies
 python prepare_data.py check   --dataset bolts               reads every file; exit code 2 if a finding is fatal
@@ -23,6 +24,7 @@ COMMANDS = {
     "index": ("list a dataset's training and test images", ("--dataset", "--class_name", "--dry-run")),
     "visa": ("lay out the published archive of VisA", ("--source", "--dry-run")),
     "mtd": ("lay out the published folders of Magnetic Tile Defects", ("--source", "--train-list", "--dry-run")),
+    "solar": ("lay out the solar cells of the ELPV dataset", ("--from", "--dry-run")),
     "add": ("register your own images", ("--name", "--source", "--layout", "--force", "--dry-run")),
     "preview": (
         "draw normal images, their foreground and local anomalies",
@@ -40,6 +42,12 @@ FLAGS: dict[str, dict[str, Any]] = {
     "--class_name": {"nargs": "+", "default": ["all"], "metavar": "CLASS", "help": "one, several, or 'all' (default)"},
     "--name": {"required": True, "metavar": "NAME", "help": "the new dataset, a folder of experiments/"},
     "--source": {"required": True, "type": Path, "metavar": "DIR", "help": "the folder of images"},
+    "--from": {
+        "type": Path,
+        "dest": "source",
+        "metavar": "DIR",
+        "help": "the folder that holds labels.csv and images/ (default: the installed package elpv-dataset)",
+    },
     "--layout": {
         "choices": ("auto", "class", "mvtec", "sorted", "folder", "folders"),
         "default": "auto",
@@ -73,6 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             preparation.lay_out_visa(flags.source, dry_run=flags.dry_run)
         case "mtd":
             preparation.lay_out_mtd(flags.source, train_list=flags.train_list, dry_run=flags.dry_run)
+        case "solar":
+            preparation.lay_out_solar(flags.source, dry_run=flags.dry_run)
         case "add":
             preparation.add_dataset(
                 flags.name, flags.source, layout=flags.layout, force=flags.force, dry_run=flags.dry_run

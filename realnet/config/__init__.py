@@ -10,6 +10,7 @@ from realnet.config.base import (
 )
 from realnet.config.dataset import DatasetConfig, Foreground, ForegroundRule
 from realnet.config.detector import (
+    PUBLISHED_BLOCKS,
     AFSConfig,
     AnomalyConfig,
     AnomalyType,
@@ -27,6 +28,7 @@ from realnet.config.files import dump, experiments, load, load_dataset, parse_ya
 from realnet.config.generation import ClassifierConfig, DiffusionConfig, ProcessConfig, SampleConfig
 
 __all__ = [
+    "PUBLISHED_BLOCKS",
     "AFSConfig",
     "AnomalyConfig",
     "AnomalyType",

@@ -1,6 +1,7 @@
 """What the configs of all stages share: value types, and the sections on runtime, optimiser and training."""
 
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
@@ -31,6 +32,7 @@ class Section(BaseModel):
     """A frozen part of a config; it refuses unknown keys, infinities, and booleans in place of other values."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     @field_validator("*", mode="before")
     @classmethod

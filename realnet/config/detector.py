@@ -1,10 +1,12 @@
 """The config of the detector (method, sections 3 and 4)."""
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from realnet.config.base import Fraction, ImageSize, Positive, Range, Section, Seed, TrainConfig, TrainingConfig
+from realnet.config.presets import DETECTOR_PRESETS
 
 AnomalyType = Literal["normal", "sdas", "dtd", "self"]
 BlockName = Annotated[str, Field(pattern=r"^\w+$")]
@@ -150,17 +152,17 @@ class EvaluationConfig(Section):
     """Scores and their metrics."""
 
     batch_size: Positive = 16
-    score_pool: Positive | Literal["auto"] = Field(
-        16,
-        description="side of the average pool (px) before an image's maximum; auto: the one that tells drawn "
-        "anomalies best from held-out normal images, chosen after training",
+    score_pool: Positive | Literal["auto"] | None = Field(
+        None,
+        description="side of the average pool (px) before an image's maximum; None: in training the published 16, in "
+        "use the detector's own; auto: chosen after training on held-out normal images with drawn anomalies",
     )
     aupro_fpr_limit: float = Field(0.3, gt=0, le=1)
 
     @property
     def pool(self) -> int:
         """Return the pool's side in pixels; where none is chosen yet, the published one."""
-        return 16 if self.score_pool == "auto" else self.score_pool
+        return self.score_pool if isinstance(self.score_pool, int) else 16
 
 
 PUBLISHED_BLOCKS = {
@@ -174,6 +176,11 @@ PUBLISHED_BLOCKS = {
 class RealNetConfig(TrainingConfig):
     """``realnet.yaml``: the detector of a class."""
 
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = DETECTOR_PRESETS
+
+    preset: Literal["published", "cpu"] = Field(
+        "published", description="the defaults that this file starts from; cpu: a small detector, without a GPU"
+    )
     seed: Seed = 100
     image_size: ImageSize = (256, 256)
     backbone: BackboneConfig = BackboneConfig()

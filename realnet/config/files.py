@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from realnet.config import paths
 from realnet.config.base import Section
 from realnet.config.dataset import DatasetConfig
+from realnet.config.presets import with_preset
 from realnet.errors import UserError
 
 ConfigT = TypeVar("ConfigT", bound=Section)
@@ -68,6 +69,7 @@ def load(model: type[ConfigT], path: Path, overrides: Sequence[str] = ()) -> Con
     values = parse_yaml(text, str(path)) or {}
     if not isinstance(values, Mapping):
         raise UserError(f"{path} must hold keys and values, got {type(values).__name__}")
+    values = with_preset(model, values, _preset(model, values, overrides))
     config = _validate(model, values, str(path))
     if not overrides:
         return config
@@ -75,6 +77,13 @@ def load(model: type[ConfigT], path: Path, overrides: Sequence[str] = ()) -> Con
     for override in overrides:
         _apply_override(changed, override)
     return _validate(model, changed, "--set")
+
+
+def _preset(model: type[Section], values: Mapping[str, Any], overrides: Sequence[str]) -> Mapping[str, Any]:
+    """Return the defaults that an override or the file asks for by name; none for an unknown name, which is refused."""
+    given = (override.partition("=")[2] for override in overrides if override.startswith("preset="))
+    named = [parse_yaml(text, f"--set preset={text}") for text in given]
+    return model.presets.get(str([values.get("preset"), *named][-1]), {})
 
 
 def experiments() -> list[str]:

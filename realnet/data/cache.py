@@ -13,9 +13,14 @@ CACHE_MIB = 1024
 
 
 class ImageCache:
-    """The resized training images as bytes, each decoded once for all workers, within a budget.
+    """Cache of resized training images as uint8; images beyond the memory budget are decoded at each access.
 
-    The memory is shared with workers that are forked; where they are spawned each has its own.
+    Forked workers share it, so each image is decoded once for all of them; spawned workers each have their own.
+
+    Args:
+        files: image files.
+        image_size: (height, width) to resize to.
+        budget_mib: most memory to use, in MiB.
     """
 
     def __init__(self, files: Sequence[Path], image_size: tuple[int, int], *, budget_mib: int = CACHE_MIB) -> None:
@@ -29,7 +34,7 @@ class ImageCache:
         return len(self.files)
 
     def __getitem__(self, index: int) -> Image:
-        """Return an image, RGB (H, W, 3), which the caller must not change."""
+        """Return an image as uint8 RGB (H, W, 3); the caller must not modify it."""
         if index < self.capacity and self._is_filled[index]:
             return self._pixels[index]
         image = resize_image(read_image(self.files[index]), self.image_size)
@@ -43,7 +48,7 @@ class ImageCache:
 
 
 def _shared_bytes(shape: tuple[int, ...]) -> Image:
-    """Return zeros in memory that forked processes share (of which the system gives only what is written)."""
+    """Return zeros in memory shared with forked processes; the system allocates a page only when it is written."""
     size = int(np.prod(shape))
     return np.frombuffer(mmap.mmap(-1, max(size, 1)), np.uint8, count=size).reshape(shape)
 

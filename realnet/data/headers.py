@@ -1,4 +1,4 @@
-"""The size of an image without decoding it, and whether its file is whole: microseconds instead of milliseconds."""
+"""Read an image's size without decoding it, and check that its file is complete: microseconds, not milliseconds."""
 
 import os
 from pathlib import Path
@@ -11,17 +11,17 @@ from realnet.data.images import read_image
 
 FORMATS = ("JPEG", "PNG", "BMP")
 TAIL_BYTES = 65_536
-ORIENTATION, FIRST_TURNED = 0x0112, 5  # EXIF: orientations from 5 on swap height and width
+ORIENTATION, FIRST_TURNED = 0x0112, 5  # EXIF: orientations 5 and above swap height and width
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Return the (height, width) that reading an image or a mask would give.
+    """Return the (height, width) that ``read_image`` or ``read_mask`` would give.
 
-    Of JPEG, PNG and BMP the header is read and the file's end looked at; damage in between shows only when the file
-    is decoded, as those of other formats are here.
+    For JPEG, PNG and BMP, this reads only the header and the end of the file, so damage in between goes unnoticed.
+    Files of other formats are decoded.
 
     Raises:
-        UserError: where the file is missing, unreadable or truncated; names it.
+        UserError: if the file is missing, unreadable or truncated; the message names it.
     """
     found = _size_in_header(path)
     if found is not None:
@@ -31,7 +31,7 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def _size_in_header(path: Path) -> tuple[int, int] | None:
-    """Return None wherever only a decoder can tell."""
+    """Return (height, width), or None if only decoding the file can tell."""
     try:
         with path.open("rb") as file, PILImage.open(file, formats=FORMATS) as image:
             is_turned = image.format == "JPEG" and image.getexif().get(ORIENTATION, 1) >= FIRST_TURNED
@@ -39,12 +39,12 @@ def _size_in_header(path: Path) -> tuple[int, int] | None:
             if may_be_turned or not _is_whole(file, image):
                 return None
             return (image.width, image.height) if is_turned else (image.height, image.width)
-    except Exception:  # PIL raises errors of many kinds; the decoder then finds the words
+    except Exception:  # PIL raises many kinds of errors; decoding the file gives a clear one
         return None
 
 
 def _is_whole(file: BinaryIO, image: ImageFile) -> bool:
-    """Tell whether the file surely holds all that its header announces."""
+    """Tell whether the file certainly holds everything that its header announces."""
     num_bytes = os.fstat(file.fileno()).st_size
     file.seek(max(0, num_bytes - TAIL_BYTES))
     tail = file.read()

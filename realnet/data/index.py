@@ -1,4 +1,4 @@
-"""Which images a class has: found on disk in any known layout, stored as one JSON object a line."""
+"""The index of a class: its images and masks, found on disk in any known layout and stored as JSON lines."""
 
 import hashlib
 import json
@@ -16,20 +16,20 @@ IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".t
 NORMAL_FOLDERS = frozenset({"good", "ok", "normal"})
 TRUTH_FOLDER = "ground_truth"
 TRAIN_SHARE = 0.8
-"""Of the normal images, where nobody has split them."""
+"""Share of the normal images for training, if they come without a split."""
 Split = Literal["train", "test"]
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An image of a class, as a line of a protocol states it.
+    """An image of a class: one line of an index file.
 
     Attributes:
-        filename: relative to the dataset's image root, with forward slashes.
+        filename: path relative to the dataset's image root, with forward slashes.
         label: 0 normal, 1 defect.
         label_name: ``good`` or ``defective``.
         class_name: the class it belongs to.
-        maskname: the mask's file, relative to the image root; None: there is none.
+        maskname: path of the mask, relative to the image root; None if there is no mask.
     """
 
     filename: str
@@ -40,13 +40,13 @@ class Entry:
 
     @property
     def kind(self) -> str:
-        """Return ``good``, or the defect's kind: the name of the folder that the image lies in."""
+        """Return ``good``, or the kind of defect: the name of the image's folder."""
         return PurePosixPath(self.filename).parent.name if self.label else "good"
 
 
 @dataclass(frozen=True)
 class ClassIndex:
-    """The images of a class by split."""
+    """The images of a class, by split."""
 
     train: tuple[Entry, ...]
     test: tuple[Entry, ...]
@@ -59,12 +59,12 @@ def natural_key(name: str) -> list[tuple[int, int, str]]:
 
 
 def discover_classes(root: Path) -> list[str]:
-    """Return the folders under an image root that are classes, in natural order.
+    """Return the class folders under an image root, in natural order.
 
-    A class holds a ``train`` folder, or images, or a folder of normal images.
+    A class folder holds a ``train`` folder, images, or a folder of normal images.
 
     Raises:
-        UserError: where the root is absent or holds no class.
+        UserError: if the root does not exist or holds no class.
     """
     if not root.is_dir():
         raise UserError(f"the image folder {root} does not exist; put the images there or correct image_root")
@@ -78,14 +78,14 @@ def discover_classes(root: Path) -> list[str]:
 
 
 def is_sorted(folder: Path) -> bool:
-    """Tell whether a class has a folder of normal images right in it, and nobody has split them into train and test."""
+    """Tell whether a class holds a folder of normal images directly, and neither ``train`` nor ``test``."""
     return bool(_normal_folders(folder)) and not any((folder / split).is_dir() for split in ("train", "test"))
 
 
 def split_normal(names: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Split normal images for training and test as a hash of their names has it: the same at every call.
+    """Split normal images into training and test images by a hash of their names: every call gives the same split.
 
-    ``TRAIN_SHARE`` of them, rounded down but at least one, are for training; both lists are in the order given.
+    ``TRAIN_SHARE`` of them, rounded down but at least one, are for training; both lists keep the given order.
     """
     given = list(names)
     by_hash = sorted(given, key=lambda name: hashlib.sha256(name.encode()).digest())
@@ -96,13 +96,14 @@ def split_normal(names: Iterable[str]) -> tuple[list[str], list[str]]:
 def build_index(root: Path, class_name: str) -> ClassIndex:
     """Find a class's images and masks on disk.
 
-    Training images: ``good`` (or ``ok``, ``normal``) in ``<class>/train``, or else in ``<class>``; where there is no
-    such folder the images right there. Test images: ``<class>/test/<kind>``. Masks:
-    ``<class>/ground_truth/<kind>/<stem>_mask.*`` or ``<stem>.*``. A class that is merely sorted has its kinds beside
-    ``<class>/good``; where there are defects, a fifth of its normal images is for test (see ``split_normal``).
+    Training images: ``good`` (or ``ok``, ``normal``) in ``<class>/train``, or else in ``<class>``; without
+    such a folder, the images directly there. Test images: ``<class>/test/<kind>``. Masks:
+    ``<class>/ground_truth/<kind>/<stem>_mask.*`` or ``<stem>.*``. A class that is only sorted (see ``is_sorted``) has
+    a folder for each kind of defect next to ``<class>/good``; if there are any, a fifth of its normal images are test
+    images (see ``split_normal``).
 
     Raises:
-        UserError: where the class is absent or has no training image.
+        UserError: if the class does not exist or has no training images.
     """
     folder = root / class_name
     if not folder.is_dir():
@@ -120,33 +121,33 @@ def build_index(root: Path, class_name: str) -> ClassIndex:
 
 
 def write_index(samples_dir: Path, class_name: str, index: ClassIndex) -> None:
-    """Write ``train_<class>.json`` and ``test_<class>.json``, each all at once.
+    """Write ``train_<class>.json`` and ``test_<class>.json``; each appears only once it is complete.
 
     Raises:
-        UserError: where they cannot be written.
+        UserError: if they cannot be written.
     """
     for split, entries in (("train", index.train), ("test", index.test)):
         path = samples_dir / f"{split}_{class_name}.json"
-        # processes of one run may write the same index; each replaces it whole
+        # several processes of a run may write the same index; each replaces it as a whole
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
         with whole(path, temporary):
             temporary.write_text("".join(f"{json.dumps(_to_line(entry))}\n" for entry in entries), encoding="utf-8")
 
 
 def read_index(samples_dir: Path, class_name: str) -> ClassIndex:
-    """Read a class's two protocols; a line without ``clsname`` is of the file's class.
+    """Read a class's two index files; a line without ``clsname`` belongs to the file's class.
 
     Raises:
-        UserError: where a file is absent, or a line is no entry; names file and line.
+        UserError: if a file cannot be read, or a line is not an entry; the message names file and line.
     """
     return ClassIndex(_read_split(samples_dir, "train", class_name), _read_split(samples_dir, "test", class_name))
 
 
 def load_index(samples_dir: Path, image_root: Path, class_name: str, *, write: bool = True) -> ClassIndex:
-    """Read a class's index; where there is none, build it from the images on disk and, if told to, write it.
+    """Read a class's index; if there is none, build it from the images on disk and, if ``write``, store it.
 
     Raises:
-        UserError: as ``read_index`` and ``build_index`` do.
+        UserError: see ``read_index`` and ``build_index``.
     """
     if all((samples_dir / f"{split}_{class_name}.json").is_file() for split in ("train", "test")):
         return read_index(samples_dir, class_name)
@@ -180,7 +181,7 @@ def _split_sorted(root: Path, class_name: str) -> ClassIndex:
 
 
 def _entries(root: Path, class_name: str, folder_name: str) -> list[Entry]:
-    """Return the images of one kind, normal or defect, in a folder of the class."""
+    """Return the images in a folder of the class, all normal or all of one kind of defect."""
     folder, kind = f"{class_name}/{folder_name}", PurePosixPath(folder_name).name
     names = images_in(root / folder)
     if kind.lower() in NORMAL_FOLDERS:
@@ -200,17 +201,17 @@ def _defect(filename: str, class_name: str, masks: dict[str, str]) -> Entry:
 
 
 def folders_in(path: Path) -> list[str]:
-    """Return the names of the folders in a folder, hidden ones apart, in natural order; none where it is absent."""
+    """Return the names of the visible folders in a folder, in natural order; none if it does not exist."""
     return _sorted(entry.name for entry in _scan(path) if entry.is_dir())
 
 
 def images_in(path: Path) -> list[str]:
-    """Return the names of the image files right in a folder, in natural order; none where it is absent."""
+    """Return the names of the visible image files directly in a folder, in natural order; none if it does not exist."""
     return _sorted(entry.name for entry in _scan(path) if Path(entry.name).suffix.lower() in IMAGE_SUFFIXES)
 
 
 def _scan(path: Path) -> Sequence[os.DirEntry[str]]:
-    """Return what a folder holds, hidden files apart; nothing where there is no such folder."""
+    """Return the visible files and folders in a folder; none if it does not exist."""
     if not path.is_dir():
         return []
     with os.scandir(path) as entries:
@@ -257,10 +258,12 @@ def _parse_line(line: str, where: str, class_name: str) -> Entry:
             maskname=value.get("maskname"),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f'{where}: {line[:80]!r} is no entry; expected {{"filename": …, "label": 0 or 1}}') from error
+        raise UserError(
+            f'{where}: {line[:80]!r} is not an index entry; expected {{"filename": …, "label": 0 or 1}}'
+        ) from error
     if label not in (0, 1):
         raise UserError(f"{where}: label must be 0 (normal) or 1 (defect), got {label}")
     for name in filter(None, (entry.filename, entry.maskname)):
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise UserError(f"{where}: {name} must be a path inside the image root, relative to it")
+            raise UserError(f"{where}: {name} must be a relative path inside the image root")
     return entry

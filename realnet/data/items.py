@@ -1,6 +1,7 @@
-"""Torch datasets. A training item's key is (epoch, index), and its random draws are those of (seed, epoch, index).
+"""Training items of the diffusion model and the classifier.
 
-So neither the number of workers nor the number of processes changes an item.
+An item's key is (epoch, index), and (seed, epoch, index) seeds its random draws, so neither the number of workers nor
+the number of processes changes an item.
 """
 
 import logging
@@ -22,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 class DiffusionItem(TypedDict):
-    """A training item of the diffusion model and of the classifier; H, W are the input size."""
+    """A training item of the diffusion model and the classifier; (H, W) is the input size."""
 
     image: Tensor
     """(3, H, W) float32 in [-1, 1]."""
@@ -33,7 +34,7 @@ class DiffusionItem(TypedDict):
 
 
 class DiffusionDataset(Dataset[DiffusionItem]):
-    """Normal images of all classes with the timestep and the noise of their training step."""
+    """Normal images of all classes, each with a timestep and noise (docs/method.md, Diffusion training)."""
 
     def __init__(
         self,
@@ -47,7 +48,7 @@ class DiffusionDataset(Dataset[DiffusionItem]):
         augment: bool = False,
         cache_mib: int = CACHE_MIB,
     ) -> None:
-        """Take entries whose class names are among ``classes``, whose order numbers them; ``num_steps`` is T."""
+        """Take entries of the given ``classes``; a class's index is its position there. ``num_steps`` is T."""
         self.entries, self.image_size, self.num_steps = list(entries), image_size, num_steps
         self.seed, self.augment = seed, augment
         self.class_indexes = [list(classes).index(entry.class_name) for entry in self.entries]
@@ -71,10 +72,10 @@ class DiffusionDataset(Dataset[DiffusionItem]):
 
 
 def flip_and_turn(image: Image, rng: np.random.Generator) -> Image:
-    """Flip each way half of the time and turn by a multiple of 90° (of 180° where the image is no square)."""
+    """Flip along each axis with probability 1/2, then rotate by a random multiple of 90° (180° if not square)."""
     flips_height, flips_width = rng.random(2) < 0.5
     quarter_turns = int(rng.integers(4))
     height, width = image.shape[:2]
     image = image[:: -1 if flips_height else 1, :: -1 if flips_width else 1]
-    # OpenCV takes no views with negative strides
+    # OpenCV does not accept views with negative strides
     return np.ascontiguousarray(np.rot90(image, quarter_turns if height == width else 2 * (quarter_turns % 2)))

@@ -1,4 +1,4 @@
-"""Which item is used when: a function of seed and step alone, so that a run goes on exactly where it stopped."""
+"""The order of training items: a function of seed and step alone, so that a run resumes exactly where it stopped."""
 
 from collections.abc import Iterator
 from functools import lru_cache
@@ -8,29 +8,29 @@ from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
 ItemKey = tuple[int, int]
-"""Of a training item: the pass over the data that its random draws belong to (epoch), and the image (index)."""
+"""Key of a training item: (epoch, index), the pass over the data and the number of the image."""
 
 
 class EpochOrder(Sampler[ItemKey]):
-    """Yields the keys of one process's micro-batches, step after step.
+    """Yield the item keys of one process's micro-batches, step by step.
 
     A step takes the next ``batch_size · accumulation · world_size`` items (the global batch) of the epoch's
-    permutation, which depends on (seed, epoch); its micro-batch k on rank r is the slice number
-    k · world_size + r. So several processes take together what one process with larger batches takes. What is left of
-    a permutation after the last full global batch is not used in that epoch.
+    permutation, which depends on (seed, epoch). Micro-batch k of rank r is slice k · world_size + r of the global
+    batch, so several processes together take the same items as one process with larger batches. Items that do not
+    fill a global batch at the end of an epoch are not used in that epoch.
 
     Args:
         num_items: size of the dataset.
-        seed: of the permutations.
-        batch_size: items of a micro-batch of one process; give the same number to the DataLoader.
-        accumulation: micro-batches of a step.
-        rank: this process's number among ``world_size``.
+        seed: seed of the permutations.
+        batch_size: items in a micro-batch of one process; give the DataLoader the same number.
+        accumulation: micro-batches in a step.
+        rank: this process's number, from 0 to ``world_size`` - 1.
         world_size: number of processes.
-        start_step: the first step to yield, to resume.
-        num_steps: the step to stop before; None: never stop.
+        start_step: the first step to yield, when resuming.
+        num_steps: the step to stop before; None never stops.
 
     Raises:
-        ValueError: where the items are fewer than a global batch, or a number is out of its range.
+        ValueError: if there are fewer items than a global batch, or a number is out of range.
     """
 
     def __init__(
@@ -48,21 +48,21 @@ class EpochOrder(Sampler[ItemKey]):
         is_in_range = min(batch_size, accumulation, world_size) >= 1 and 0 <= rank < world_size and start_step >= 0
         if not is_in_range or num_items < batch_size * accumulation * world_size:
             raise ValueError(
-                f"cannot sample {num_items} items in batches of {batch_size} x {accumulation} as rank {rank} of "
+                f"cannot order {num_items} items in batches of {batch_size} x {accumulation} as rank {rank} of "
                 f"{world_size} from step {start_step}; all counts must be at least 1, rank below world_size, and the "
-                "items enough for a batch of all"
+                "items at least one global batch"
             )
         self.num_items, self.seed, self.batch_size, self.accumulation = num_items, seed, batch_size, accumulation
         self.rank, self.world_size, self.start_step, self.num_steps = rank, world_size, start_step, num_steps
 
     @property
     def global_batch(self) -> int:
-        """Return the number of items of one step, over all processes."""
+        """Return the number of items in a step, over all processes."""
         return self.batch_size * self.accumulation * self.world_size
 
     @property
     def steps_per_epoch(self) -> int:
-        """Return the number of steps of an epoch."""
+        """Return the number of steps in an epoch."""
         return self.num_items // self.global_batch
 
     def epoch_of(self, step: int) -> int:

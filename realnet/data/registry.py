@@ -1,4 +1,4 @@
-"""A dataset by its name: its config, its classes, and where its images are."""
+"""Open a dataset by its name: its config, its classes, and the folder of its images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from realnet.errors import UserError
 
 @dataclass(frozen=True)
 class OpenDataset:
-    """A dataset whose images are there."""
+    """A dataset that is ready to read: its config and its classes."""
 
     name: str
     config: DatasetConfig
@@ -19,22 +19,22 @@ class OpenDataset:
 
     @property
     def image_root(self) -> Path:
-        """Return the folder that entries' filenames are relative to."""
+        """Return the folder that the filenames of entries are relative to."""
         return Path(self.config.image_root).expanduser()
 
     def index(self, class_name: str, *, write: bool = True) -> ClassIndex:
-        """Return a class's images; builds the index where there is none, and unless told otherwise writes it.
+        """Return a class's index; if there is none, build it and, if ``write``, store it.
 
         Raises:
-            UserError: as ``load_index`` does.
+            UserError: see ``load_index``.
         """
         return load_index(paths.protocols(self.name), self.image_root, class_name, write=write)
 
     def reindex(self, classes: Sequence[str], *, write: bool = True) -> dict[str, ClassIndex]:
-        """Build the index of classes from the images on disk, whatever index there was.
+        """Build the index of each class from the images on disk, and replace any earlier index if ``write``.
 
         Raises:
-            UserError: for all classes without training images at once; nothing is written then.
+            UserError: if classes have no training images; the message names all of them, and nothing is written.
         """
         indexes, problems = {}, []
         for class_name in classes:
@@ -50,17 +50,17 @@ class OpenDataset:
 
 
 def keep_index(dataset: str, classes: Sequence[str]) -> None:
-    """Write the index of classes that have none: a run that goes on shall see the images that it began with."""
+    """Write the index of classes that have none, so that a resumed run sees the images that it began with."""
     opened = open_dataset(dataset)
     for class_name in classes:
         opened.index(class_name)
 
 
 def open_dataset(name: str) -> OpenDataset:
-    """Read a dataset's config; its classes are the config's, else the folders on disk.
+    """Read a dataset's config; the classes are those in the config, or else the class folders on disk.
 
     Raises:
-        UserError: where there is no such dataset, or no class on disk.
+        UserError: if there is no such dataset, or no class on disk.
     """
     config = load_dataset(name)
     classes = config.classes or discover_classes(Path(config.image_root).expanduser())

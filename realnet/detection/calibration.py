@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from realnet.anomalies.probes import draw_probe
 from realnet.anomalies.synthesis import AnomalySynthesizer
-from realnet.config import RealNetConfig
+from realnet.config import Foreground, RealNetConfig
 from realnet.data.images import Image, normalise, read_image, resize_image
 from realnet.data.index import Entry
 from realnet.detection.maps import anomaly_maps
@@ -121,6 +122,17 @@ def draw_examples(
     anomalies = [anomaly for anomaly in drawn if anomaly.mask.any()]
     masks = np.array([anomaly.mask for anomaly in anomalies])
     return Examples(images, [anomaly.image for anomaly in anomalies], masks)
+
+
+def draw_probes(examples: Examples, foreground: Foreground, config: RealNetConfig) -> Examples:
+    """Draw anomalies that no detector is trained on onto the same normal images, reproducibly from the seed."""
+    number = config.calibration.num_anomalies
+    drawn = [
+        draw_probe(examples.normal[i % len(examples.normal)], foreground, _generator(config.seed + 1, i, number))
+        for i in range(number)
+    ]
+    found = [(image, mask) for image, mask in drawn if mask.any()]
+    return Examples(examples.normal, [image for image, _ in found], np.array([mask for _, mask in found]))
 
 
 def calibrate(

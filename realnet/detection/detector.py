@@ -14,7 +14,7 @@ from PIL import Image as PILImage
 from PIL import ImageOps
 from pydantic import ValidationError
 
-from realnet.config import RealNetConfig
+from realnet.config import EvaluationConfig, RealNetConfig
 from realnet.data.images import Image, normalise, read_image, resize_image
 from realnet.detection.calibration import Calibration
 from realnet.detection.maps import DIVERGED, anomaly_maps
@@ -204,7 +204,7 @@ def _config_of(stored: Checkpoint, config: RealNetConfig | None, path: Path) -> 
     if config is None:
         return used
     evaluation = config.evaluation
-    if evaluation.score_pool == "auto":
+    if not isinstance(evaluation.score_pool, int):
         evaluation = evaluation.model_copy(update={"score_pool": used.evaluation.score_pool})
     pool, (height, width) = evaluation.pool, used.image_size
     if pool > min(height, width):
@@ -237,8 +237,8 @@ def _calibration_of(stored: Checkpoint, config: RealNetConfig, path: Path) -> Ca
     values = stored.facts.get("calibration")
     if not values or stored.config is None:
         return None
-    pool = stored.config["evaluation"]["score_pool"]
-    if config.evaluation.score_pool != pool:
+    pool = EvaluationConfig.model_validate(stored.config["evaluation"]).pool
+    if config.evaluation.pool != pool:
         logger.warning(
             "WARNING: %s was calibrated with evaluation.score_pool %s; its thresholds are ignored", path, pool
         )

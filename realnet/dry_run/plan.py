@@ -24,6 +24,7 @@ from realnet.detection.detector import Detector, require_fit
 from realnet.dry_run import rehearsal
 from realnet.inspection.check import require_sound
 from realnet.models.build import build_classifier, build_detector, build_diffusion, build_unet
+from realnet.models.realnet import RealNet
 from realnet.runtime.distributed import World
 from realnet.runtime.precision import Precision
 from realnet.sdas import image_folder
@@ -33,8 +34,10 @@ from realnet.training import state
 from realnet.training.batches import require_batches
 from realnet.training.classifier_task import NEW_HEADS as CLASSIFIER_HEADS
 from realnet.training.detector_data import DetectorData
+from realnet.training.detector_task import SLOW, is_slow
 from realnet.training.diffusion_task import NEW_HEADS as UNET_HEADS
 from realnet.training.diffusion_task import NormalImages, load_pretrained
+from realnet.training.normal_statistics import require_memory
 
 MAP_BYTES = 4 + 1  # for each pixel: float32 of the anomaly map, and the mask
 
@@ -124,8 +127,19 @@ def detectors(
         "parameters": f"{trainable / 1e6:.1f} M trained, {frozen / 1e6:.1f} M frozen",
         **steps,
         **_beginning([begins(job) if resume else 0 for job in jobs]),
+        **_statistics(config, model, world.device),
         "memory": _memory(rehearsal.detector_training(model, config, world.precision), world.precision),
+        **({"advice": SLOW} if is_slow(config, world.device) else {}),
     }
+
+
+def _statistics(config: RealNetConfig, model: RealNet, device: torch.device) -> dict[str, object]:
+    """Return the memory that statistics by position need in addition to a step; ``auto`` may choose them."""
+    if config.features.normalise not in {"position", "auto"}:
+        return {}
+    need = require_memory(model, config.image_size, config.features.folds, device)
+    in_use = _gigabytes(need / (2 * config.features.folds + 2))
+    return {"normal statistics": f"{_gigabytes(need)} in training, {in_use} in use and on disk"}
 
 
 def evaluation(

@@ -112,7 +112,7 @@ class ClassResult(JsonPart):
     made: str
     notes: tuple[str, ...]
     checkpoints: tuple[CheckpointResult, ...]
-    settings: dict[str, float | str]
+    settings: dict[str, float | str | None]
     inputs: str = ""
 
     def pictured(self) -> list[Protocol]:

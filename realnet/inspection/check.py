@@ -1,4 +1,4 @@
-"""Whether a dataset's files are what training and evaluation need, found before either starts."""
+"""Check that a dataset's files are fit for training and evaluation, before either starts."""
 
 import logging
 from collections import Counter
@@ -18,28 +18,28 @@ logger = logging.getLogger(__name__)
 Looks = Mapping[Path, Look]
 
 NUM_SHOWN = 20
-"""Files of a kind in an error message."""
+"""Most files that an error message lists per kind of finding."""
 
 FEW_IMAGES = 100
-"""Normal training images of a class below which there is advice (data/README.md)."""
+"""Normal training images of a class below which ``advise`` logs a warning (data/README.md)."""
 
 
 def require_sound(
     dataset: OpenDataset, classes: Sequence[str], *, with_test: bool = True, sources: Iterable[Path] = ()
 ) -> None:
-    """Check the classes' files before any work; what is not fatal is logged as a warning.
+    """Check the classes' files before any work, and log findings that are not fatal as a warning.
 
-    It takes a fraction of a millisecond a file: headers and ends of files are read, and the content of those files
-    alone that may be copies of each other. ``prepare_data.py check`` decodes every file.
+    This takes a fraction of a millisecond per file: it reads the header and the end of each file, and the whole
+    content only of files that may be copies of each other. ``prepare_data.py check`` decodes every file.
 
     Args:
-        dataset: whose index is read, or where there is none built, but not written.
-        classes: of the dataset.
-        with_test: also the test images and their masks.
-        sources: further images that training reads, such as SDAS's.
+        dataset: the dataset; a missing index is built but not written.
+        classes: the classes to check.
+        with_test: also check the test images and their masks.
+        sources: further images that training reads, such as SDAS images.
 
     Raises:
-        UserError: with all fatal findings, those of a kind together.
+        UserError: if there are fatal findings; the message groups them by kind.
     """
     found = [each for name in classes for each in inspect_class(dataset, name, with_test=with_test)]
     found += inspect_files(sources)
@@ -51,13 +51,13 @@ def require_sound(
 
 
 def advise(entries: Iterable[Entry]) -> None:
-    """Log what helps where classes have fewer than ``FEW_IMAGES`` training images."""
+    """Log advice for classes with fewer than ``FEW_IMAGES`` training images."""
     numbers = Counter(entry.class_name for entry in entries)
     few = ", ".join(f"{name} ({number})" for name, number in numbers.items() if number < FEW_IMAGES)
     if few:
         logger.warning(
-            "few training images (below %d): %s; train.augment=true multiplies them where turned and mirrored ones "
-            "would be normal too, fewer train.num_steps keep them from being learnt by heart (data/README.md)",
+            "few training images (below %d): %s; train.augment=true multiplies them if flipped and rotated images "
+            "would be normal too, and fewer train.num_steps reduce overfitting (data/README.md)",
             FEW_IMAGES,
             few,
         )
@@ -66,20 +66,21 @@ def advise(entries: Iterable[Entry]) -> None:
 def inspect_class(
     dataset: OpenDataset, class_name: str, *, with_test: bool = True, decode: bool = False
 ) -> list[Finding]:
-    """Return what is wrong with a class's images and masks.
+    """Return the findings about a class's images and masks.
 
     Args:
-        dataset: whose index is read, or where there is none built, but not written.
+        dataset: the dataset; a missing index is built but not written.
         class_name: one of its classes; it may have no images.
-        with_test: also the test images and their masks.
-        decode: every file whole: finds damage anywhere, masks without a defect, and copies that differ as files.
+        with_test: also inspect the test images and their masks.
+        decode: decode every file. This also finds damage anywhere in a file, masks without a defect, and equal
+            images in different files.
     """
     try:
         index = dataset.index(class_name, write=False)
     except UserError as error:
         return [Finding(kinds.ABSENT, str(error))]
     if not index.train:
-        return [Finding(kinds.ABSENT, f"{class_name}: its index lists no training image")]
+        return [Finding(kinds.ABSENT, f"{class_name}: its index lists no training images")]
     root, test = dataset.image_root, index.test if with_test else ()
     images = look_at_images((root / entry.filename for entry in (*index.train, *test)), decode=decode)
     masks = look_at_masks((root / name for name in _mask_names(test)), decode=decode)
@@ -106,20 +107,21 @@ def _about_masks(root: Path, class_name: str, test: Sequence[Entry], looks: Look
     defects = [entry for entry in test if entry.label]
     masked = list(_mask_names(test))
     if masked and len(masked) < len(defects):
-        yield Finding(kinds.UNMASKED, f"{class_name}: {len(defects) - len(masked)} of {len(defects)} have none")
+        number = len(defects) - len(masked)
+        yield Finding(kinds.UNMASKED, f"{class_name}: {number} of {len(defects)} defects have no mask")
     for entry in defects:
         if entry.maskname is None:
             continue
         mask, image = looks[root / entry.maskname], looks[root / entry.filename]
         if mask.size and image.size and mask.size != image.size:
-            sizes = f"{_text(mask.size)}, its image {entry.filename} {_text(image.size)}"
+            sizes = f"{_text(mask.size)}, its image {entry.filename} is {_text(image.size)}"
             yield Finding(kinds.MASK_SIZE, f"{root / entry.maskname} is {sizes}")
         if mask.is_blank:
             yield Finding(kinds.EMPTY_MASK, str(root / entry.maskname))
 
 
 def _copies(root: Path, train: Sequence[Entry], test: Sequence[Entry], looks: Looks) -> Iterator[Finding]:
-    """Yield images of the same content: by their pixels where they were decoded, else by their bytes."""
+    """Yield images of equal content: equal pixels if all images were decoded, else equal bytes."""
     splits = [("train", root / entry.filename) for entry in train] + [("test", root / e.filename) for e in test]
     places = [(split, path) for split, path in splits if looks[path].size is not None]
     is_decoded = all(looks[path].pixels for _, path in places)
@@ -131,13 +133,13 @@ def _copies(root: Path, train: Sequence[Entry], test: Sequence[Entry], looks: Lo
     for group in groups:
         by_split = {wanted: [places[n][1] for n in group if places[n][0] == wanted] for wanted in ("train", "test")}
         for path in by_split["test"] if by_split["train"] else ():
-            yield Finding(kinds.LEAK, f"{path} is {by_split['train'][0]}")
+            yield Finding(kinds.LEAK, f"{path} equals {by_split['train'][0]}")
         for same in by_split.values():
-            yield from (Finding(kinds.DUPLICATE, f"{path} is {same[0]}") for path in same[1:])
+            yield from (Finding(kinds.DUPLICATE, f"{path} equals {same[0]}") for path in same[1:])
 
 
 def _on_disk(root: Path, class_name: str, index: ClassIndex, *, with_test: bool) -> Iterator[Finding]:
-    """Yield what lies in the class's folder and is not used: masks without an image, and images in odd places."""
+    """Yield unused files in the class's folder: masks without an image, and images that the index does not list."""
     files = set(_images_below(root / class_name))
     truth = {path for path in files if TRUTH_FOLDER in path.relative_to(root / class_name).parts}
     known = {(path.parent.name, path.stem) for path in files - truth}
@@ -149,7 +151,7 @@ def _on_disk(root: Path, class_name: str, index: ClassIndex, *, with_test: bool)
     fresh = _files_of_fresh_index(root, class_name) - used
     yield from (Finding(kinds.OUTDATED, str(path)) for path in sorted(fresh))
     ignored = Counter(path.parent for path in files - truth - used - fresh)
-    yield from (Finding(kinds.IGNORED, f"{folder}: {count} right in it") for folder, count in sorted(ignored.items()))
+    yield from (Finding(kinds.IGNORED, f"{folder}: {count} unused") for folder, count in sorted(ignored.items()))
 
 
 def _images_below(folder: Path) -> Iterator[Path]:
@@ -162,7 +164,7 @@ def _images_below(folder: Path) -> Iterator[Path]:
 def _files_of_fresh_index(root: Path, class_name: str) -> set[Path]:
     try:
         index = build_index(root, class_name)
-    except UserError:  # an index of the user's own may name images that lie elsewhere
+    except UserError:  # a hand-written index may name images in other folders
         return set()
     return {root / entry.filename for entry in (*index.train, *index.test)}
 

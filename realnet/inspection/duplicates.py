@@ -1,4 +1,4 @@
-"""Files of the same content, found among thousands by reading few of them whole."""
+"""Find files of equal content among thousands, while reading few of them completely."""
 
 import hashlib
 from collections import defaultdict
@@ -12,12 +12,12 @@ PROBE_BYTES = 4096
 
 
 def same_content(files: Sequence[Path]) -> list[list[int]]:
-    """Return groups (of two or more) of the files' numbers whose bytes are equal.
+    """Return groups (two or more) of positions in ``files`` of files with equal bytes.
 
-    Files are compared by size, then by a piece of their middle, and only where these agree as a whole.
+    Files are compared by size, then by a piece of their middle, and only if both agree by their whole content.
 
     Raises:
-        OSError: where a file cannot be read.
+        OSError: if a file cannot be read.
     """
     groups = [list(range(len(files)))]
     for key in (_num_bytes, _middle, _digest):
@@ -26,7 +26,7 @@ def same_content(files: Sequence[Path]) -> list[list[int]]:
 
 
 def equal_keys(items: Iterable[T], key: Callable[[T], Hashable]) -> list[list[T]]:
-    """Return groups (of two or more) of the items whose keys are equal."""
+    """Return groups (two or more) of items with equal keys."""
     groups: dict[Hashable, list[T]] = defaultdict(list)
     for item in items:
         groups[key(item)].append(item)

@@ -1,4 +1,4 @@
-"""What can be wrong with a dataset: the kinds of findings, and their report."""
+"""Findings: the kinds of problems that a dataset can have, and their report."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ class Kind:
     """A kind of finding.
 
     Attributes:
-        title: what they are, in the plural.
-        repair: what to do about them; ``{dataset}`` stands for its name.
+        title: name of such findings, in the plural.
+        repair: how to repair them; ``{dataset}`` stands for the name of the dataset.
         is_fatal: whether training and evaluation would fail or mislead.
     """
 
@@ -23,7 +23,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is wrong: its kind, and where, most often a file."""
+    """A problem: its kind, and its place, usually a file."""
 
     kind: Kind
     where: str
@@ -31,33 +31,33 @@ class Finding:
 
 REINDEX = "python prepare_data.py index --dataset {dataset}"
 
-ABSENT = Kind("classes without images for training", "put the images there, or correct dataset.yaml")
-MISSING = Kind("files that the index names and that do not exist", f"put them back, or index what is there: {REINDEX}")
+ABSENT = Kind("classes without images for training", "add the images, or correct dataset.yaml")
+MISSING = Kind("files that the index names but that do not exist", f"restore them, or rebuild the index: {REINDEX}")
 UNREADABLE = Kind("unreadable or truncated files", f"replace them, or remove them and run: {REINDEX}")
-MASK_SIZE = Kind("masks of another size than their images (height x width)", "give both the same size")
+MASK_SIZE = Kind("masks that differ in size from their images (height x width)", "give both the same size")
 ORPHAN = Kind("masks without an image", "add test/<kind>/<image> for each, or remove the mask")
 LEAK = Kind("test images that are also in the training set", f"remove one of the two, then run: {REINDEX}")
 
-DUPLICATE = Kind("images that are in a split twice", "they count twice; remove one of the two", is_fatal=False)
-UNMASKED = Kind("classes with masks for some defects only", "pixel metrics leave the others out", is_fatal=False)
+DUPLICATE = Kind("images that occur twice in a split", "they count twice; remove one of the two", is_fatal=False)
+UNMASKED = Kind("classes with masks for only some defects", "pixel metrics leave the others out", is_fatal=False)
 EMPTY_MASK = Kind("masks that show no defect", "draw the defect, or move the image to the good ones", is_fatal=False)
-OUTDATED = Kind("images that are newer than the index", f"take them in: {REINDEX}", is_fatal=False)
-IGNORED = Kind("folders whose images nothing uses", "only train/good and test/<kind> count", is_fatal=False)
-NO_SOURCES = Kind("anomaly types that training needs and that have no images yet", "see each line", is_fatal=False)
+OUTDATED = Kind("images that the index does not list", f"add them to it: {REINDEX}", is_fatal=False)
+IGNORED = Kind("folders with unused images", "only images in train/good and test/<kind> are used", is_fatal=False)
+NO_SOURCES = Kind("anomaly types in the config without images", "each line says how to get them", is_fatal=False)
 
 
 def fatal(findings: Iterable[Finding]) -> list[Finding]:
-    """Return the findings that keep a dataset from being used."""
+    """Return the findings that make a dataset unusable."""
     return [finding for finding in findings if finding.kind.is_fatal]
 
 
 def report(findings: Sequence[Finding], dataset: str, *, limit: int | None = None) -> str:
-    """Return the findings kind by kind, the fatal ones first, each kind with its repair.
+    """Return a text that lists the findings by kind, fatal kinds first, each kind with its repair.
 
     Args:
-        findings: in any order.
-        dataset: its name.
-        limit: lines of a kind; None: all.
+        findings: the findings, in any order.
+        dataset: name of the dataset.
+        limit: most lines per kind; None shows all.
     """
     kinds = sorted(dict.fromkeys(finding.kind for finding in findings), key=lambda kind: not kind.is_fatal)
     blocks = [_block(kind, [f.where for f in findings if f.kind == kind], dataset, limit) for kind in kinds]

@@ -1,4 +1,4 @@
-"""A look at each of many files: can it be read, how large is it, what does it hold."""
+"""Look at many image files: whether each can be read, how large it is, and what it holds."""
 
 import hashlib
 import os
@@ -17,12 +17,12 @@ NUM_THREADS = min(8, os.cpu_count() or 1)
 
 @dataclass(frozen=True)
 class Look:
-    """What one file turned out to be.
+    """What is known about a file.
 
     Attributes:
-        size: (height, width); None: the file cannot be read.
-        exists: whether there is such a file.
-        pixels: a digest of the pixels; None: they were not decoded.
+        size: (height, width); None if the file cannot be read.
+        exists: whether the file exists.
+        pixels: digest of the pixels; None if they were not decoded.
         is_blank: whether a decoded mask shows no defect.
     """
 
@@ -36,14 +36,14 @@ def look_at_images(files: Iterable[Path], *, decode: bool = False) -> dict[Path,
     """Look at image files, several at a time.
 
     Args:
-        files: each is looked at once.
-        decode: the whole file, instead of its header and end.
+        files: the files; repeated ones are looked at once.
+        decode: decode each file, instead of reading only its header and end.
     """
     return _look_at_all(files, read_image if decode else None)
 
 
 def look_at_masks(files: Iterable[Path], *, decode: bool = False) -> dict[Path, Look]:
-    """Look at mask files, several at a time; as ``look_at_images``."""
+    """Look at mask files, several at a time; see ``look_at_images``."""
     return _look_at_all(files, read_mask if decode else None)
 
 

@@ -42,7 +42,7 @@ class Detection:
 
     @property
     def anomaly_map(self) -> Tensor:
-        """Return the anomaly map (B, 1, H, W) in [0, 1]: ``fused``, or the logits' softmax where there is no fusion."""
+        """Return the anomaly map (B, 1, H, W) in [0, 1]: ``fused``, or without fusion channel 1 of the softmax."""
         return self.logits.softmax(dim=1)[:, 1:] if self.fused is None else self.fused
 
 

@@ -1,6 +1,8 @@
 """Published archives: lay out VisA and Magnetic Tile Defects as this project reads them."""
 
 import csv
+import hashlib
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -15,6 +17,7 @@ from realnet.runtime.progress import bar
 SPLIT_FILE = "split_csv/1cls.csv"
 VISA_FOLDERS = {"normal": "ok", "anomaly": "ko"}
 MTD_NORMAL = "free"
+SOLAR_LABELS, SOLAR_TRAIN_TENTHS = "labels.csv", 6
 NUM_SHOWN = 10
 
 
@@ -75,6 +78,48 @@ def plan_mtd(source: Path, target: Path, *, train_list: Path | None = None) -> l
             if kind != MTD_NORMAL and mask.is_file():
                 copies.append(FileCopy(mask, target / TRUTH_FOLDER / kind / mask.name))
     return _checked(copies, target)
+
+
+def plan_solar(source: Path, target: Path) -> list[FileCopy]:
+    """Plan the layout of the solar cells of the ELPV dataset: ``<kind>/train/good``, ``<kind>/test/{good,defect}``.
+
+    Good cells have a defect probability of 0, defective ones of 1; the others are left out. About 60 % of the good
+    ones are for training, by a hash of their names.
+
+    Args:
+        source: the folder that holds ``labels.csv`` and ``images/``.
+        target: the image root.
+
+    Raises:
+        UserError: where the labels are absent or odd, files that they name are absent, or the target holds others.
+    """
+    table = source / SOLAR_LABELS
+    if not table.is_file():
+        raise UserError(f"{table} does not exist; give as --source the folder that holds it and images/")
+    copies = []
+    for number, line in enumerate(table.read_text(encoding="utf-8-sig").splitlines(), 1):
+        match line.split():
+            case [name, probability, ("mono" | "poly") as kind] if re.fullmatch(r"images/[\w.-]+", name):
+                if split := _solar_split(Path(name).name, probability):
+                    copies.append(FileCopy(source / name, target / kind / split / Path(name).name))
+            case []:
+                continue
+            case _:
+                raise UserError(f"{table}, line {number}: {line[:80]!r} is not: images/<file> <probability> mono|poly")
+    if not copies:
+        raise UserError(f"{table} names no good and no defective cell; unpack the dataset again")
+    return _checked(copies, target)
+
+
+def _solar_split(name: str, probability: str) -> str | None:
+    """Return the folder of a cell; None: it is neither surely good nor surely defective."""
+    match float(probability):
+        case 0.0:
+            digest = int(hashlib.md5(name.encode(), usedforsecurity=False).hexdigest(), 16)
+            return "train/good" if digest % 10 < SOLAR_TRAIN_TENTHS else "test/good"
+        case 1.0:
+            return "test/defect"
+    return None
 
 
 def copy_files(copies: Sequence[FileCopy], *, description: str) -> None:

@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from realnet.anomalies.items import DetectorTrainDataset
-from realnet.config import RealNetConfig, paths
+from realnet.config import PUBLISHED_BLOCKS, RealNetConfig, paths
 from realnet.data.order import EpochOrder
 from realnet.data.registry import keep_index
-from realnet.detection.calibration import calibrate, draw_examples
+from realnet.detection.calibration import calibrate, draw_examples, draw_probes
 from realnet.detection.fusion import choose_pool, fit_fusion
 from realnet.errors import Stopped
 from realnet.evaluation.scores import Metric, curves_of, score_split, summarise
@@ -38,6 +38,8 @@ from realnet.training.pairs import detect_pairs, detector_losses
 
 logger = logging.getLogger("realnet")
 
+SLOW = "the published detector takes days on a CPU; --preset cpu trains a small one in minutes"
+
 
 def train_detector(config: RealNetConfig, data: DetectorData, world: World, *, resume: bool = True) -> Path:
     """Train a class's detector, or continue its training; return the path of ``ckpt_last.pth``.
@@ -46,6 +48,8 @@ def train_detector(config: RealNetConfig, data: DetectorData, world: World, *, r
         UserError: for settings that do not fit the data, the weights, or the earlier part of this run.
     """
     last = paths.output(data.dataset, "realnet", "checkpoints", data.class_name) / paths.LAST
+    if is_slow(config, world.device) and world.is_main:
+        logger.warning("WARNING: %s", SLOW)
     task = DetectorTask(config, data, world, best=last.with_name(paths.BEST))
     log_folder = paths.output(data.dataset, "realnet", "log", data.class_name)
     fit(task, task.train_set, config, world, last=last, log_folder=log_folder, resume=resume)
@@ -220,10 +224,11 @@ class DetectorTask:
         entries, description = self.data.held_out or self.data.train, f"{self.data.class_name}: calibration"
         examples = draw_examples(entries, self.data.image_root, self.data.synthesizer, self.config)
         config = self._resolved()
+        probes = draw_probes(examples, self.data.synthesizer.foreground, config)
         if config.detector.fuse.position:
-            fit_fusion(self.model, examples, config=config, world=self.world, description=description)
+            fit_fusion(self.model, probes, config=config, world=self.world, description=description)
         if config.evaluation.score_pool == "auto":
-            pool = choose_pool(self.model, examples, config=config, world=self.world, description=description)
+            pool = choose_pool(self.model, probes, config=config, world=self.world, description=description)
             config = self._resolved(pool)
         calibration = calibrate(
             self.model,
@@ -265,6 +270,11 @@ class DetectorTask:
                 raise Stopped("stopped before the first step; run the same command again to continue")
             yield batch
         self.train_set.only_anomalous = False
+
+
+def is_slow(config: RealNetConfig, device: torch.device) -> bool:
+    """Tell whether the published detector is to be trained on a CPU, which takes days."""
+    return device.type == "cpu" and config.preset == "published" and config.blocks == PUBLISHED_BLOCKS
 
 
 def published_score(metrics: Mapping[str, Metric]) -> float | None:

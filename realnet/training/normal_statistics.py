@@ -5,6 +5,7 @@ statistics of the folds that do not hold it (docs/method.md, Normal statistics).
 """
 
 import logging
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby, islice
 from typing import Literal, NamedTuple
@@ -52,7 +53,7 @@ class NormalStatistics:
         world: this process; the processes share the images.
 
     Raises:
-        UserError: for fewer images than folds.
+        UserError: for fewer images than folds, or if the statistics do not fit into memory.
     """
 
     def __init__(
@@ -63,6 +64,8 @@ class NormalStatistics:
                 f"features.normalise needs at least features.folds training images, {config.folds}, but there are "
                 f"{len(images)}; add images, or set features.normalise to none"
             )
+        if config.normalise != "channel":
+            require_memory(model, images.image_size, config.folds, world.device)
         self.model, self.images, self.config, self.world = model, images, config, world
         self.num_folds, self._augment = config.folds, augment
         self._folds: list[Mapping[str, nn.Module]] = []
@@ -186,6 +189,31 @@ def statistics_bytes(model: RealNet, image_size: tuple[int, int], num_folds: int
         height, width = block.size(image_size)
         matrices += height * width * block.num_channels**2
     return (2 * num_folds + 2) * matrices * torch.float32.itemsize
+
+
+def require_memory(model: RealNet, image_size: tuple[int, int], num_folds: int, device: torch.device) -> int:
+    """Check that :func:`statistics_bytes` fit into half of the device's memory, and return them.
+
+    Raises:
+        UserError: if they do not fit.
+    """
+    need, there = statistics_bytes(model, image_size, num_folds), _memory_of(device)
+    if need > there / 2:
+        sizes = ", ".join(f"{b.name}: {b.num_channels} channels at stride {b.stride}" for b in model.afs.blocks)
+        raise UserError(
+            f"features.normalise position needs {need / 1e9:.1f} GB for a covariance at each position ({sizes}), but "
+            f"{device.type} has {there / 1e9:.1f} GB, of which half may be used; let blocks keep fewer channels or take "
+            "a larger stride, or set features.normalise to channel"
+        )
+    return need
+
+
+def _memory_of(device: torch.device) -> float:
+    if device.type == "cuda" and torch.cuda.is_available():
+        return torch.cuda.get_device_properties(device).total_memory
+    if device.type == "cpu" and hasattr(os, "sysconf"):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return float("inf")
 
 
 def sum_of(folds: Sequence[Moments]) -> Moments:

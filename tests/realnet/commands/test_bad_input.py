@@ -130,7 +130,11 @@ CHECKPOINTS = [
         [f"train_diffusion --set pretrained=given.pt{more}" for more in ("", " --dry-run")],
         ["given.pt does not fit", "missing: out.2.bias", "shape: time_embed.0.weight (256, 64), needed (128, 32)"],
     ),
-    (spoil.cut_detector, [f"evaluation_realnet {WEAVE}", PREDICT], ["ckpt_last.pth is not a complete", "or down"]),
+    (
+        spoil.cut_detector,
+        [f"evaluation_realnet {WEAVE}", PREDICT],
+        ["ckpt_last.pth is not a complete", "make it or down"],
+    ),
     (
         spoil.cut_states,
         ["train_diffusion", "train_diffusion --dry-run"],

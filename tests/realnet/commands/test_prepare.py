@@ -2,6 +2,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -92,7 +93,7 @@ def test_a_sheet_shows_every_configured_source(tiny, run_script, capsys):
         "2",
     )
     printed = run_script(*arguments, "--class_name", "widget")
-    assert "left out: class 'widget' of tiny needs SDAS images" in printed
+    assert "left out of the preview: class 'widget' of tiny needs SDAS images" in printed
     few = read_image(tiny / "experiments/tiny/realnet_vis/widget/preview.png")
     photographs(tiny / "data/tiny/sdas/widget", 2)
     assert "left out" not in run_script(*arguments, "--class_name", "widget", "--output", "sheets")
@@ -120,9 +121,9 @@ def test_check_reports_everything_and_ends_with_code_2(tiny, run_script):
         check=False,
     )
     assert ended.returncode == 2
-    assert "weave/test/good/leak.png is data/tiny/images/weave/train/good/000.png" in ended.stdout
+    assert "weave/test/good/leak.png equals data/tiny/images/weave/train/good/000.png" in ended.stdout
     assert "widget/train/good/000.png" in ended.stdout
-    assert "widget/test: 1 right in it" in ended.stdout
+    assert "widget/test: 1 unused" in ended.stdout
     assert "error: tiny has 2 fatal findings" in ended.stderr
     assert "Traceback" not in ended.stderr
 
@@ -170,3 +171,23 @@ def test_toy_images_are_drawn_once(workspace, run_script, monkeypatch):
     run_script("prepare_data", "toy")
     run_script("prepare_data", "toy", "--force")
     assert len(drawn) == 3
+
+
+def test_solar_cells_come_from_the_package_or_a_folder(tmp_path, monkeypatch, run_script):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(ROOT / "experiments/solar", "experiments/solar", ignore=shutil.ignore_patterns("*_*"))
+    package = tmp_path / "site/elpv_dataset"
+    lines = []
+    for kind in ("mono", "poly"):
+        for index in range(12):
+            name = f"images/{kind}{index:03d}.png"
+            write_image(package / "data" / name, np.full((8, 8, 3), 10 * index, np.uint8))
+            lines.append(f"{name} {'1.0' if index % 4 == 0 else '0.0'} {kind}")
+    (package / "data/labels.csv").write_text("\n".join(lines))
+    with pytest.raises(UserError, match=r"elpv-dataset is not installed; install it with: pip install elpv-dataset"):
+        run_script("prepare_data", "solar")
+    (package / "__init__.py").touch()
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "site"), *sys.path])
+    printed = run_script("prepare_data", "solar")
+    assert "CC BY-NC-SA 4.0, not for commercial use" in printed and "24 files go to data/solar/images" in printed
+    assert len(list(Path("data/solar/images/mono/test/defect").iterdir())) == 3

@@ -97,7 +97,7 @@ def test_a_dry_run_touches_nothing_and_a_finished_product_stays(tiny, run_script
     assert "perlin_scale: 6" in printed
     assert sorted(tiny.rglob("*")) == before
     run_script(*ARGUMENTS, "--output", "out")
-    with pytest.raises(UserError, match=r"out/manifest\.csv exist; give another --output"):
+    with pytest.raises(UserError, match=r"out/manifest\.csv already exist; give another --output"):
         run_script(*ARGUMENTS, "--output", "out")
     with pytest.raises(UserError, match="--num_samples 0: give 1 or more"):
         run_script(*ARGUMENTS[:-1], "0", "--output", "other")
@@ -112,5 +112,5 @@ def test_missing_sources_name_their_command(tiny, run_script):
 def test_a_foreground_that_leaves_no_place_is_named(tiny, run_script, monkeypatch):
     monkeypatch.setattr("realnet.anomalies.synthesis.foreground_mask", lambda image, rule: np.zeros((32, 32), bool))
     monkeypatch.setattr(product, "MAX_FAILURES", 10)
-    with pytest.raises(UserError, match=r"10 images of widget in a row have no place.*preview"):
+    with pytest.raises(UserError, match=r"10 images of widget in a row have no room.*preview"):
         run_script(*ARGUMENTS, "--output", "out")

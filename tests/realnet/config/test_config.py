@@ -272,3 +272,18 @@ def test_an_unknown_dataset_is_refused_with_those_there_are(tmp_path, monkeypatc
     assert experiments() == ["a", "b"] and load_dataset("a").image_root == "x"
     with pytest.raises(UserError, match=r"\(datasets: a, b\)"):
         load_dataset("mine")
+
+
+def test_a_preset_gives_the_defaults_below_the_file(tmp_path):
+    path = tmp_path / "realnet.yaml"
+    path.write_text("preset: cpu\ntrain: {num_steps: 7}\nblocks: {one: {levels: {layer1: all}}}\n")
+    found = load(RealNetConfig, path)
+    assert found.backbone.name == "tf_efficientnet_lite0" and found.features.normalise == "auto"
+    assert found.train.num_steps == 7 and found.train.batch_size == 8  # a section is joined
+    assert list(found.blocks) == ["one"]  # what has names of its own is replaced
+    assert load(RealNetConfig, path, ["preset=published"]).backbone.name == "wide_resnet50_2.racm_in1k"
+    path.write_text("{}")
+    assert load(RealNetConfig, path, ['preset="cpu"', "seed=5"]).backbone.weights == "package"
+    assert load(RealNetConfig, path) == RealNetConfig()
+    with pytest.raises(UserError, match=r"preset: Input should be 'published' or 'cpu' \(got 'gpu'\)"):
+        load(RealNetConfig, path, ["preset=gpu"])

@@ -145,9 +145,9 @@ def test_a_missing_index_is_built_and_written_where_told(tmp_path):
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ("{", "line 2: '{' is no entry"),
-        ('{"label": 0}', "no entry"),
-        ('["filename"]', "no entry"),
+        ("{", "line 2: '{' is not an index entry"),
+        ('{"label": 0}', "not an index entry"),
+        ('["filename"]', "not an index entry"),
         ('{"filename": "a.png", "label": 2}', "label must be 0 .* got 2"),
         ('{"filename": "/a.png", "label": 0}', "inside the image root"),
         ('{"filename": "a.png", "label": 1, "maskname": "../a.png"}', "inside the image root"),

@@ -172,4 +172,4 @@ def test_auto_foreground_is_reported_once(root, entries, caplog):
     with caplog.at_level(logging.INFO):
         detector(root, entries, foreground="auto")[0, 0]
     assert len(caplog.messages) == 1
-    assert "class nut: finds no object in 6 of 6 images" in caplog.messages[0]
+    assert "class nut: no object found in 6 of 6 images" in caplog.messages[0]

@@ -83,5 +83,5 @@ def test_resumes_exactly(num_items, start):
     ],
 )
 def test_impossible_numbers_are_refused(wrong):
-    with pytest.raises(ValueError, match="cannot sample"):
+    with pytest.raises(ValueError, match="cannot order"):
         EpochOrder(**{"num_items": 5, "seed": 0, "batch_size": 2, **wrong})

@@ -67,7 +67,7 @@ def test_all_problems_of_all_kinds_are_in_one_message(dataset, nut):
     message = str(refusal.value)
     assert "unreadable or truncated files: 3; replace them" in message
     assert all(name in message for name in ("good/0.png", "good/1.jpg", "good/2.bmp"))
-    assert "0_mask.png is 16x12, its image nut/test/bent/0.png 12x16" in message
+    assert "0_mask.png is 16x12, its image nut/test/bent/0.png is 12x16" in message
 
 
 def test_damage_in_the_middle_is_found_by_decoding(dataset, nut):
@@ -105,8 +105,8 @@ def test_masks_without_an_image(dataset, nut):
 def test_leaks_and_copies_are_found_by_content(dataset, nut):
     shutil.copy(nut / "train/good/0.png", nut / "test/good/other.png")
     shutil.copy(nut / "train/good/0.png", nut / "train/good/twin.png")
-    assert places(dataset, kinds.LEAK) == [f"{nut / 'test/good/other.png'} is {nut / 'train/good/0.png'}"]
-    assert places(dataset, kinds.DUPLICATE) == [f"{nut / 'train/good/twin.png'} is {nut / 'train/good/0.png'}"]
+    assert places(dataset, kinds.LEAK) == [f"{nut / 'test/good/other.png'} equals {nut / 'train/good/0.png'}"]
+    assert places(dataset, kinds.DUPLICATE) == [f"{nut / 'train/good/twin.png'} equals {nut / 'train/good/0.png'}"]
     assert kinds.LEAK not in found(dataset, with_test=False)
     with pytest.raises(UserError, match="also in the training set: 1"):
         require_sound(dataset, ["nut"])
@@ -124,7 +124,7 @@ def test_what_does_not_stop_training_is_a_warning(dataset, nut, caplog):
         write_image(nut / f"test/{number}.png", noise(20 + number))
     write_image(nut / "test/.hidden.png", noise(30))
     write_image(nut / "train/good/new.png", noise(40))
-    assert places(dataset, kinds.IGNORED) == [f"{nut / 'test'}: 2 right in it"]
+    assert places(dataset, kinds.IGNORED) == [f"{nut / 'test'}: 2 unused"]
     assert places(dataset, kinds.OUTDATED) == [str(nut / "train/good/new.png")]
     with caplog.at_level(logging.WARNING):
         require_sound(dataset, ["nut"])
@@ -134,7 +134,7 @@ def test_what_does_not_stop_training_is_a_warning(dataset, nut, caplog):
 
 def test_masks_that_are_missing_or_empty(dataset, nut):
     write_image(nut / "test/bent/1.png", noise(9))
-    assert places(dataset, kinds.UNMASKED) == ["nut: 1 of 2 have none"]
+    assert places(dataset, kinds.UNMASKED) == ["nut: 1 of 2 defects have no mask"]
     write_image(nut / "ground_truth/bent/0_mask.png", np.zeros((12, 16), bool))
     assert places(dataset, kinds.EMPTY_MASK, decode=True) == [str(nut / "ground_truth/bent/0_mask.png")]
     shutil.rmtree(nut / "ground_truth")
