@@ -202,8 +202,8 @@ def require_memory(model: RealNet, image_size: tuple[int, int], num_folds: int, 
         sizes = ", ".join(f"{b.name}: {b.num_channels} channels at stride {b.stride}" for b in model.afs.blocks)
         raise UserError(
             f"features.normalise position needs {need / 1e9:.1f} GB for a covariance at each position ({sizes}), but "
-            f"{device.type} has {there / 1e9:.1f} GB, of which half may be used; let blocks keep fewer channels or take "
-            "a larger stride, or set features.normalise to channel"
+            f"{device.type} has {there / 1e9:.1f} GB, of which half may be used; keep fewer channels in blocks, give "
+            "them a larger stride, or set features.normalise to channel"
         )
     return need
 
