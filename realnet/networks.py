@@ -99,7 +99,7 @@ def build_detector(
     Raises:
         UserError: where backbone, blocks and image size do not fit.
     """
-    backbone = Backbone(config.backbone.name, backbone_weights or config.backbone.weights)
+    backbone = Backbone(config.backbone.name, backbone_weights or config.backbone.weights, image_size=config.image_size)
     with _named_refusals("reconstruction"), torch.device("meta") if only_backbone else nullcontext():
         model = RealNet(
             backbone,
@@ -111,7 +111,6 @@ def build_detector(
             use_checkpoint=config.runtime.activation_checkpointing,
         )
     model.check_image_size(config.image_size)
-    backbone.check_image_size(config.image_size)
     return model
 
 

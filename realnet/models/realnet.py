@@ -89,8 +89,8 @@ class RealNet(nn.Module):
         if any(side % factor for side in image_size):
             height, width = image_size
             raise UserError(
-                f"image_size {height}x{width}: both sides must be multiples of {factor} "
-                "(the coarsest block's stride times the reconstruction's downsampling)"
+                f"image_size {height}x{width}: both sides must be multiples of {factor} (the coarsest block's stride "
+                f"times the reconstruction's downsampling); {self._repair_of_size(image_size, factor)}"
             )
         for block in self.afs.blocks:
             height, width = (side // (block.stride * self.reconstruction.downsampling) for side in image_size)
@@ -100,6 +100,16 @@ class RealNet(nn.Module):
                     f"image_size {image_size[0]}x{image_size[1]}: the reconstruction of {block.name} has a map of one "
                     f"pixel and too few channels to be normalised; give {2 * factor}x{2 * factor}, or more channels"
                 )
+
+    def _repair_of_size(self, image_size: tuple[int, int], factor: int) -> str:
+        height, width = (max(1, round(side / factor)) * factor for side in image_size)
+        other, mult = f"set image_size to {height}x{width}", self.reconstruction.channel_mult
+        for length in range(len(mult) - 1, 0, -1):
+            shallower = factor // 2 ** (len(mult) - length)
+            if not any(side % shallower for side in image_size):
+                own = f"reconstruction.channel_mult to {list(mult[:length])}"
+                return f"{other}, or, where the backbone takes no other size, {own}"
+        return f"{other}, or leave the coarsest levels out of blocks"
 
     def exact_parts(self) -> list[nn.Module]:
         """Return what computes in float32 where the detector is used in 16 bits: the features, and what repeats them.
