@@ -24,6 +24,7 @@ from realnet.distributed import best_device
 from realnet.errors import UserError
 from realnet.inference import DIVERGED, anomaly_maps
 from realnet.models.realnet import RealNet
+from realnet.models.statistics import IMAGENET
 from realnet.networks import build_detector, has_backbone, make_ready
 from realnet.precision import Precision
 
@@ -101,7 +102,7 @@ class Detector:
                 the config's ``score_pool`` is larger than the images.
         """
         stored = checkpoint.load(Path(path), kind="realnet", dataset=dataset, class_name=class_name)
-        used = _config_of(stored, config, Path(path))
+        used = _with_statistics(_config_of(stored, config, Path(path)), stored)
         brings_backbone = has_backbone(stored.state_dict)
         if not brings_backbone:
             used = _with_backbone_weights(used, backbone_weights, Path(path))
@@ -203,6 +204,18 @@ def _config_of(stored: Checkpoint, config: RealNetConfig | None, path: Path) -> 
     return used.model_copy(update={"backbone": backbone, "runtime": config.runtime, "evaluation": config.evaluation})
 
 
+def _with_statistics(config: RealNetConfig, stored: Checkpoint) -> RealNetConfig:
+    """Return the config with the backbone's mean and deviation in training: ImageNet's where a file names none."""
+    facts, given = stored.facts.get("backbone", {}), config.backbone
+    if "mean" in facts:
+        mean, std = tuple(facts["mean"]), tuple(facts["std"])
+    elif given.mean is None:
+        mean, std = IMAGENET.mean, IMAGENET.std
+    else:  # of a published checkpoint, by the config that describes it
+        return config
+    return config.model_copy(update={"backbone": given.model_copy(update={"mean": mean, "std": std})})
+
+
 def _with_backbone_weights(config: RealNetConfig, given: str | Path | None, path: Path) -> RealNetConfig:
     weights = config.backbone.weights if given is None else str(given)
     if not _are_to_be_had(weights):
@@ -236,7 +249,13 @@ def _calibration_of(stored: Checkpoint, config: RealNetConfig, path: Path) -> Ca
 
 
 def _check_backbone(model: RealNet, stored: Checkpoint, path: Path) -> None:
-    expected = stored.facts.get("backbone", {}).get("checksum")
+    facts, levels = stored.facts.get("backbone", {}), model.backbone.listed_levels()
+    if facts.get("levels", levels) != levels:
+        raise UserError(
+            f"{path} was trained on other levels of {model.backbone.name}: {facts['levels']} (name, channels, stride), "
+            f"here {levels}; install the version of timm or torchvision that it was trained with, or train it again"
+        )
+    expected = facts.get("checksum")
     found = model.backbone.checksum() if expected else None
     if expected != found:
         raise UserError(

@@ -26,6 +26,7 @@ from realnet.models.afs import Block, Selection
 from realnet.models.backbone import Backbone
 from realnet.models.realnet import RealNet
 from realnet.models.reconstruction import ReconstructionSize
+from realnet.models.statistics import Statistics
 from realnet.packing import pack_convolutions
 from realnet.precision import Precision
 
@@ -86,6 +87,21 @@ def build_classifier(config: ClassifierConfig, num_classes: int) -> NoisyClassif
         )
 
 
+def build_backbone(config: RealNetConfig, weights: str | None = None) -> Backbone:
+    """Build the feature extractor that a config describes (method, section 3, Backbone).
+
+    Args:
+        config: the detector's config.
+        weights: instead of the config's.
+
+    Raises:
+        UserError: as :class:`Backbone`.
+    """
+    chosen = config.backbone
+    given = Statistics(chosen.mean, chosen.std) if chosen.mean and chosen.std else None
+    return Backbone(chosen.name, weights or chosen.weights, image_size=config.image_size, statistics=given)
+
+
 def build_detector(
     config: RealNetConfig, *, backbone_weights: str | None = None, only_backbone: bool = False
 ) -> RealNet:
@@ -99,7 +115,7 @@ def build_detector(
     Raises:
         UserError: where backbone, blocks and image size do not fit.
     """
-    backbone = Backbone(config.backbone.name, backbone_weights or config.backbone.weights, image_size=config.image_size)
+    backbone = build_backbone(config, backbone_weights)
     with _named_refusals("reconstruction"), torch.device("meta") if only_backbone else nullcontext():
         model = RealNet(
             backbone,

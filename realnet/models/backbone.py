@@ -1,6 +1,8 @@
 """The frozen feature extractor: any timm model, or any torchvision model as ``torchvision/<name>``."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +11,17 @@ from realnet import checkpoint
 from realnet.errors import UserError
 from realnet.models import weights as files
 from realnet.models.extractors import build_extractor
-from realnet.models.levels import ImageSize, Level, returned
+from realnet.models.levels import ImageSize, returned
+from realnet.models.statistics import IMAGENET, Renormalise, Statistics
+
+
+@dataclass(frozen=True)
+class Level:
+    """A feature level; ``layer1`` is the finest (method, section 3, Backbone)."""
+
+    name: str
+    channels: int
+    stride: int
 
 
 class Backbone(nn.Module):
@@ -20,13 +32,21 @@ class Backbone(nn.Module):
         weights: ``hub`` (the model's own, downloaded once), ``none`` (random, the same at each start), ``given``
             (left for a checkpoint that holds the backbone), or a file with the model's state dict.
         image_size: (height, width) of the images to come; None: that which the model is made for.
+        statistics: what its images are normalised by; None: the model's own.
 
     Raises:
         UserError: for an unknown model, one without feature levels, one that does not take the image size, and for
             weights that are absent or do not fit.
     """
 
-    def __init__(self, name: str, weights: str = "hub", *, image_size: ImageSize | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        weights: str = "hub",
+        *,
+        image_size: ImageSize | None = None,
+        statistics: Statistics | None = None,
+    ) -> None:
         super().__init__()
         self.name, self.weights = name, weights
         with torch.random.fork_rng(devices=[]):
@@ -38,6 +58,8 @@ class Backbone(nn.Module):
         )
         if weights not in {"hub", "none", "given"}:
             files.load_file(self.feature_extractor, Path(weights), name)
+        self.statistics = statistics or extractor.statistics
+        self._renormalise = nn.Identity() if self.statistics == IMAGENET else Renormalise(self.statistics)
         self.requires_grad_(False)
         self.eval()
 
@@ -58,10 +80,31 @@ class Backbone(nn.Module):
         raise UserError(f"the backbone {self.name} has no level {name!r}; it has {known}")
 
     def checksum(self) -> str:
-        """Return a SHA-256 over the weights: which features a detector was trained on."""
+        """Return a SHA-256 over the weights."""
         return checkpoint.checksum(self.feature_extractor.state_dict())
 
+    def identity(self) -> str:
+        """Return which features these are: the checksum, and the images' statistics where they are not ImageNet's."""
+        return self.checksum() + ("" if self.statistics == IMAGENET else f", images of {self.statistics}")
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a checkpoint says of the backbone that its detector was trained on."""
+        return {
+            "name": self.name,
+            "checksum": self.checksum(),
+            "mean": list(self.statistics.mean),
+            "std": list(self.statistics.std),
+            "levels": self.listed_levels(),
+        }
+
+    def listed_levels(self) -> list[list[str | int]]:
+        """Return the levels as plain values: name, channels, stride."""
+        return [[level.name, level.channels, level.stride] for level in self.levels]
+
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """Map ImageNet-normalised images (B, 3, H, W) to the levels (B, channels, H/stride, W/stride), by name."""
-        maps = returned(self.feature_extractor(image))
+        """Map ImageNet-normalised images (B, 3, H, W) to the levels (B, channels, H/stride, W/stride), by name.
+
+        A model that was trained on images of other statistics gets them normalised by these.
+        """
+        maps = returned(self.feature_extractor(self._renormalise(image)))
         return {level.name: output.read(maps) for level, output in zip(self.levels, self._outputs, strict=True)}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from realnet.errors import UserError
 from realnet.models.levels import GROWTH, ImageSize, Output, Shape, output_of, probe, shape_of
+from realnet.models.statistics import Statistics
 
 TORCHVISION = "torchvision/"
 OWN_SIZE: ImageSize = (256, 256)
@@ -30,14 +31,12 @@ class Extractor:
     Attributes:
         network: returns the maps as a list or by name.
         outputs: the levels in its maps, finest first.
-        mean: of the red, green and blue that it was trained on, in [0, 1].
-        std: their deviation.
+        statistics: of the images that it was trained on.
     """
 
     network: nn.Module
     outputs: tuple[Output, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    statistics: Statistics
 
 
 def build_extractor(name: str, *, pretrained: bool, image_size: ImageSize | None) -> Extractor:
@@ -66,7 +65,7 @@ def _timm_extractor(name: str, pretrained: bool, image_size: ImageSize | None) -
     with _named_downloads(name):
         network = timm.create_model(name, features_only=True, pretrained=pretrained, **options)
     made_for: Any = network.pretrained_cfg
-    return Extractor(network, outputs, tuple(made_for["mean"]), tuple(made_for["std"]))
+    return Extractor(network, outputs, Statistics.of(made_for["mean"], made_for["std"]))
 
 
 def _fitting_options(name: str, image_size: ImageSize | None) -> tuple[Options, tuple[Output, ...]]:
@@ -184,7 +183,7 @@ def _torchvision_extractor(name: str, pretrained: bool, image_size: ImageSize | 
         warnings.simplefilter("ignore", UserWarning)
         network = create_feature_extractor(model, return_nodes=list(nodes)).eval()
     outputs = tuple(replace(output, position=i) for i, output in enumerate(nodes.values()))
-    return Extractor(network, outputs, tuple(transforms.mean), tuple(transforms.std))
+    return Extractor(network, outputs, Statistics.of(transforms.mean, transforms.std))
 
 
 def _torchvision_nodes(name: str, image_size: ImageSize, own_size: ImageSize) -> dict[str, Output]:

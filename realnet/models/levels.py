@@ -14,15 +14,6 @@ GROWTH = 448  # px, a multiple of every stride that is in use: 7, 14 and the pow
 
 
 @dataclass(frozen=True)
-class Level:
-    """A feature level; ``layer1`` is the finest (method, section 3, Backbone)."""
-
-    name: str
-    channels: int
-    stride: int
-
-
-@dataclass(frozen=True)
 class Output:
     """How a level lies in what a network returns.
 

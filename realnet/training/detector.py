@@ -49,7 +49,7 @@ class DetectorData:
     synthesizer: AnomalySynthesizer
     held_out: Sequence[Entry] = ()
 
-    def subject(self, config: RealNetConfig, backbone_checksum: str) -> dict[str, object]:
+    def subject(self, config: RealNetConfig, backbone_identity: str) -> dict[str, object]:
         """Return what is trained on what, as a run's identity has it."""
         sources = (file.as_posix() for files in self.synthesizer.sources.values() for file in files)
         return {
@@ -58,7 +58,7 @@ class DetectorData:
             "class": self.class_name,
             "training images": state.fingerprint(entry.filename for entry in self.train),
             "anomaly sources": state.fingerprint(sources),
-            "backbone's weights (SHA-256)": backbone_checksum,
+            "backbone's weights (SHA-256)": backbone_identity,
             "train.accumulation (batch norms see each micro-batch by itself)": config.train.accumulation,
         }
 
@@ -124,7 +124,7 @@ class DetectorTask:
 
     def subject(self) -> Mapping[str, Any]:
         """Return what is trained on what."""
-        return self.data.subject(self.config, self.model.backbone.checksum())
+        return self.data.subject(self.config, self.model.backbone.identity())
 
     def parameters(self) -> list[Tensor]:
         """Return the reconstruction's and RRS's weights."""
@@ -205,7 +205,6 @@ class DetectorTask:
         self._write(path, step, {"epoch": epoch})
 
     def _write(self, path: Path, step: int, facts: Mapping[str, Any]) -> None:
-        backbone = {"name": self.config.backbone.name, "checksum": self.model.backbone.checksum()}
         weights = Checkpoint(
             kind="realnet",
             state_dict=self.model.trainable_state(),
@@ -213,7 +212,7 @@ class DetectorTask:
             classes=(self.data.class_name,),
             class_name=self.data.class_name,
             config=self.config.model_dump(mode="json"),
-            facts={"step": step, **facts, "backbone": backbone},
+            facts={"step": step, **facts, "backbone": self.model.backbone.facts()},
         )
         checkpoint.save(path, weights)
 

@@ -5,8 +5,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from realnet.data.images import IMAGENET_MEAN, IMAGENET_STD
 from realnet.errors import UserError
 from realnet.models.backbone import Backbone, Level
+from realnet.models.statistics import IMAGENET, Statistics
 
 RESNET = [(64, 4), (128, 8), (256, 16), (512, 32)]
 WIDE_RESNET = [(256, 4), (512, 8), (1024, 16), (2048, 32)]
@@ -172,7 +174,7 @@ def test_a_transformers_levels_lie_evenly_over_its_depth():
     import timm
 
     image = torch.rand(1, 3, 160, 160)
-    backbone = Backbone("test_vit", "none", image_size=(160, 160))
+    backbone = Backbone("test_vit", "none", image_size=(160, 160), statistics=IMAGENET)
     whole = timm.create_model("test_vit").eval()
     whole.load_state_dict(
         {key.removeprefix("model."): value for key, value in backbone.feature_extractor.state_dict().items()},
@@ -200,3 +202,32 @@ def test_an_image_size_that_a_model_refuses_is_answered_by_one_that_it_takes(nam
             Backbone(name, "none", image_size=image_size)
         height, width = re.search(r"set image_size to (\d+)x(\d+)", str(refusal.value)).groups()
         Backbone(name, "none", image_size=(int(height), int(width)))
+
+
+def test_images_are_normalised_by_the_models_own_statistics():
+    pixels = torch.rand(2, 3, 64, 64)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    assert (IMAGENET.mean, IMAGENET.std) == (IMAGENET_MEAN, IMAGENET_STD)
+    backbone = Backbone("tf_efficientnet_lite0", "none")  # of mean and deviation 0.5
+    assert backbone.statistics == Statistics((0.5,) * 3, (0.5,) * 3)
+    with torch.no_grad():
+        found, expected = backbone((pixels - mean) / std), backbone.feature_extractor(pixels * 2 - 1)
+    for features, own in zip(found.values(), expected, strict=True):
+        torch.testing.assert_close(features, own, rtol=1e-4, atol=1e-5)
+    assert not any("renormalise" in key for key in backbone.state_dict())
+
+
+def test_images_of_imagenets_statistics_stay_as_they_are_bit_for_bit():
+    backbone, image = Backbone(SMALL, "none"), torch.randn(1, 3, 64, 64)
+    seen = []
+    backbone.feature_extractor.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    backbone(image)
+    assert seen[0] is image
+
+
+def test_given_statistics_win_and_are_part_of_what_a_backbone_is():
+    given = Statistics((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+    own, other = Backbone(SMALL, "none"), Backbone(SMALL, "none", statistics=given)
+    assert own.identity() == own.checksum() == other.checksum()
+    assert other.identity() == f"{own.checksum()}, images of mean 0.5, 0.4, 0.3, deviation 0.2, 0.3, 0.4"
+    assert (other.facts()["mean"], other.facts()["std"]) == ([0.5, 0.4, 0.3], [0.2, 0.3, 0.4])
