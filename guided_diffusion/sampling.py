@@ -20,9 +20,6 @@ Classifier = Callable[[Tensor, Tensor], Tensor]
 StepNoise = Callable[[int], Tensor]
 """``step -> (B, C, H, W)``, standard normal noise; called once for each kept step, from the last to 0."""
 
-Progress = Callable[[int, Tensor], None]
-"""Called after each kept step with its index and the images so far."""
-
 
 def classifier_gradient(classifier: Classifier, x: Tensor, t_original: Tensor, *, y: Tensor, scale: float) -> Tensor:
     """Return scale·∇_x log p(y | x_t), in x's shape (docs/method.md, Guidance).
@@ -190,7 +187,6 @@ def p_sample_loop(
     y: Tensor | None = None,
     anomaly_strength: float | Tensor = 0.0,
     guidance: ClassifierGuidance | None = None,
-    progress: Progress | None = None,
 ) -> Tensor:
     """Sample images from noise by ``p_sample`` at every kept step (docs/method.md, Ancestral sampling).
 
@@ -202,7 +198,6 @@ def p_sample_loop(
         y: (B,) int64, classes.
         anomaly_strength: s ≥ 0, one number or (B,); 0 gives normal images.
         guidance: the classifier to steer by; None: no guidance.
-        progress: called after every step.
 
     Returns:
         (B, C, H, W), about in [-1, 1].
@@ -210,7 +205,6 @@ def p_sample_loop(
     for step in reversed(range(diffusion.num_steps)):
         t = _everywhere(step, x)
         x = p_sample(diffusion, model, x, t, noise(step), y=y, anomaly_strength=anomaly_strength, guidance=guidance)
-        _report(progress, step, x)
     return x
 
 
@@ -224,7 +218,6 @@ def ddim_sample_loop(
     eta: float = 0.0,
     anomaly_strength: float | Tensor = 0.0,
     guidance: ClassifierGuidance | None = None,
-    progress: Progress | None = None,
 ) -> Tensor:
     """Sample images from noise, or rebuild inverted ones, by ``ddim_sample`` at every kept step.
 
@@ -239,7 +232,6 @@ def ddim_sample_loop(
         eta: η; 0 is deterministic, 1 is as noisy as ancestral sampling.
         anomaly_strength: s ≥ 0, one number or (B,).
         guidance: the classifier to steer by; None: no guidance.
-        progress: called after every step.
 
     Returns:
         (B, C, H, W), about in [-1, 1].
@@ -261,7 +253,6 @@ def ddim_sample_loop(
             anomaly_strength=anomaly_strength,
             guidance=guidance,
         )
-        _report(progress, step, x)
     return x
 
 
@@ -271,7 +262,6 @@ def ddim_reverse_loop(
     x: Tensor,
     *,
     y: Tensor | None = None,
-    progress: Progress | None = None,
 ) -> Tensor:
     """Invert images (B, C, H, W) in [-1, 1] to noise, from which ``ddim_sample_loop`` rebuilds them.
 
@@ -279,7 +269,6 @@ def ddim_reverse_loop(
     """
     for step in range(diffusion.num_steps):
         x = ddim_reverse(diffusion, model, x, _everywhere(step, x), y=y)
-        _report(progress, step, x)
     return x
 
 
@@ -299,8 +288,3 @@ def _sqrt_per_image(anomaly_strength: float | Tensor, *, shift: float = 0.0) -> 
 
 def _everywhere(step: int, x: Tensor) -> Tensor:
     return torch.full((len(x),), step, dtype=torch.long, device=x.device)
-
-
-def _report(progress: Progress | None, step: int, x: Tensor) -> None:
-    if progress is not None:
-        progress(step, x)

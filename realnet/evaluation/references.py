@@ -14,7 +14,7 @@ from realnet.detection.checkpoints import ReferenceName
 from realnet.detection.references import Reference, build_reference
 from realnet.evaluation.scores import ClassScores, scores_of
 from realnet.evaluation.test_split import TestSplit, interleave
-from realnet.models.backbone import Backbone
+from realnet.models.build import build_backbone
 from realnet.runtime import distributed
 from realnet.runtime.distributed import World
 from realnet.runtime.placement import make_ready
@@ -33,9 +33,7 @@ class ReferenceMaker:
 
     def __init__(self, dataset: OpenDataset, class_name: str, config: RealNetConfig, world: World) -> None:
         self.class_name, self.config, self.world = class_name, config, world
-        backbone = Backbone(config.backbone.name, config.backbone.weights)
-        backbone.check_image_size(config.image_size)
-        self.backbone = make_ready(backbone, world.precision.in_float32(), config.runtime)
+        self.backbone = make_ready(build_backbone(config), world.precision.in_float32(), config.runtime)
         files = [dataset.image_root / entry.filename for entry in dataset.index(class_name).train]
         self.images = ImageCache(files, config.image_size)
 

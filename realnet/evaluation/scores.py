@@ -1,4 +1,4 @@
-"""Score a class's test split and sum it up in metrics (method.md, section 4)."""
+"""Score a class's test split and sum it up in metrics (docs/method.md, Evaluation)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

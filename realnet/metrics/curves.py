@@ -1,4 +1,4 @@
-"""Exact detection metrics: AUROC, average precision, best F1 and AUPRO (method.md, section 4).
+"""Exact detection metrics: AUROC, average precision, best F1 and AUPRO (docs/method.md, AUROC, AUPRO).
 
 Every curve here rises only where a threshold meets the score of a defect, so two counts of normal
 scores at each distinct defect score (those at or above it, and those strictly above it) hold the
@@ -18,18 +18,18 @@ MaskArray = NDArray[np.bool_ | np.uint8]
 
 
 class MetricUndefined(ValueError):
-    """Say why a metric cannot be computed from the data; report it as "not computed: <reason>"."""
+    """Say why a metric cannot be computed from the data (docs/method.md, Evaluation)."""
 
 
 class BestF1(NamedTuple):
-    """The largest F1 and the (highest) threshold that reaches it; a score >= threshold counts as defect."""
+    """The largest F1, and the highest threshold that reaches it (docs/method.md, Evaluation)."""
 
     value: float
     threshold: float
 
 
 class CurvePoints(NamedTuple):
-    """A curve to draw: x ascending, y not falling, both float64 of shape (P,) in [0, 1]."""
+    """A curve to draw (docs/method.md, AUROC): x ascending, y not falling, both float64 of shape (P,) in [0, 1]."""
 
     x: NDArray[np.float64]
     y: NDArray[np.float64]
@@ -37,7 +37,7 @@ class CurvePoints(NamedTuple):
 
 @dataclass(frozen=True)
 class ScoreCurve:
-    """What a falling threshold finds, at each of the D distinct defect scores.
+    """What a falling threshold finds, at each of the D distinct defect scores (docs/method.md, AUROC, AUPRO).
 
     Attributes:
         thresholds: distinct defect scores (D,), falling.
@@ -116,7 +116,7 @@ class ScoreCurve:
 
 
 def image_curve(scores: ArrayLike, labels: ArrayLike) -> ScoreCurve:
-    """Build the curve of image scores (N,) and labels (N,), where any non-zero label is a defect.
+    """Build the curve of image scores (N,) and labels (N,) (docs/method.md, AUROC); any non-zero label is a defect.
 
     Raises:
         MetricUndefined: no scores, another number of labels, NaN, or only one of normal and defect.
@@ -126,7 +126,7 @@ def image_curve(scores: ArrayLike, labels: ArrayLike) -> ScoreCurve:
 
 
 def pixel_curve(anomaly_maps: FloatArray, masks: MaskArray | None) -> ScoreCurve:
-    """Build the curve that all pixel metrics share, with one sort.
+    """Build the curve that all pixel metrics share, with one sort (docs/method.md, AUROC, AUPRO).
 
     Args:
         anomaly_maps: scores (N, H, W), any floating type; compared exactly as given.

@@ -10,6 +10,8 @@ from realnet.metrics.curves import FloatArray, MetricUndefined
 def image_scores(anomaly_maps: FloatArray, pool: int = 16) -> NDArray[np.float64]:
     """Score each image (N,) by the maximum of its `pool` × `pool` average-pooled (stride 1) map (N, H, W).
 
+    See docs/method.md, Image score.
+
     Raises:
         MetricUndefined: the maps are not (N, H, W), or smaller than the pool.
     """

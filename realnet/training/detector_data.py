@@ -28,7 +28,7 @@ class DetectorData:
     synthesizer: AnomalySynthesizer
     held_out: Sequence[Entry] = ()
 
-    def subject(self, config: RealNetConfig, backbone_checksum: str) -> dict[str, object]:
+    def subject(self, config: RealNetConfig, backbone_identity: str) -> dict[str, object]:
         """Describe the detector and its training data for a run's identity (:func:`state.identity`)."""
         sources = (file.as_posix() for files in self.synthesizer.sources.values() for file in files)
         return {
@@ -37,7 +37,7 @@ class DetectorData:
             "class": self.class_name,
             "training images": state.fingerprint(entry.filename for entry in self.train),
             "anomaly sources": state.fingerprint(sources),
-            "backbone's weights (SHA-256)": backbone_checksum,
+            "backbone's weights (SHA-256)": backbone_identity,
             "train.accumulation (batch norms see each micro-batch by itself)": config.train.accumulation,
         }
 

@@ -86,7 +86,7 @@ class DetectorTask:
 
     def subject(self) -> Mapping[str, Any]:
         """Describe the network and its training data; see :meth:`Task.subject`."""
-        return self.data.subject(self.config, self.model.backbone.checksum())
+        return self.data.subject(self.config, self.model.backbone.identity())
 
     def parameters(self) -> list[Tensor]:
         """Return the weights of reconstruction and RRS."""
@@ -175,7 +175,6 @@ class DetectorTask:
         self._write(path, step, {"epoch": epoch})
 
     def _write(self, path: Path, step: int, facts: Mapping[str, Any]) -> None:
-        backbone = {"name": self.config.backbone.name, "checksum": self.model.backbone.checksum()}
         weights = Checkpoint(
             kind="realnet",
             state_dict=self.model.trainable_state(),
@@ -183,7 +182,7 @@ class DetectorTask:
             classes=(self.data.class_name,),
             class_name=self.data.class_name,
             config=self._resolved().model_dump(mode="json"),
-            facts={"step": step, **facts, "backbone": backbone},
+            facts={"step": step, **facts, "backbone": self.model.backbone.facts()},
         )
         checkpoint.save(path, weights)
 

@@ -12,6 +12,7 @@ from PIL import Image
 from realnet import Detector, UserError
 from realnet.data.images import read_image
 from realnet.models import checkpoint
+from realnet.models.statistics import IMAGENET, Statistics
 
 
 @pytest.fixture
@@ -194,3 +195,24 @@ def test_backbone_weights_that_lie_elsewhere_are_given(tiny, tmp_path, monkeypat
         Detector.load(path, device="cpu")
     given = Detector.load(path, device="cpu", backbone_weights=tmp_path / "resnet18.pth")
     assert given.config.backbone.weights == str(tmp_path / "resnet18.pth")
+
+
+def test_images_are_normalised_as_in_training_and_by_imagenet_where_a_file_does_not_say(tiny):
+    path = tiny_detector.save("weave")
+    assert Detector.load(path, device="cpu").model.backbone.statistics == IMAGENET
+    values = torch.load(path, weights_only=True)
+    values["config"]["backbone"]["name"] = "resnet18.fb_swsl_ig1b_ft_in1k"
+    values["facts"]["backbone"] |= {"mean": [0.5, 0.4, 0.3], "std": [0.1, 0.2, 0.3]}
+    torch.save(values, path)
+    detector = Detector.load(path, device="cpu")
+    assert detector.model.backbone.statistics == Statistics((0.5, 0.4, 0.3), (0.1, 0.2, 0.3))
+    assert detector.config.backbone.mean == (0.5, 0.4, 0.3)
+
+
+def test_other_levels_of_the_backbone_are_refused(tiny):
+    path = tiny_detector.save("weave")
+    values = torch.load(path, weights_only=True)
+    values["facts"]["backbone"]["levels"] = [["layer1", 64, 8]]
+    torch.save(values, path)
+    with pytest.raises(UserError, match=r"other levels of resnet18: \[\['layer1', 64, 8\]\] .*; install the version"):
+        Detector.load(path, device="cpu")
