@@ -1,7 +1,6 @@
 """Samplers as pure functions that receive their noise (docs/method.md, SDAS).
 
-``p_sample`` and ``ddim_sample`` take one step, with an anomaly strength for each image; ``ddim_reverse`` takes one step
-of inversion. Each has a loop over all steps.
+``p_sample`` and ``ddim_sample`` take one step, ``ddim_reverse`` one step of inversion; each has a loop over all steps.
 """
 
 import math
@@ -160,9 +159,7 @@ def ddim_reverse(
     y: Tensor | None = None,
     clip_denoised: bool = True,
 ) -> Tensor:
-    """Take one step of inversion, from x_t to x_{t+1}: the deterministic DDIM step upwards.
-
-    See docs/method.md, DDIM inversion.
+    """Take one deterministic DDIM step upwards, from x_t to x_{t+1} (docs/method.md, DDIM inversion).
 
     Args:
         diffusion: the process.
@@ -219,9 +216,7 @@ def ddim_sample_loop(
     anomaly_strength: float | Tensor = 0.0,
     guidance: ClassifierGuidance | None = None,
 ) -> Tensor:
-    """Sample images from noise, or rebuild inverted ones, by ``ddim_sample`` at every kept step.
-
-    See docs/method.md, DDIM sampling.
+    """Sample images, or rebuild inverted ones, by ``ddim_sample`` at every kept step (docs/method.md, DDIM sampling).
 
     Args:
         diffusion: the process.
@@ -263,10 +258,7 @@ def ddim_reverse_loop(
     *,
     y: Tensor | None = None,
 ) -> Tensor:
-    """Invert images (B, C, H, W) in [-1, 1] to noise, from which ``ddim_sample_loop`` rebuilds them.
-
-    See docs/method.md, DDIM inversion.
-    """
+    """Invert images (B, C, H, W) in [-1, 1] to noise, which DDIM turns back (docs/method.md, DDIM inversion)."""
     for step in range(diffusion.num_steps):
         x = ddim_reverse(diffusion, model, x, _everywhere(step, x), y=y)
     return x

@@ -48,7 +48,7 @@ def check_arithmetic() -> None:
         assert distributed.any_process(world.rank == 1) and not distributed.any_process(False)
         assert distributed.gather(f"of {world.rank}") == ["of 0", "of 1"]
         state.require_agreement({"class": "weave"})
-        with pytest.raises(UserError, match=r"share a file system(.|\n)*steps done: \[0, 1\]$"):
+        with pytest.raises(UserError, match=r"a shared file system(.|\n)*steps done: \[0, 1\]$"):
             state.require_agreement({"class": "weave", "steps done": world.rank})
 
 

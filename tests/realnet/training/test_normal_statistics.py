@@ -71,7 +71,7 @@ def test_what_is_chosen_is_fitted(tiny, kind, caplog):
 
 
 def test_too_few_images_are_refused(tiny):
-    with pytest.raises(UserError, match=r"features\.folds, 7, and there are 6"):
+    with pytest.raises(UserError, match=r"features\.folds training images, 7, but there are 6"):
         statistics(folds=7)
 
 
