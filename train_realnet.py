@@ -21,9 +21,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from realnet.data.registry import open_dataset
     from realnet.distributed import planned, process
     from realnet.errors import for_each
+    from realnet.networks import settle
     from realnet.training.batches import require_batches
     from realnet.training.detector import detector_data, train_detector
 
+    config = settle(config)
     dataset = open_dataset(flags.dataset)
     classes = cli.choose_classes(flags.class_name, dataset.classes, flags.dataset)
     jobs = for_each(lambda name: detector_data(dataset, name, config), classes)

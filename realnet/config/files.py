@@ -54,12 +54,31 @@ def parse_yaml(text: str, source: str) -> Any:
         raise UserError(f"{source} is not valid YAML: {' '.join(str(error).split())}") from error
 
 
-def load(model: type[ConfigT], path: Path, overrides: Sequence[str] = ()) -> ConfigT:
+def load(
+    model: type[ConfigT], path: Path, overrides: Sequence[str] = (), *, preset: Mapping[str, Any] | None = None
+) -> ConfigT:
     """Read a config file and apply ``a.b=value`` overrides, checked alike.
+
+    Args:
+        model: of the stage.
+        path: the file.
+        overrides: win over the file.
+        preset: values that the file, and the overrides, win over.
 
     Raises:
         UserError: names the file, the full key, the value, and the nearest valid key.
     """
+    values = _read(path)
+    config = _validate(model, _over(model, preset or {}, values), str(path))
+    if not overrides:
+        return config
+    changed = dict(values)
+    for override in overrides:
+        _apply_override(changed, override, config)
+    return _validate(model, _over(model, preset or {}, changed), "--set")
+
+
+def _read(path: Path) -> Mapping[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -68,13 +87,18 @@ def load(model: type[ConfigT], path: Path, overrides: Sequence[str] = ()) -> Con
     values = parse_yaml(text, str(path)) or {}
     if not isinstance(values, Mapping):
         raise UserError(f"{path} must hold keys and values, got {type(values).__name__}")
-    config = _validate(model, values, str(path))
-    if not overrides:
-        return config
-    changed = config.model_dump()
-    for override in overrides:
-        _apply_override(changed, override)
-    return _validate(model, changed, "--set")
+    return values
+
+
+def _over(model: Any, below: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay values over those of a preset, section by section; one that names something else replaces it whole."""
+    merged = {**below, **values}
+    for key in below.keys() & values.keys():
+        section = model.model_fields[key].annotation
+        is_section = isinstance(section, type) and issubclass(section, Section)
+        if is_section and isinstance(values[key], Mapping) and "name" not in values[key]:
+            merged[key] = _over(section, below[key], values[key])
+    return merged
 
 
 def experiments() -> list[str]:
@@ -103,18 +127,29 @@ def dump(config: Section) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _apply_override(values: dict[str, Any], override: str) -> None:
+def _apply_override(values: dict[str, Any], override: str, config: Section) -> None:
+    """Write an override into what the user has written; ``config`` is what that means."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise UserError(f"--set takes key=value, such as train.batch_size=8, got {override!r}")
     *parents, last = key.split(".")
+    reached: Any = config
     for parent in parents:
-        if values.get(parent) is None:
-            values[parent] = {}
-        values = values[parent]
-        if not isinstance(values, dict):
+        reached = reached.get(parent) if isinstance(reached, Mapping) else getattr(reached, parent, None)
+        if not isinstance(reached, (Section, Mapping, type(None))):
             raise UserError(f"--set {override}: {parent} holds a value, not keys")
+        values[parent] = _keys_of(values.get(parent), reached)
+        values = values[parent]
     values[last] = parse_yaml(text, f"--set {override}")
+
+
+def _keys_of(written: object, reached: Section | Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return keys to write an override among: the user's; of a mapping that the user has not written, all it holds."""
+    if isinstance(written, Mapping):
+        return dict(written)
+    if isinstance(reached, Mapping):
+        return {key: value.model_dump() if isinstance(value, Section) else value for key, value in reached.items()}
+    return reached.model_dump() if isinstance(reached, Section) and written is not None else {}
 
 
 def _validate(model: type[ConfigT], values: Mapping, source: str) -> ConfigT:
@@ -147,13 +182,25 @@ PLAIN_WORDS = {
 
 def _is_pydantics_own(part: str) -> bool:
     """Tell pydantic's words for a union's branches and a dict's keys from the user's keys."""
-    return part.startswith(("constrained-", "literal[", "function-")) or part in {"ForegroundRule", "int", "[key]"}
+    return part.startswith(("constrained-", "literal[", "function-", "dict[", "tuple[")) or part in {
+        "ForegroundRule",
+        "int",
+        "[key]",
+    }
 
 
 def _is_other_branch(problem: Any) -> bool:
     """Tell a union's complaint that keys and values are none of its words; the values have complaints of their own."""
     in_union = any(str(part).startswith("literal[") for part in problem["loc"])
     return in_union and isinstance(problem["input"], dict)
+
+
+def _bare(branch: Any) -> Any:
+    return typing.get_args(branch)[0] if typing.get_origin(branch) is typing.Annotated else branch
+
+
+def _has_keys(branch: Any) -> bool:
+    return hasattr(branch, "model_fields") or typing.get_origin(branch) is dict
 
 
 def _keys_at(model: type[BaseModel], location: Sequence[str]) -> list[str]:
@@ -163,5 +210,5 @@ def _keys_at(model: type[BaseModel], location: Sequence[str]) -> list[str]:
         is_mapping = typing.get_origin(current) is dict
         current = typing.get_args(current)[1] if is_mapping else current.model_fields[part].annotation
         if typing.get_origin(current) in (typing.Union, types.UnionType):
-            current = next((a for a in typing.get_args(current) if hasattr(a, "model_fields")), current)
+            current = next(filter(_has_keys, map(_bare, typing.get_args(current))), current)
     return list(getattr(current, "model_fields", {}))

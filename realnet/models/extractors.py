@@ -55,12 +55,24 @@ def build_extractor(name: str, *, pretrained: bool, image_size: ImageSize | None
     return _timm_extractor(name, pretrained, image_size)
 
 
+def measure(name: str, image_size: ImageSize | None) -> tuple[Output, ...]:
+    """Return the levels of the network that :func:`build_extractor` would build.
+
+    Raises:
+        UserError: as :func:`build_extractor`.
+    """
+    if name.startswith(TORCHVISION):
+        return _number(_torchvision_nodes(name.removeprefix(TORCHVISION), image_size or OWN_SIZE))
+    return _fitting_options(name, image_size)[1]
+
+
+def _number(nodes: Mapping[str, Output]) -> tuple[Output, ...]:
+    return tuple(replace(output, position=i) for i, output in enumerate(nodes.values()))
+
+
 def _timm_extractor(name: str, pretrained: bool, image_size: ImageSize | None) -> Extractor:
     import timm
 
-    if not timm.is_model(name):
-        near = ", ".join(timm.list_models(f"*{name.split('.')[0]}*")[:5]) or "see timm.list_models()"
-        raise UserError(f"timm has no model {name!r}; near names: {near}; torchvision's are torchvision/<name>")
     options, outputs = _fitting_options(name, image_size)
     with _named_downloads(name):
         network = timm.create_model(name, features_only=True, pretrained=pretrained, **options)
@@ -70,6 +82,11 @@ def _timm_extractor(name: str, pretrained: bool, image_size: ImageSize | None) -
 
 def _fitting_options(name: str, image_size: ImageSize | None) -> tuple[Options, tuple[Output, ...]]:
     """Return how to build a timm model for the image size, and its levels; tries them without weights."""
+    import timm
+
+    if not timm.is_model(name):
+        near = ", ".join(timm.list_models(f"*{name.split('.')[0]}*")[:5]) or "see timm.list_models()"
+        raise UserError(f"timm has no model {name!r}; near names: {near}; torchvision's are torchvision/<name>")
     try:
         plain = _hollow_timm(name, {})
         indices = {"out_indices": _out_indices(plain)}
@@ -169,26 +186,28 @@ def _spread(strides: Sequence[int], stride: int) -> list[int]:
 
 
 def _torchvision_extractor(name: str, pretrained: bool, image_size: ImageSize | None) -> Extractor:
-    from torchvision.models import get_model, get_model_weights, list_models
+    from torchvision.models import get_model, get_model_weights
     from torchvision.models.feature_extraction import create_feature_extractor
 
-    if name not in list_models():
-        raise UserError(f"torchvision has no model {name!r}; see torchvision.models.list_models()")
-    transforms: Any = get_model_weights(name).DEFAULT.transforms()
-    crop = transforms.crop_size[0]
-    nodes = _torchvision_nodes(name, image_size or OWN_SIZE, (crop, crop))
+    nodes = _torchvision_nodes(name, image_size or OWN_SIZE)
     with _named_downloads(f"{TORCHVISION}{name}"):
         model = get_model(name, weights="DEFAULT" if pretrained else None).eval()
     with warnings.catch_warnings():  # of modules that are there in training only
         warnings.simplefilter("ignore", UserWarning)
         network = create_feature_extractor(model, return_nodes=list(nodes)).eval()
-    outputs = tuple(replace(output, position=i) for i, output in enumerate(nodes.values()))
-    return Extractor(network, outputs, Statistics.of(transforms.mean, transforms.std))
+    transforms: Any = get_model_weights(name).DEFAULT.transforms()
+    return Extractor(network, _number(nodes), Statistics.of(transforms.mean, transforms.std))
 
 
-def _torchvision_nodes(name: str, image_size: ImageSize, own_size: ImageSize) -> dict[str, Output]:
+def _torchvision_nodes(name: str, image_size: ImageSize) -> dict[str, Output]:
     """Return a torchvision model's levels by the names of the modules that give them."""
-    hollow, reason = _hollow_torchvision(name), ""
+    from torchvision.models import get_model_weights, list_models
+
+    if name not in list_models():
+        raise UserError(f"torchvision has no model {name!r}; see torchvision.models.list_models()")
+    transforms: Any = get_model_weights(name).DEFAULT.transforms()
+    crop = transforms.crop_size[0]
+    own_size, hollow, reason = (crop, crop), _hollow_torchvision(name), ""
     for size in dict.fromkeys((OWN_SIZE, image_size, own_size)):
         try:
             nodes = _last_of_each_stride(hollow, size)

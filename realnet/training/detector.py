@@ -26,7 +26,7 @@ from realnet.errors import Stopped
 from realnet.evaluation import Metric, curves_of, score_class, summarise
 from realnet.losses import cross_entropy_loss, focal_loss, reconstruction_loss
 from realnet.models.afs import afs_criteria
-from realnet.networks import build_detector, compile_networks, place
+from realnet.networks import build_detector, compile_networks, place, settle
 from realnet.progress import bar, follow
 from realnet.stopping import leave_signals_to_main
 from realnet.training import state
@@ -90,6 +90,7 @@ def train_detector(config: RealNetConfig, data: DetectorData, process: Process, 
     Raises:
         UserError: for settings that do not fit the data, the weights, or an earlier part of this run.
     """
+    config = settle(config)
     last = paths.output(data.dataset, "realnet", "checkpoints", data.class_name) / paths.LAST
     task = DetectorTask(config, data, process, best=last.with_name(paths.BEST))
     log_folder = paths.output(data.dataset, "realnet", "log", data.class_name)

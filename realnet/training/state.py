@@ -30,6 +30,7 @@ FREE_KEYS = (
     "calibration.num_anomalies",
     "pretrained",
     "backbone.weights",
+    "size",  # blocks and the rest that follow from it count
 )
 
 
