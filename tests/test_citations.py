@@ -12,7 +12,7 @@ SOURCES = sorted(
     path for folder in ("benchmarks", "guided_diffusion", "realnet") for path in (ROOT / folder).rglob("*.py")
 )
 PAGES = sorted([*ROOT.glob("*.py"), *ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")])
-FILES_OF_NETWORKS = {"checkpoint", "extractors", "levels", "packages", "statistics", "weights"}
+FILES_OF_NETWORKS = {"checkpoint", "extractors", "levels", "packages", "statistics", "torchvision_levels", "weights"}
 METHOD = [
     *(ROOT / "guided_diffusion").glob("*.py"),
     *(path for path in (ROOT / "realnet/models").glob("*.py") if path.stem not in FILES_OF_NETWORKS),

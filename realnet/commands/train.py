@@ -27,11 +27,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from realnet.data.registry import open_dataset
     from realnet.dry_run import plan
     from realnet.errors import for_each
+    from realnet.models.build import settle
     from realnet.runtime.distributed import join_world, plan_world
     from realnet.training.batches import require_batches
     from realnet.training.detector_data import detector_data
     from realnet.training.detector_task import train_detector
 
+    config = settle(config)
     dataset = open_dataset(flags.dataset)
     classes = cli.choose_classes(flags.class_name, dataset.classes, flags.dataset)
     jobs = for_each(lambda name: detector_data(dataset, name, config), classes)

@@ -10,6 +10,8 @@ from realnet.config.presets import DETECTOR_PRESETS
 
 AnomalyType = Literal["normal", "sdas", "dtd", "self"]
 Colour = tuple[float, float, float]
+Auto = Literal["auto"]
+"""Follows from the backbone's levels and the size, before anything is built."""
 BlockName = Annotated[str, Field(pattern=r"^\w+$")]
 """Part of the names of stored tensors, hence letters, digits and underscores."""
 
@@ -84,16 +86,24 @@ class ReconstructionConfig(Section):
     """The reconstruction U-Net of a block."""
 
     hidden_ratio: float = Field(0.5, gt=0)
-    channel_mult: tuple[Positive, ...] = Field((1, 2, 4), min_length=1)
+    channel_mult: Auto | Annotated[tuple[Positive, ...], Field(min_length=1)] = Field(
+        (1, 2, 4), description="auto: the longest beginning of 1, 2, 4 that fits the blocks' strides and the image size"
+    )
     num_res_blocks: Positive = 2
     attention_downsampling: tuple[Positive, ...] = (2, 4)
-    num_head_channels: Positive = 64
+    num_head_channels: Auto | Positive = Field(
+        64, description="of attention; auto: 64, or 32 where 64 does not divide the channels"
+    )
 
 
 class RRSConfig(Section):
     """Residual selection: how many channels each ranking keeps, and the decoder's depth."""
 
-    modes: dict[Literal["max", "mean"], Positive] = Field({"max": 256, "mean": 256}, min_length=1)
+    modes: Auto | Annotated[dict[Literal["max", "mean"], Positive], Field(min_length=1)] = Field(
+        {"max": 256, "mean": 256},
+        description="auto: both, each with half of all selected channels, but at most 64 (size small), 128 (medium) or "
+        "256 (published)",
+    )
     num_residual_layers: Positive = 2
     stop_grad: bool = Field(False, description="keep the segmentation loss from training the reconstruction")
 
@@ -180,12 +190,25 @@ class EvaluationConfig(Section):
         return self.score_pool if isinstance(self.score_pool, int) else 16
 
 
+PUBLISHED_BACKBONE = "wide_resnet50_2"
+"""With any of its weights (what follows the dot)."""
 PUBLISHED_BLOCKS = {
     "block1": BlockConfig(levels={"layer1": 256}, stride=4),
     "block2": BlockConfig(levels={"layer2": 512}, stride=8),
     "block3": BlockConfig(levels={"layer3": 512}, stride=16),
     "block4": BlockConfig(levels={"layer4": 256}, stride=32),
 }
+
+
+FOLLOWING_KEYS = {"rrs": ("modes",), "reconstruction": ("channel_mult", "num_head_channels")}
+"""What is ``auto`` where blocks are, unless it is named."""
+
+
+def _given(section: object) -> Mapping[str, Any]:
+    """Return what a user wrote of a section, as YAML or as an object; of what is neither its own check will speak."""
+    if isinstance(section, Section):
+        return section.model_dump(exclude_unset=True)
+    return section if isinstance(section, Mapping) else {}
 
 
 class RealNetConfig(TrainingConfig):
@@ -199,7 +222,17 @@ class RealNetConfig(TrainingConfig):
     seed: Seed = 100
     image_size: ImageSize = (256, 256)
     backbone: BackboneConfig = BackboneConfig()
-    blocks: dict[BlockName, BlockConfig] = Field(PUBLISHED_BLOCKS, min_length=1)
+    size: Literal["small", "medium", "published"] = Field(
+        "published", description="what blocks: auto may spend; a size that is named asks for it"
+    )
+    blocks: Auto | Annotated[dict[BlockName, BlockConfig], Field(min_length=1)] = Field(
+        PUBLISHED_BLOCKS,
+        description="auto (the default for every backbone but wide_resnet50_2): a block for each level of stride 4, 8, "
+        "16 and, unless the size is small, 32, where it divides the image's sides and the map has 4 pixels or more a "
+        "side; AFS keeps at most 64, 128, 128 channels of it (small), 128, 256, 256, 128 (medium) or 256, 512, 512, "
+        "256 (published). What is not named of rrs.modes, reconstruction.channel_mult and num_head_channels is auto "
+        "then, too",
+    )
     afs: AFSConfig = AFSConfig()
     features: FeatureConfig = FeatureConfig()
     reconstruction: ReconstructionConfig = ReconstructionConfig()
@@ -210,6 +243,24 @@ class RealNetConfig(TrainingConfig):
     train: DetectorTrainConfig = DetectorTrainConfig()
     calibration: CalibrationConfig = CalibrationConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_to_the_backbone(cls, values: object) -> object:
+        """Have what follows from the backbone follow from it, where the user names neither it nor the published one."""
+        if not isinstance(values, Mapping):
+            return values
+        name = _given(values.get("backbone")).get("name", PUBLISHED_BACKBONE)
+        is_published = str(name).split(".")[0] == PUBLISHED_BACKBONE and values.get("size", "published") == "published"
+        blocks = values.get("blocks", None if is_published else "auto")
+        if blocks != "auto":
+            return values
+        left = {
+            section: {**dict.fromkeys(keys, "auto"), **_given(values.get(section))}
+            for section, keys in FOLLOWING_KEYS.items()
+            if isinstance(values.get(section, {}), (Mapping, Section))
+        }
+        return {**values, "blocks": blocks, **left}
 
     @model_validator(mode="after")
     def _check_fusion(self) -> Self:

@@ -61,6 +61,18 @@ def load(model: type[ConfigT], path: Path, overrides: Sequence[str] = ()) -> Con
     Raises:
         UserError: if either is invalid; the message names the file, the full key, the value, and the nearest valid key.
     """
+    written = _read(path)
+    preset = _preset(model, written, overrides)
+    config = _validate(model, with_preset(model, written, preset), str(path))
+    if not overrides:
+        return config
+    changed = dict(written)
+    for override in overrides:
+        _apply_override(changed, override, config)
+    return _validate(model, with_preset(model, changed, preset), "--set")
+
+
+def _read(path: Path) -> Mapping[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -69,14 +81,7 @@ def load(model: type[ConfigT], path: Path, overrides: Sequence[str] = ()) -> Con
     values = parse_yaml(text, str(path)) or {}
     if not isinstance(values, Mapping):
         raise UserError(f"{path} must hold keys and values, got {type(values).__name__}")
-    values = with_preset(model, values, _preset(model, values, overrides))
-    config = _validate(model, values, str(path))
-    if not overrides:
-        return config
-    changed = config.model_dump()
-    for override in overrides:
-        _apply_override(changed, override)
-    return _validate(model, changed, "--set")
+    return values
 
 
 def _preset(model: type[Section], values: Mapping[str, Any], overrides: Sequence[str]) -> Mapping[str, Any]:
@@ -112,18 +117,29 @@ def dump(config: Section) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _apply_override(values: dict[str, Any], override: str) -> None:
+def _apply_override(values: dict[str, Any], override: str, config: Section) -> None:
+    """Write an override into what the user has written; ``config`` is what that means."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise UserError(f"--set takes key=value, such as train.batch_size=8, got {override!r}")
     *parents, last = key.split(".")
+    reached: Any = config
     for parent in parents:
-        if values.get(parent) is None:
-            values[parent] = {}
-        values = values[parent]
-        if not isinstance(values, dict):
+        reached = reached.get(parent) if isinstance(reached, Mapping) else getattr(reached, parent, None)
+        if not isinstance(reached, (Section, Mapping, type(None))):
             raise UserError(f"--set {override}: {parent} holds a value, not keys")
+        values[parent] = _keys_of(values.get(parent), reached)
+        values = values[parent]
     values[last] = parse_yaml(text, f"--set {override}")
+
+
+def _keys_of(written: object, reached: Section | Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return keys to write an override among: the user's; of a mapping that the user has not written, all it holds."""
+    if isinstance(written, Mapping):
+        return dict(written)
+    if isinstance(reached, Mapping):
+        return {key: value.model_dump() if isinstance(value, Section) else value for key, value in reached.items()}
+    return reached.model_dump() if isinstance(reached, Section) and written is not None else {}
 
 
 def _validate(model: type[ConfigT], values: Mapping, source: str) -> ConfigT:
@@ -155,14 +171,26 @@ PLAIN_WORDS = {
 
 
 def _is_pydantics_own(part: str) -> bool:
-    """Tell whether pydantic, not the user, named this part: after a union's branch or a dict's key."""
-    return part.startswith(("constrained-", "literal[", "function-")) or part in {"ForegroundRule", "int", "[key]"}
+    """Tell pydantic's words for a union's branches and a dict's keys from the user's keys."""
+    return part.startswith(("constrained-", "literal[", "function-", "dict[", "tuple[")) or part in {
+        "ForegroundRule",
+        "int",
+        "[key]",
+    }
 
 
 def _is_other_branch(problem: Any) -> bool:
     """Tell whether a union expects a word where the user gave keys; the problems of these keys are reported anyway."""
     in_union = any(str(part).startswith("literal[") for part in problem["loc"])
     return in_union and isinstance(problem["input"], dict)
+
+
+def _bare(branch: Any) -> Any:
+    return typing.get_args(branch)[0] if typing.get_origin(branch) is typing.Annotated else branch
+
+
+def _has_keys(branch: Any) -> bool:
+    return hasattr(branch, "model_fields") or typing.get_origin(branch) is dict
 
 
 def _keys_at(model: type[BaseModel], location: Sequence[str]) -> list[str]:
@@ -172,5 +200,5 @@ def _keys_at(model: type[BaseModel], location: Sequence[str]) -> list[str]:
         is_mapping = typing.get_origin(current) is dict
         current = typing.get_args(current)[1] if is_mapping else current.model_fields[part].annotation
         if typing.get_origin(current) in (typing.Union, types.UnionType):
-            current = next((a for a in typing.get_args(current) if hasattr(a, "model_fields")), current)
+            current = next(filter(_has_keys, map(_bare, typing.get_args(current))), current)
     return list(getattr(current, "model_fields", {}))

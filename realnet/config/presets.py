@@ -9,6 +9,7 @@ DETECTOR_PRESETS: Mapping[str, Mapping[str, Any]] = {
     "published": {},
     "cpu": {
         "backbone": {"name": "tf_efficientnet_lite0", "weights": "package"},
+        "size": "small",
         "blocks": {"joined": {"levels": {"layer2": "all", "layer3": "all", "layer4": "all"}, "stride": 8}},
         "afs": {"init_batches": 1},  # all channels are kept
         "features": {"normalise": "auto"},
@@ -36,11 +37,17 @@ DETECTOR_PRESETS: Mapping[str, Mapping[str, Any]] = {
 
 
 def with_preset(model: type[Section], values: Mapping[str, Any], preset: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a file's values with a preset's where the file names none; sections are joined, all else is replaced."""
+    """Return a file's values with a preset's where the file names none.
+
+    Sections are joined, but for one that names something else (``backbone.name``); all else is replaced. The preset's
+    blocks are those of its own backbone: another one's follow from its levels.
+    """
+    if "name" in (values.get("backbone") or {}):
+        preset = {key: value for key, value in preset.items() if key != "blocks"}
     joined = {**preset, **values}
     for key in preset.keys() & values.keys():
         section = model.model_fields[key].annotation
         is_section = isinstance(section, type) and issubclass(section, Section)
-        if is_section and isinstance(values[key], Mapping):
+        if is_section and isinstance(values[key], Mapping) and "name" not in values[key]:
             joined[key] = with_preset(cast(type[Section], section), values[key], preset[key])
     return joined

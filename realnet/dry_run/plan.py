@@ -123,7 +123,7 @@ def detectors(
 
     return {
         "classes": ", ".join(f"{j.class_name} ({_numbers(j)})" for j in jobs),
-        "backbone": f"{config.backbone.name}: {levels} (channels@stride)",
+        "backbone": f"{config.backbone.name}: {levels} (channels@stride), for images of {model.backbone.statistics}",
         "parameters": f"{trainable / 1e6:.1f} M trained, {frozen / 1e6:.1f} M frozen",
         **steps,
         **_beginning([begins(job) if resume else 0 for job in jobs]),

@@ -14,7 +14,7 @@ from realnet.detection.checkpoints import ReferenceName
 from realnet.detection.references import Reference, build_reference
 from realnet.evaluation.scores import ClassScores, scores_of
 from realnet.evaluation.test_split import TestSplit, interleave
-from realnet.models.build import build_backbone
+from realnet.models.build import build_backbone, settle
 from realnet.runtime import distributed
 from realnet.runtime.distributed import World
 from realnet.runtime.placement import make_ready
@@ -43,7 +43,9 @@ class ReferenceMaker:
         Raises:
             UserError: where an image cannot be read, or there are too few.
         """
-        level_names = [level for block in self.config.blocks.values() for level in block.levels]
+        blocks = settle(self.config).blocks
+        assert isinstance(blocks, dict)
+        level_names = [level for block in blocks.values() for level in block.levels]
         reference = build_reference(name, self.backbone, level_names, self.config.image_size, seed=self.config.seed)
         reference.fit(self._batches(f"{self.class_name}: {name}"))
         return reference

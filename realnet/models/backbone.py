@@ -1,5 +1,6 @@
 """The frozen feature extractor: any timm model, or any torchvision model as ``torchvision/<name>``."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,8 @@ from torch import Tensor, nn
 from realnet.errors import UserError
 from realnet.models import checkpoint, packages
 from realnet.models import weights as files
-from realnet.models.extractors import build_extractor
-from realnet.models.levels import ImageSize, returned
+from realnet.models.extractors import build_extractor, measure
+from realnet.models.levels import ImageSize, Output, returned
 from realnet.models.statistics import IMAGENET, Renormalise, Statistics
 
 
@@ -22,6 +23,28 @@ class Level:
     name: str
     channels: int
     stride: int
+
+
+def measure_levels(name: str, image_size: ImageSize | None = None) -> tuple[Level, ...]:
+    """Return a backbone's levels without its weights (docs/method.md, Backbone).
+
+    Raises:
+        UserError: as :class:`Backbone`.
+    """
+    return _named(measure(name, image_size))
+
+
+def find_level(levels: Sequence[Level], name: str, backbone: str) -> Level:
+    """Return a level by its name (docs/method.md, Backbone).
+
+    Raises:
+        UserError: where the backbone has no such level; names those it has.
+    """
+    for level in levels:
+        if level.name == name:
+            return level
+    known = ", ".join(f"{level.name} ({level.channels} channels, stride {level.stride})" for level in levels)
+    raise UserError(f"the backbone {backbone} has no level {name!r}; it has {known}; blocks: auto takes what fits")
 
 
 class Backbone(nn.Module):
@@ -54,9 +77,7 @@ class Backbone(nn.Module):
             torch.manual_seed(0)
             extractor = build_extractor(name, pretrained=weights == "hub", image_size=image_size)
         self.feature_extractor, self._outputs = extractor.network, extractor.outputs
-        self.levels = tuple(
-            Level(f"layer{i}", output.channels, output.stride) for i, output in enumerate(self._outputs, start=1)
-        )
+        self.levels = _named(extractor.outputs)
         if weights == "package":
             packages.load_package(self.feature_extractor, name)
             statistics = statistics or packages.find_package(name).statistics
@@ -77,11 +98,7 @@ class Backbone(nn.Module):
         Raises:
             UserError: where the model has no such level; names those it has.
         """
-        for level in self.levels:
-            if level.name == name:
-                return level
-        known = ", ".join(f"{level.name} ({level.channels} channels, stride {level.stride})" for level in self.levels)
-        raise UserError(f"the backbone {self.name} has no level {name!r}; it has {known}")
+        return find_level(self.levels, name, self.name)
 
     def checksum(self) -> str:
         """Return a SHA-256 over the weights."""
@@ -112,3 +129,7 @@ class Backbone(nn.Module):
         """
         maps = returned(self.feature_extractor(self._renormalise(image)))
         return {level.name: output.read(maps) for level, output in zip(self.levels, self._outputs, strict=True)}
+
+
+def _named(outputs: Sequence[Output]) -> tuple[Level, ...]:
+    return tuple(Level(f"layer{i}", output.channels, output.stride) for i, output in enumerate(outputs, start=1))

@@ -1,7 +1,8 @@
 """Build networks from configs; no other module of ``models`` knows configs."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,8 @@ from realnet.config import (
 )
 from realnet.errors import UserError
 from realnet.models.afs import Block, Selection
-from realnet.models.backbone import Backbone
+from realnet.models.backbone import Backbone, Level, find_level, measure_levels
+from realnet.models.fitting import BUDGETS, choose_blocks, fitting_mult, head_channels, ranked_channels
 from realnet.models.normal import Fusion
 from realnet.models.realnet import RealNet
 from realnet.models.reconstruction import ReconstructionSize
@@ -94,6 +96,37 @@ def build_backbone(config: RealNetConfig, weights: str | None = None) -> Backbon
     return Backbone(chosen.name, weights or chosen.weights, image_size=config.image_size, statistics=given)
 
 
+def settle(config: RealNetConfig) -> RealNetConfig:
+    """Write out what a config leaves to the backbone (``auto``), measuring its levels without its weights.
+
+    Raises:
+        UserError: as :class:`Backbone`.
+    """
+    recon, modes = config.reconstruction, config.rrs.modes
+    if "auto" not in (config.blocks, modes, recon.channel_mult, recon.num_head_channels):
+        return config
+    budget, levels = BUDGETS[config.size], measure_levels(config.backbone.name, config.image_size)
+    if isinstance(config.blocks, dict):
+        blocks = [_block(name, block, levels, config.backbone.name) for name, block in config.blocks.items()]
+    else:
+        blocks = choose_blocks(levels, config.image_size, budget)
+    mult = fitting_mult(blocks, config.image_size) if recon.channel_mult == "auto" else recon.channel_mult
+    size = ReconstructionSize(recon.hidden_ratio, mult, recon.num_res_blocks, recon.attention_downsampling)
+    heads = head_channels(blocks, size) if recon.num_head_channels == "auto" else recon.num_head_channels
+    settled: dict[str, Any] = {
+        "blocks": {block.name: _describe(block) for block in blocks},
+        "reconstruction": recon.model_copy(update={"channel_mult": mult, "num_head_channels": heads}),
+    }
+    if modes == "auto":
+        number = ranked_channels(blocks, budget)
+        settled["rrs"] = config.rrs.model_copy(update={"modes": {"max": number, "mean": number}})
+    return config.model_copy(update=settled)
+
+
+def _describe(block: Block) -> BlockConfig:
+    return BlockConfig(levels={s.level.name: s.num_channels for s in block.selections}, stride=block.stride)
+
+
 def build_detector(
     config: RealNetConfig, *, backbone_weights: str | None = None, only_backbone: bool = False
 ) -> RealNet:
@@ -107,11 +140,13 @@ def build_detector(
     Raises:
         UserError: if backbone, blocks and image size do not fit together.
     """
+    config = settle(config)
+    assert isinstance(config.blocks, dict) and isinstance(config.rrs.modes, dict)
     backbone = build_backbone(config, backbone_weights)
     with _named_refusals("reconstruction"), torch.device("meta") if only_backbone else nullcontext():
         model = RealNet(
             backbone,
-            [_block(name, block, backbone) for name, block in config.blocks.items()],
+            [_block(name, block, backbone.levels, backbone.name) for name, block in config.blocks.items()],
             reconstruction=ReconstructionSize(**config.reconstruction.model_dump()),
             rrs_modes={str(mode): number for mode, number in config.rrs.modes.items()},
             num_residual_layers=config.rrs.num_residual_layers,
@@ -126,10 +161,10 @@ def build_detector(
     return model
 
 
-def _block(name: str, config: BlockConfig, backbone: Backbone) -> Block:
+def _block(name: str, config: BlockConfig, levels: Sequence[Level], backbone: str) -> Block:
     selections = []
     for level_name, number in config.levels.items():
-        level = backbone.level(level_name)
+        level = find_level(levels, level_name, backbone)
         selections.append(Selection(level, level.channels if number == "all" else number))
     return Block(name, config.stride or min(s.level.stride for s in selections), tuple(selections))
 

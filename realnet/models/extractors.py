@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from realnet.errors import UserError
-from realnet.models.levels import GROWTH, ImageSize, Output, Shape, output_of, probe, shape_of
+from realnet.models.levels import ImageSize, Output, probe
 from realnet.models.statistics import Statistics
+from realnet.models.torchvision_levels import hollow_torchvision, last_of_each_stride, module_shapes
 
 TORCHVISION = "torchvision/"
 OWN_SIZE: ImageSize = (256, 256)
@@ -55,12 +56,24 @@ def build_extractor(name: str, *, pretrained: bool, image_size: ImageSize | None
     return _timm_extractor(name, pretrained, image_size)
 
 
+def measure(name: str, image_size: ImageSize | None) -> tuple[Output, ...]:
+    """Return the levels of the network that :func:`build_extractor` would build.
+
+    Raises:
+        UserError: as :func:`build_extractor`.
+    """
+    if name.startswith(TORCHVISION):
+        return _number(_torchvision_nodes(name.removeprefix(TORCHVISION), image_size or OWN_SIZE))
+    return _fitting_options(name, image_size)[1]
+
+
+def _number(nodes: Mapping[str, Output]) -> tuple[Output, ...]:
+    return tuple(replace(output, position=i) for i, output in enumerate(nodes.values()))
+
+
 def _timm_extractor(name: str, pretrained: bool, image_size: ImageSize | None) -> Extractor:
     import timm
 
-    if not timm.is_model(name):
-        near = ", ".join(timm.list_models(f"*{name.split('.')[0]}*")[:5]) or "see timm.list_models()"
-        raise UserError(f"timm has no model {name!r}; near names: {near}; torchvision's are torchvision/<name>")
     options, outputs = _fitting_options(name, image_size)
     with _named_downloads(name):
         network = timm.create_model(name, features_only=True, pretrained=pretrained, **options)
@@ -70,6 +83,11 @@ def _timm_extractor(name: str, pretrained: bool, image_size: ImageSize | None) -
 
 def _fitting_options(name: str, image_size: ImageSize | None) -> tuple[Options, tuple[Output, ...]]:
     """Return how to build a timm model for the image size, and its levels; tries them without weights."""
+    import timm
+
+    if not timm.is_model(name):
+        near = ", ".join(timm.list_models(f"*{name.split('.')[0]}*")[:5]) or "see timm.list_models()"
+        raise UserError(f"timm has no model {name!r}; near names: {near}; torchvision's are torchvision/<name>")
     try:
         plain = _hollow_timm(name, {})
         indices = {"out_indices": _out_indices(plain)}
@@ -169,30 +187,32 @@ def _spread(strides: Sequence[int], stride: int) -> list[int]:
 
 
 def _torchvision_extractor(name: str, pretrained: bool, image_size: ImageSize | None) -> Extractor:
-    from torchvision.models import get_model, get_model_weights, list_models
+    from torchvision.models import get_model, get_model_weights
     from torchvision.models.feature_extraction import create_feature_extractor
 
-    if name not in list_models():
-        raise UserError(f"torchvision has no model {name!r}; see torchvision.models.list_models()")
-    transforms: Any = get_model_weights(name).DEFAULT.transforms()
-    crop = transforms.crop_size[0]
-    nodes = _torchvision_nodes(name, image_size or OWN_SIZE, (crop, crop))
+    nodes = _torchvision_nodes(name, image_size or OWN_SIZE)
     with _named_downloads(f"{TORCHVISION}{name}"):
         model = get_model(name, weights="DEFAULT" if pretrained else None).eval()
     with warnings.catch_warnings():  # of modules that are there in training only
         warnings.simplefilter("ignore", UserWarning)
         network = create_feature_extractor(model, return_nodes=list(nodes)).eval()
-    outputs = tuple(replace(output, position=i) for i, output in enumerate(nodes.values()))
-    return Extractor(network, outputs, Statistics.of(transforms.mean, transforms.std))
+    transforms: Any = get_model_weights(name).DEFAULT.transforms()
+    return Extractor(network, _number(nodes), Statistics.of(transforms.mean, transforms.std))
 
 
-def _torchvision_nodes(name: str, image_size: ImageSize, own_size: ImageSize) -> dict[str, Output]:
+def _torchvision_nodes(name: str, image_size: ImageSize) -> dict[str, Output]:
     """Return a torchvision model's levels by the names of the modules that give them."""
-    hollow, reason = _hollow_torchvision(name), ""
+    from torchvision.models import get_model_weights, list_models
+
+    if name not in list_models():
+        raise UserError(f"torchvision has no model {name!r}; see torchvision.models.list_models()")
+    transforms: Any = get_model_weights(name).DEFAULT.transforms()
+    crop = transforms.crop_size[0]
+    own_size, hollow, reason = (crop, crop), hollow_torchvision(name), ""
     for size in dict.fromkeys((OWN_SIZE, image_size, own_size)):
         try:
-            nodes = _last_of_each_stride(hollow, size)
-            _module_shapes(hollow, {}, image_size if size == OWN_SIZE else size)
+            nodes = last_of_each_stride(hollow, size)
+            module_shapes(hollow, {}, image_size if size == OWN_SIZE else size)
         except Exception as error:  # made for another size; as timm's models these refuse in many ways
             reason = reason or _reason(error)
             continue
@@ -205,72 +225,6 @@ def _torchvision_nodes(name: str, image_size: ImageSize, own_size: ImageSize) ->
             )
         return nodes
     raise UserError(f"{TORCHVISION}{name} has no feature maps (B, C, H, W) of strides from 4 on; choose another one")
-
-
-def _hollow_torchvision(name: str) -> nn.Module:
-    from torchvision.models import get_model
-
-    with warnings.catch_warnings():  # of initialisations to come
-        warnings.simplefilter("ignore", FutureWarning)
-        try:
-            with torch.device("meta"):
-                return get_model(name, weights=None).eval()
-        except NotImplementedError:  # some compute while they are built
-            return get_model(name, weights=None).eval()
-
-
-def _last_of_each_stride(model: nn.Module, image_size: ImageSize) -> dict[str, Output]:
-    """Find the last module at each stride from 4 on, heads apart; finest first."""
-    candidates = _candidates(model)
-    first, larger = _module_shapes(model, candidates, image_size), {}
-    with suppress(Exception):  # made for one size
-        larger = _module_shapes(model, candidates, (image_size[0] + GROWTH, image_size[1] + GROWTH))
-    found: dict[int, tuple[str, Output]] = {}
-    for name, shape in first.items():
-        if shape == larger.get(name):  # the pool before a head
-            continue
-        output = output_of(0, shape, larger.get(name), image_size)
-        if output.stride >= 4 and min(output.sides) > 1:
-            found[output.stride] = (name, output)
-    return {name: output for _, (name, output) in sorted(found.items())}
-
-
-def _candidates(model: nn.Module) -> dict[str, nn.Module]:
-    """Return the modules that may give a level: those at the top and in the trunk, neither heads nor bare convolutions.
-
-    A model's trunk is what it calls so.
-    """
-    children = dict(model.named_children())
-    container = next((name for name in children if name in {"features", "layers", "trunk_output", "blocks"}), None)
-    inner = {f"{container}.{n}": m for n, m in children.pop(container).named_children()} if container else {}
-    outer = {name: module for name, module in children.items() if name not in {"fc", "classifier", "head", "heads"}}
-    return {name: module for name, module in {**outer, **inner}.items() if not _is_head(module)}
-
-
-def _is_head(module: nn.Module) -> bool:
-    kernels = {m.kernel_size for m in module.modules() if isinstance(m, nn.Conv2d)}
-    return isinstance(module, nn.Conv2d) or (bool(kernels) and kernels <= {(1, 1)})
-
-
-@torch.no_grad()
-def _module_shapes(model: nn.Module, modules: Mapping[str, nn.Module], image_size: ImageSize) -> dict[str, Shape]:
-    """Run a model once and return the shapes of the maps that its modules give, in their order."""
-    shapes: dict[str, Shape] = {}
-
-    def record(name: str, output: Any) -> None:
-        if isinstance(output, Tensor) and output.ndim == 4:
-            shapes[name] = shape_of(output)
-
-    handles = [
-        module.register_forward_hook(lambda _, __, output, name=name: record(name, output))
-        for name, module in modules.items()
-    ]
-    try:
-        model(torch.zeros(1, 3, *image_size, device=next(model.parameters()).device))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return shapes
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from realnet.evaluation.references import ReferenceMaker
 from realnet.evaluation.results import REPORT, CheckpointResult, ClassResult, read_class, read_earlier, write_class
 from realnet.evaluation.run import TestSplits, evaluate_checkpoint, evaluate_reference, notes_on
 from realnet.inspection.check import require_sound
+from realnet.models.build import settle
 from realnet.reporting.pages import write_class_page, write_heatmaps
 from realnet.runtime import distributed
 from realnet.runtime.distributed import World
@@ -110,7 +111,7 @@ def _config_of(checkpoints: Mapping[Protocol, Path], config: RealNetConfig) -> R
     """Return the config whose features references see: the first checkpoint's own, else the data set's."""
     for protocol in (protocol for protocol in PROTOCOLS if protocol in checkpoints):
         return stored_config(checkpoints[protocol], config)
-    return config
+    return settle(config)
 
 
 def _inputs(

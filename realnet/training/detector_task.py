@@ -22,7 +22,7 @@ from realnet.evaluation.scores import Metric, curves_of, score_split, summarise
 from realnet.evaluation.test_split import TestSplit
 from realnet.models import checkpoint
 from realnet.models.afs import afs_criteria
-from realnet.models.build import build_detector
+from realnet.models.build import build_detector, settle
 from realnet.models.checkpoint import Checkpoint
 from realnet.runtime import distributed
 from realnet.runtime.batch_norm import join_batch_norms
@@ -47,6 +47,7 @@ def train_detector(config: RealNetConfig, data: DetectorData, world: World, *, r
     Raises:
         UserError: for settings that do not fit the data, the weights, or the earlier part of this run.
     """
+    config = settle(config)
     last = paths.output(data.dataset, "realnet", "checkpoints", data.class_name) / paths.LAST
     if is_slow(config, world.device) and world.is_main:
         logger.warning("WARNING: %s", SLOW)

@@ -31,6 +31,8 @@ FREE_KEYS = (
     "calibration.num_anomalies",
     "pretrained",
     "backbone.weights",
+    "preset",
+    "size",  # blocks and the rest that follow from it count
 )
 
 
