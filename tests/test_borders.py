@@ -25,7 +25,8 @@ IMPORTS_OF = {
     "reporting": "config data detection drawing evaluation inspection metrics models runtime",
     "prediction": "config data detection drawing errors runtime",
     "preparation": "anomalies config data errors inspection runtime",
-    "training": "anomalies config data detection errors evaluation guided_diffusion inspection models runtime sdas",
+    "training": "anomalies config data detection errors evaluation guided_diffusion inspection metrics models runtime "
+    "sdas",
     "dry_run": "config data detection guided_diffusion inspection models runtime sdas training",
     "commands": "anomalies config data detection dry_run errors evaluation inspection models prediction preparation "
     "reporting runtime sdas training",

@@ -56,11 +56,11 @@ class FeatureConfig(Section):
     normalise: Literal["none", "channel", "position", "auto"] = Field(
         "none",
         description="none: as the backbone gives them (published); channel: each standardised by normal images; "
-        "position: whitened by the Gaussian of normal images at each position; auto: the likelier of these two on "
-        "held-out normal images",
+        "position: whitened by the Gaussian of normal images at each position; auto: what tells "
+        "drawn probes best from held-out normal images",
     )
     shrinkage: Fraction | Literal["auto"] = Field(
-        "auto", description="of each position's covariance towards the pooled one; auto: the likeliest"
+        "auto", description="of each position's covariance towards the pooled one; auto: by the same probes"
     )
     ridge: float = Field(1e-3, gt=0, description="on the covariances' diagonals, of the mean variance")
     folds: int = Field(

@@ -119,7 +119,14 @@ class DetectorTask:
         if self.config.features.normalise == "none":
             return
         images, augment = self.train_set.images, self.config.train.augment
-        self.statistics = NormalStatistics(self.model, images, self.config.features, augment=augment, world=self.world)
+        self.statistics = NormalStatistics(
+            self.model,
+            images,
+            self.config.features,
+            foreground=self.data.synthesizer.foreground,
+            augment=augment,
+            world=self.world,
+        )
         self.choice = self.statistics.fit(self.choice)
 
     def losses(self, batch: dict[str, Any]) -> Tensor:

@@ -14,12 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from realnet.config import FeatureConfig
+from realnet.anomalies.probes import draw_probe
+from realnet.config import FeatureConfig, Foreground
 from realnet.data.cache import ImageCache
 from realnet.data.images import Image, normalise
 from realnet.errors import UserError
+from realnet.metrics.curves import image_curve
 from realnet.models.gaussian import Moments, PositionGaussian, by_position, shrink
-from realnet.models.normal import ChannelScale
+from realnet.models.normal import ChannelScale, root_mean_square
 from realnet.models.realnet import RealNet
 from realnet.runtime import distributed
 from realnet.runtime.distributed import World
@@ -30,8 +32,8 @@ logger = logging.getLogger("realnet")
 
 Kind = Literal["channel", "position"]
 SHRINKAGES = (0.1, 0.3, 0.5, 1.0)
-NUM_JUDGED = 16
-"""Number of images of each fold whose likelihood decides for ``auto``."""
+NUM_JUDGED, PROBE_SEED = 16, 3
+"""Images of each fold on which ``auto`` decides, each with a probe and without."""
 BATCH = 8
 
 
@@ -40,6 +42,14 @@ class Choice(NamedTuple):
 
     kind: Kind
     shrinkage: float
+
+
+class Judged(NamedTuple):
+    """A normal image's fold, its features (1, C, h, w) by block, and those of the same image with a probe."""
+
+    fold: int
+    normal: dict[str, Tensor]
+    probe: dict[str, Tensor]
 
 
 class NormalStatistics:
@@ -57,7 +67,14 @@ class NormalStatistics:
     """
 
     def __init__(
-        self, model: RealNet, images: ImageCache, config: FeatureConfig, *, augment: bool, world: World
+        self,
+        model: RealNet,
+        images: ImageCache,
+        config: FeatureConfig,
+        *,
+        foreground: Foreground,
+        augment: bool,
+        world: World,
     ) -> None:
         if len(images) < config.folds:
             raise UserError(
@@ -67,7 +84,7 @@ class NormalStatistics:
         if config.normalise != "channel":
             require_memory(model, images.image_size, config.folds, world.device)
         self.model, self.images, self.config, self.world = model, images, config, world
-        self.num_folds, self._augment = config.folds, augment
+        self.num_folds, self._augment, self.foreground = config.folds, augment, foreground
         self._folds: list[Mapping[str, nn.Module]] = []
 
     def fit(self, chosen: Choice | None = None) -> Choice:
@@ -132,27 +149,54 @@ class NormalStatistics:
             candidates.append(Choice("channel", 0.0))
         if len(candidates) == 1:
             return candidates[0]
-        likelihoods = {choice: self._likelihood(choice, moments) for choice in candidates}
-        best = max(likelihoods, key=lambda choice: likelihoods[choice])
-        listed = ", ".join(f"{_text(choice)} {value:.3f}" for choice, value in likelihoods.items())
-        logger.info("features are normalised by %s; mean log-likelihood of held-out folds: %s", _text(best), listed)
+        judged = self._judged()
+        figures = {choice: self._separation(choice, moments, judged) for choice in candidates}
+        best = max(figures, key=lambda choice: figures[choice])
+        listed = ", ".join(f"{_text(choice)} {value:.3f}" for choice, value in figures.items())
+        logger.info("features are measured by %s; image AUROC of probes on held-out folds: %s", _text(best), listed)
         return best
 
-    def _likelihood(self, choice: Choice, moments: Mapping[str, Sequence[Moments]]) -> float:
-        values = []
+    def _judged(self) -> list[Judged]:
+        """Return the images on which candidates are compared, some of each fold."""
+        found = []
         for fold in range(self.num_folds):
             members = range(fold, len(self.images), self.num_folds)
-            judged = [members[int(n)] for n in np.linspace(0, len(members) - 1, min(NUM_JUDGED, len(members)))]
+            for number in np.linspace(0, len(members) - 1, min(NUM_JUDGED, len(members))).astype(int):
+                image = self.images[members[number]]
+                generator = np.random.default_rng((PROBE_SEED, fold, number))
+                probe, mask = draw_probe(image, self.foreground, generator)
+                if mask.any():
+                    features = self._selected([image, probe])
+                    normal, odd = ({name: f[i : i + 1] for name, f in features.items()} for i in (0, 1))
+                    found.append(Judged(fold, normal, odd))
+        return found
+
+    def _separation(self, choice: Choice, moments: Mapping[str, Sequence[Moments]], judged: Sequence[Judged]) -> float:
+        """Return the image AUROC of probes by the distance alone, each image measured by folds without it."""
+        scores: list[tuple[float, float]] = []
+        for fold in range(self.num_folds):
             modules: dict[str, ChannelScale | PositionGaussian] = {}
             for name, folds in moments.items():
                 modules[name] = _empty(choice.kind, folds[0].first.shape[1], self._size(name)).to(self.world.device)
                 _fit(modules[name], sum_of(folds) - folds[fold], choice, self.config.ridge)
-            for _, features in self._features(judged, ""):
-                values += [modules[name].log_likelihood(found).mean() for name, found in features.items()]
-        return float(torch.stack(values).mean())
+            mine = (one for one in judged if one.fold == fold)
+            scores += [(self._score(one.normal, modules), self._score(one.probe, modules)) for one in mine]
+        if not scores:
+            return 0.0
+        return image_curve(np.array(scores).T.ravel(), np.repeat([0, 1], len(scores))).auroc
+
+    def _score(self, features: Mapping[str, Tensor], modules: Mapping[str, nn.Module]) -> float:
+        squares = [modules[name](values).square() for name, values in features.items()]
+        return float(root_mean_square(squares, self.images.image_size).max())
 
     def _size(self, name: str) -> tuple[int, int]:
         return next(block for block in self.model.afs.blocks if block.name == name).size(self.images.image_size)
+
+    def _selected(self, images: Sequence[Image]) -> dict[str, Tensor]:
+        """Return AFS's features of images, not normalised, by block."""
+        batch = torch.stack([normalise(image) for image in images]).to(self.world.device)
+        features = self.model.afs(in_float32(self.model.backbone, batch), batch.shape[-2:])
+        return {name: values.float() for name, values in features.items()}
 
     def _features(self, indexes: Sequence[int], description: str) -> Iterator[tuple[int, dict[str, Tensor]]]:
         """Yield (fold, batch of selected features by block); each batch is of one fold and not normalised."""
@@ -160,11 +204,8 @@ class NormalStatistics:
         with bar(total=len(indexes), description=description, is_main=is_shown) as progress:
             for fold, members in groupby(indexes, key=lambda index: index % self.num_folds):
                 for part in batched(members, BATCH):
-                    views = [normalise(view) for index in part for view in self._views(self.images[index])]
-                    batch = torch.stack(views).to(self.world.device)
-                    levels = in_float32(self.model.backbone, batch)
-                    features = self.model.afs(levels, batch.shape[-2:])
-                    yield fold, {name: self._samples(values.float()) for name, values in features.items()}
+                    views = [view for index in part for view in self._views(self.images[index])]
+                    yield fold, {name: self._samples(values) for name, values in self._selected(views).items()}
                     progress.update(len(part))
 
     def _samples(self, features: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ def test_each_signal_is_measured_in_deviations_of_normal_images(monkeypatch):
 
 @pytest.mark.parametrize(
     ("quality", "weights"),
-    [((9, 9, 9), (1 / 3, 1 / 3, 1 / 3)), ((0, 3, 0), (0, 1, 0)), ((0, 3, 3), (0, 0.5, 0.5))],
+    [((9, 9, 9), (1 / 3, 1 / 3, 1 / 3)), ((0, 2, 0), (0, 1, 0)), ((0, 2, 2), (0, 0.5, 0.5))],
 )
 def test_a_signal_that_sees_no_probe_gets_no_weight(monkeypatch, quality, weights):
     assert fitted(monkeypatch, quality).weights.tolist() == pytest.approx(weights)
