@@ -168,7 +168,7 @@ def test_sources_are_found_sorted(tmp_path, monkeypatch, caplog):
     assert find_sdas("metal", "nut") == [folder / "b.jpg"] and not caplog.text
     (folder / "manifest.csv").unlink()
     assert len(find_sdas("metal", "nut")) == 2
-    assert "unfinished, 2 images are there; finish it with: python sample.py --dataset metal" in caplog.text
+    assert "unfinished, with 2 images so far; finish it with: python sample.py --dataset metal" in caplog.text
     (tmp_path / "DTD" / "dotted").mkdir(parents=True)
     (tmp_path / "DTD" / "dotted" / "x.jpg").touch()
     assert synthesis.find_textures(Path(tmp_path / "DTD")) == [tmp_path / "DTD" / "dotted" / "x.jpg"]

@@ -74,7 +74,7 @@ def test_incomplete_archives_are_refused_by_name(visa, tmp_path):
     (visa / "split_csv/1cls.csv").write_text("object,split\ncandle,train\n")
     with pytest.raises(UserError, match="expected columns object,split,label,image,mask"):
         plan_visa(visa, tmp_path / "visa")
-    with pytest.raises(UserError, match=r"1cls\.csv does not exist; give as --source"):
+    with pytest.raises(UserError, match=r"1cls\.csv does not exist; --source must be"):
         plan_visa(tmp_path, tmp_path / "visa")
     assert not (tmp_path / "visa").exists()
 
