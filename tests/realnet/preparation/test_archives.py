@@ -117,7 +117,7 @@ def test_magnetic_tiles_follow_a_list(tiles, tmp_path):
 def test_lists_that_do_not_fit_are_refused(tiles, tmp_path):
     names = tmp_path / "train.txt"
     names.write_text("exp3.jpg\nexp99.jpg\n")
-    with pytest.raises(UserError, match=r"names 1 of 2 images that are not in MT_Free/Imgs \(exp99\)"):
+    with pytest.raises(UserError, match=r"1 of its 2 images are not in MT_Free/Imgs \(exp99\)"):
         plan_mtd(tiles, tmp_path / "mtd", train_list=names)
     with pytest.raises(UserError, match="cannot read --train-list"):
         plan_mtd(tiles, tmp_path / "mtd", train_list=tmp_path / "absent.txt")
