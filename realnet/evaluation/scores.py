@@ -130,7 +130,7 @@ def curves_of(scores: ClassScores) -> Curves:
 
 
 def summarise(curves: Curves, *, fpr_limit: float = 0.3) -> dict[str, Metric]:
-    """Return each metric of a class, in the order of ``METRICS``; ``fpr_limit`` is where AUPRO ends."""
+    """Return each metric of a class, in the order of ``METRICS`` (docs/method.md, Evaluation); AUPRO ends at ``fpr_limit``."""
     return {
         "image_auroc": _read(curves.image, lambda curve: curve.auroc),
         "pixel_auroc": _read(curves.pixel, lambda curve: curve.auroc),

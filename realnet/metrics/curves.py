@@ -37,7 +37,7 @@ class CurvePoints(NamedTuple):
 
 @dataclass(frozen=True)
 class ScoreCurve:
-    """Counts of scores at each of D thresholds, the distinct defect scores.
+    """Counts of scores at each of D thresholds, the distinct defect scores (docs/method.md, Evaluation).
 
     Attributes:
         thresholds: distinct defect scores (D,), falling.
@@ -125,7 +125,7 @@ class ScoreCurve:
 
 
 def image_curve(scores: ArrayLike, labels: ArrayLike) -> ScoreCurve:
-    """Build the curve of image scores (N,) and labels (N,); any non-zero label is a defect.
+    """Build the curve of image scores (N,) and labels (N,); any non-zero label is a defect (docs/method.md, AUROC).
 
     Raises:
         MetricUndefined: if there are no scores, if shapes differ, if a score is NaN, or if there are no normal or no
@@ -136,7 +136,7 @@ def image_curve(scores: ArrayLike, labels: ArrayLike) -> ScoreCurve:
 
 
 def pixel_curve(anomaly_maps: FloatArray, masks: MaskArray | None) -> ScoreCurve:
-    """Build the curve that all pixel metrics share, by sorting the scores once.
+    """Build the curve that all pixel metrics share, by sorting the scores once (docs/method.md, AUPRO).
 
     Args:
         anomaly_maps: scores (N, H, W), of any floating type; they are compared exactly as given.

@@ -24,13 +24,13 @@ logger = logging.getLogger("realnet")
 
 
 def results_folder(dataset: str, class_name: str, given: Path | None = None) -> Path:
-    """Return where a class's results go; a file given by hand leaves those of the class as they are."""
+    """Return the folder of a class's results; a checkpoint given by hand has its own, so it overwrites none of them."""
     folder = paths.output(dataset, "realnet", "vis", class_name)
     return folder if given is None else folder / "given"
 
 
 def heatmaps_folder(folder: Path, protocol: Protocol) -> Path:
-    """Return where under a class's results a checkpoint's heatmaps go."""
+    """Return the folder of a checkpoint's heatmaps, in or under the folder of the class's results."""
     return folder if protocol == "given" else folder / protocol
 
 
@@ -44,19 +44,19 @@ def report_class(
     folder: Path,
     resume: bool = False,
 ) -> ClassResult:
-    """Evaluate a class by each checkpoint; write heatmaps, ``report.html`` and ``metrics.json`` under ``folder``.
+    """Evaluate each checkpoint of a class; write heatmaps, ``report.html`` and ``metrics.json`` under ``folder``.
 
     Args:
-        dataset: whose class it is.
-        class_name: likewise.
-        checkpoints: at least one; the first in the order of ``PROTOCOLS`` is pictured in the report.
-        config: of this machine and of the metrics; the networks are as the checkpoints say.
-        world: this process; the first of several writes.
-        folder: of the class's results.
-        resume: keep the results that are there, if weights, settings, test images and masks are still the same.
+        dataset: the dataset of the class.
+        class_name: name of the class.
+        checkpoints: at least one; the report shows the images of the first in the order of ``PROTOCOLS``.
+        config: settings of this machine and of the metrics; the checkpoints hold those of the networks.
+        world: this process; only the main process writes.
+        folder: folder of the class's results.
+        resume: keep existing results if weights, settings, test images and masks have not changed.
 
     Raises:
-        UserError: where a checkpoint, an image or a mask cannot be used.
+        UserError: if a checkpoint, an image or a mask cannot be used.
     """
     with distributed.refusing_together():
         require_sound(dataset, [class_name])
@@ -64,14 +64,14 @@ def report_class(
         inputs = _inputs(dataset, test, checkpoints, config)
     kept = _kept(folder, inputs, test) if resume else None
     if not distributed.any_process(kept is None) and kept:
-        logger.info("%s: results of %s kept: nothing has changed; --no-resume evaluates anew", class_name, kept.made)
+        logger.info("%s: results of %s kept, nothing has changed; --no-resume evaluates again", class_name, kept.made)
         return kept
     if world.is_main:
         _remove_stale_heatmaps(folder, class_name, test)
     splits = TestSplits(dataset, class_name, config.runtime, world)
     results: list[CheckpointResult] = []
     for protocol in reversed([protocol for protocol in PROTOCOLS if protocol in checkpoints]):
-        # of each checkpoint's maps only those of the one at hand are in memory; the last are the pictured ones
+        # only one checkpoint's maps are in memory at a time; the last ones go into the report
         result, scores = evaluate_checkpoint(protocol, checkpoints[protocol], splits, config=config, world=world)
         pictures = splits.at(scores.image_size).pictures()
         results.insert(0, result)
@@ -98,7 +98,7 @@ def report_class(
 def _inputs(
     dataset: OpenDataset, test: Sequence[Entry], checkpoints: Mapping[Protocol, Path], config: RealNetConfig
 ) -> str:
-    """Return a digest of all that a class's results come from; files count by name, size and time."""
+    """Return a digest of everything that a class's results depend on; files count by path, size and time."""
     names = [name for entry in test for name in (entry.filename, entry.maskname) if name]
     files = [*checkpoints.values(), *(dataset.image_root / name for name in names)]
     facts = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
@@ -107,7 +107,7 @@ def _inputs(
 
 
 def _kept(folder: Path, inputs: str, test: Sequence[Entry]) -> ClassResult | None:
-    """Return the results that are there, with report and all heatmaps, if they come from the same."""
+    """Return the stored results if they have the same inputs, and if the report and all heatmaps exist."""
     stored = read_class(folder)
     if stored is None or stored.inputs != inputs:
         return None
@@ -118,7 +118,7 @@ def _kept(folder: Path, inputs: str, test: Sequence[Entry]) -> ClassResult | Non
 
 
 def _remove_stale_heatmaps(folder: Path, class_name: str, test: Sequence[Entry]) -> None:
-    """Remove the heatmaps that the evaluation before this one wrote of images that are tested no longer."""
+    """Remove the heatmaps that the previous evaluation wrote for images that are no longer test images."""
     earlier, tested = read_earlier(folder), {entry.filename for entry in test}
     for one in earlier.checkpoints if earlier else ():
         stale = [heatmap_name(image.filename, class_name) for image in one.images if image.filename not in tested]

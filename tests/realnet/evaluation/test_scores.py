@@ -79,7 +79,7 @@ def test_several_processes_share_the_images(tmp_path, monkeypatch, world_size):
 def test_an_unusable_image_is_named_without_a_traceback(tmp_path):
     split = make_split(tmp_path, num_workers=1)
     (tmp_path / "4.png").write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"^\S+4\.png \(8 bytes\) is truncated or no image"):
+    with pytest.raises(UserError, match=r"^\S+4\.png \(8 bytes\) is truncated, or not an image"):
         scored(split, batch_size=1)
 
 
