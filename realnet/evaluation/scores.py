@@ -130,7 +130,7 @@ def curves_of(scores: ClassScores) -> Curves:
 
 
 def summarise(curves: Curves, *, fpr_limit: float = 0.3) -> dict[str, Metric]:
-    """Return each metric of a class, in the order of ``METRICS`` (docs/method.md, Evaluation); AUPRO ends at ``fpr_limit``."""
+    """Return each metric, in the order of ``METRICS``; AUPRO ends at ``fpr_limit`` (docs/method.md, AUPRO)."""
     return {
         "image_auroc": _read(curves.image, lambda curve: curve.auroc),
         "pixel_auroc": _read(curves.pixel, lambda curve: curve.auroc),

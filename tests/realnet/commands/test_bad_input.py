@@ -49,7 +49,7 @@ IMAGES = [
     (spoil.cut_test_images, TESTED, ["test/hole/000.png", "fibre/000_mask.png", "truncated files: 2; replace them"]),
     (spoil.large_masks, TESTED, ["hole/000_mask.png is 40x32", "fibre/000_mask.png is 40x32", "32x32", "same size"]),
     (spoil.masks_alone, TESTED, ["masks without an image: 2", "hole/000_mask", "fibre/000_mask", "remove the mask"]),
-    (spoil.leaks, TESTED, ["leak1.png is", "train/good/001.png", "leak2.png is", "remove one of the two"]),
+    (spoil.leaks, TESTED, ["leak1.png equals", "train/good/001.png", "leak2.png equals", "remove one of the two"]),
     (
         spoil.left_by_a_killed_sampler,
         [f"train_realnet {SDAS}", f"{OUT} {SDAS}"],
