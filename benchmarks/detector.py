@@ -2,9 +2,9 @@
 
 Usage: python -m benchmarks.detector [--config experiments/MTD/realnet.yaml] [--batches 1 16] [--parts inference afs]
 
-Weights are random: speed does not depend on them. The baselines are float32, contiguous, one operation after another:
-in inference the plain forward pass; in training the backbone runs on every image and on every original, also where
-they are equal, and Adam updates one tensor after another; AFS runs the backbone once for each block.
+Weights are random, as speed does not depend on them. The baselines run in float32 on contiguous tensors. The baseline
+of inference is the plain forward pass. In training, it runs the backbone on every image and on every original, even if
+they are equal, and Adam updates the tensors one by one. For AFS, it runs the backbone once for each block.
 """
 
 import copy
@@ -56,7 +56,7 @@ def inference(model: RealNet, described: RealNetConfig, device: torch.device, ba
 
 
 def training_batch(described: RealNetConfig) -> dict[str, Tensor]:
-    """Make a batch as the data set does: half of the items hold an anomaly."""
+    """Make a batch like those of the dataset: half of the items have an anomaly."""
     batch, size = described.train.batch_size, described.image_size
     clean = torch.randn(batch, 3, *size)
     mask = torch.zeros(batch, 1, *size)
@@ -65,7 +65,7 @@ def training_batch(described: RealNetConfig) -> dict[str, Tensor]:
 
 
 def training(model: RealNet, described: RealNetConfig, device: torch.device) -> Iterator[Row]:
-    """Time a training step of the configured batch: the plain way, in float32, and in bf16."""
+    """Time a training step with the configured batch size: the baseline, float32 and bf16."""
     batch = training_batch(described)
     model.train()
     plain = _plain_step(model, batch, device)
@@ -113,7 +113,7 @@ def _training_step(model: RealNet, batch: dict[str, Tensor], number_format: Prec
 
 
 def afs(model: RealNet, described: RealNetConfig, device: torch.device) -> Iterator[Row]:
-    """Time the criteria of a batch: a backbone pass for each block, and one for all."""
+    """Time the AFS criteria of a batch: one backbone pass per block, and one pass for all blocks."""
     batch = training_batch(described)
     image, clean, mask = (batch[key].to(device) for key in ("image", "clean", "mask"))
 
@@ -149,7 +149,7 @@ def main() -> None:
     parser = measure.arguments(__doc__)
     parser.add_argument("--config", type=Path, default=Path("experiments/MVTec-AD/realnet.yaml"))
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 16], help="of inference")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 16], help="batch sizes of inference")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     flags = parser.parse_args()
     device = measure.prepare(flags)

@@ -1,10 +1,10 @@
-"""Time the U-Net's forward pass, its training step, and SDAS sampling with and without guidance.
+"""Time the U-Net's forward pass and training step, and SDAS sampling with and without guidance.
 
 Usage: python -m benchmarks.diffusion [--dataset MTD] [--batch 4] [--parts forward training sampling]
 
-Sizes are those of the dataset's configs, weights are random: speed does not depend on them. The baselines are float32,
-contiguous, attention in three operations (product, softmax, product); in training Adam and the average update one
-tensor after another; images are sampled one at a time.
+Sizes come from the dataset's configs. Weights are random, as speed does not depend on them. The baselines run in
+float32 on contiguous tensors, with attention in three operations (product, softmax, product). In training, Adam and the
+weight average update the tensors one by one. In sampling, images are made one at a time.
 """
 
 import copy
@@ -35,13 +35,13 @@ FORMATS = ("fp32", "bf16")
 
 
 def plain_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Attend in three operations, with the whole matrix of weights in memory."""
+    """Compute attention in three operations, with the whole matrix of weights in memory."""
     weights = (query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])).softmax(dim=-1)
     return weights @ value
 
 
 def plainly() -> AbstractContextManager:
-    """Replace the fused attention by the plain one."""
+    """Replace fused attention by :func:`plain_attention`."""
     return patch("torch.nn.functional.scaled_dot_product_attention", plain_attention)
 
 
@@ -63,7 +63,7 @@ class Bench:
         self.y = torch.randint(NUM_CLASSES, (batch,), device=device)
 
     def forward(self) -> Iterator[Row]:
-        """Time the network alone."""
+        """Time the U-Net alone."""
 
         def run(kind: str) -> Callable[[], None]:
             number_format = precision.resolve(kind, self.device)
@@ -77,7 +77,7 @@ class Bench:
         yield from self._rows(f"batch {self.batch}", run, partial(work, self.unet), [self.unet.eval()])
 
     def training(self) -> Iterator[Row]:
-        """Time loss, gradients, Adam, and the average of the weights."""
+        """Time a training step: loss, gradients, Adam, and the average of the weights."""
         average = EMA(self.unet.train(), 0.9999)
 
         def step(number_format: precision.Precision, optimisation: Optimisation) -> None:
@@ -107,7 +107,7 @@ class Bench:
         yield from self._rows(f"batch {self.batch}", run, plain, [self.unet])
 
     def sampling(self) -> Iterator[Row]:
-        """Time whole images of the configured steps."""
+        """Time sampling of whole images with the configured number of steps."""
         classifier = build_classifier(self.classifier_config, NUM_CLASSES).to(self.device).eval().requires_grad_(False)
         names = tuple(map(str, range(NUM_CLASSES)))
         draws = [Draw("", names[i % NUM_CLASSES], seed=i, strength=0.15) for i in range(self.batch)]
@@ -146,11 +146,11 @@ class Bench:
         plain: Work,
         models: list[nn.Module],
     ) -> Iterator[Row]:
-        """Time the plain way, then each number format."""
+        """Time the baseline, then each number format."""
         for model in models:
             model.to(memory_format=torch.contiguous_format)
         with plainly():
-            flops = 0 if "guided" in title else measure.flop_count(plain)  # torch's counter cannot follow the guidance
+            flops = 0 if "guided" in title else measure.flop_count(plain)  # torch's counter fails on guidance
             baseline = measure.seconds(plain, self.device, repeats=2)
         yield Row(f"{title}, plain float32", baseline, flops, measure.matrix_rate(self.device))
         for model in models if self.device.type == "cuda" else []:

@@ -1,4 +1,4 @@
-"""What the benchmarks of networks share: timing, work, the machine's ceiling, and the table."""
+"""Shared by the benchmarks of networks: timing, operation counts, the machine's peak rates, and the table."""
 
 import argparse
 import time
@@ -19,7 +19,15 @@ COPY_BYTES = {"cpu": 2**28, "cuda": 2**32}
 
 @dataclass(frozen=True)
 class Row:
-    """A measurement: seconds and operations (floating-point; 0: not counted) of a call, and a baseline's seconds."""
+    """A measurement of one call.
+
+    Attributes:
+        name: first column of the table.
+        seconds: wall time.
+        flops: number of floating-point operations; 0 if they are not counted.
+        ceiling: floating-point operations per second of a large matrix product.
+        baseline: wall time of the baseline in seconds; None if this row is the baseline.
+    """
 
     name: str
     seconds: float
@@ -36,14 +44,14 @@ class Row:
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser with the flags of all benchmarks of networks."""
+    """Return a parser with the flags that the benchmarks of networks share."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser
 
 
 def prepare(flags: argparse.Namespace) -> torch.device:
-    """Return the device, this process being set up as the scripts are."""
+    """Set up this process like the scripts and return the device."""
     device = torch.device(flags.device)
     if device.type == "cpu":
         threads.keep_freed_memory()
@@ -51,13 +59,13 @@ def prepare(flags: argparse.Namespace) -> torch.device:
 
 
 def header(device: torch.device) -> str:
-    """Name the machine and the table's columns."""
+    """Return the table's header, with the name of the machine."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     return f"{name}, torch {torch.__version__}\n{'':<46}{'time':>15}{'work':>18}{'ceiling':>8}  {'baseline':>9}"
 
 
 def seconds(work: Work, device: torch.device, *, repeats: int = 3) -> float:
-    """Return the wall time of the fastest call, the device's queue empty before and after; the first call warms up."""
+    """Return the wall time of the fastest call after a warm-up, synchronising the device before and after each call."""
     start = time.perf_counter()
     while time.perf_counter() - start < WARM_UP_SECONDS:
         work()
@@ -66,21 +74,21 @@ def seconds(work: Work, device: torch.device, *, repeats: int = 3) -> float:
 
 
 def flop_count(work: Work) -> int:
-    """Count the floating-point operations of matrix products and convolutions in a call, backward included."""
+    """Count the floating-point operations of matrix products and convolutions in a call, backward pass included."""
     with FlopCounterMode(display=False) as counter:
         work()
     return counter.get_total_flops()
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype = torch.float32) -> float:
-    """Measure the operations a second of a large matrix product: what the networks could reach at most."""
+    """Measure the operations per second of a large matrix product, an upper limit for the networks."""
     side = MATRIX_SIDE[device.type]
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     return 2 * side**3 / seconds(lambda: a @ b, device, repeats=10)
 
 
 def copy_rate(device: torch.device) -> float:
-    """Measure the bytes a second, read and written, of a large copy."""
+    """Measure the bytes per second, read and written, of a large copy."""
     source = torch.empty(COPY_BYTES[device.type], dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return 2 * source.numel() / seconds(lambda: target.copy_(source), device)

@@ -1,11 +1,11 @@
-"""Measure each stage's peak memory beside what ``--dry-run`` says of it.
+"""Measure the peak memory of each stage and compare it with what ``--dry-run`` states.
 
 Usage: python -m benchmarks.memory [--device cpu] [--precision fp32 bf16] [--stages diffusion …] [--batches 4 8]
 
-On a GPU the networks are the published ones at 256×256, and the peak is torch.cuda.max_memory_allocated. On a CPU they
-are smaller (see ``CASES``), and it is the process's peak resident memory above its baseline, where malloc gives back
-what is freed; --keep measures with what the scripts have it keep (realnet/runtime/threads.py). Each measurement runs
-the stage's own code in a process of its own, on toy images and random weights.
+On a GPU, the networks are the published ones at 256×256, and the peak is torch.cuda.max_memory_allocated. On a CPU,
+they are smaller (see ``CASES``), and the peak is the process's resident memory above its baseline. There malloc returns
+freed memory to the system; with --keep, the process keeps it as the scripts do (realnet/runtime/threads.py). Each
+measurement runs the code of the stage in a new process, on toy images and random weights.
 
 The stage ``metrics`` evaluates 1,000 images of 512×512 (or --batches images) with a stand-in for the network.
 """
@@ -42,7 +42,8 @@ from realnet.runtime import precision, threads
 from realnet.runtime.distributed import World
 from realnet.sdas.sampler import Draw, Sampler, sample_batch
 from realnet.training.classifier_task import train_classifier
-from realnet.training.detector_task import detector_data, train_detector
+from realnet.training.detector_data import detector_data
+from realnet.training.detector_task import train_detector
 from realnet.training.diffusion_task import normal_images, train_diffusion
 
 CLASSES = ("weave", "widget")
@@ -68,12 +69,12 @@ CASES: Mapping[str, Mapping[str, tuple[dict[str, Any], tuple[int, ...]]]] = {
         "sampling": ({}, (16,)),
     },
 }
-"""Settings that differ from the published ones, and batch sizes, by kind of device and stage."""
+"""By device type and stage: settings that differ from the published ones, and batch sizes."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A stage to weigh; ``settings`` differ from the published ones."""
+    """A stage to measure; ``settings`` are those that differ from the published ones."""
 
     stage: str
     settings: Mapping[str, Any]
@@ -89,7 +90,7 @@ class Case:
 
 
 def diffusion_config(case: Case) -> DiffusionConfig:
-    """Return the config of diffusion training, whose health check is the smallest."""
+    """Return the config of diffusion training, with the smallest health check."""
     train = case.training(batch_size=case.batch, accumulation=1, num_steps=2)
     return DiffusionConfig(**train, pretrained=None, validation={"num_batches": 1, "respacing": "ddim4"})
 
@@ -100,7 +101,7 @@ def classifier_config(case: Case) -> ClassifierConfig:
 
 
 def detector_config(case: Case) -> RealNetConfig:
-    """Return the config of the detector, whose backbone has random weights."""
+    """Return the config of the detector, with random backbone weights."""
     settings = case.training(batch_size=case.batch, num_steps=2, evaluation=False)
     settings["backbone"] = settings.get("backbone", {}) | {"weights": "none"}
     fast = {"afs": {"init_batches": 1}, "calibration": {"num_anomalies": 2}, "evaluation": {"batch_size": case.batch}}
@@ -130,8 +131,8 @@ def estimate(case: Case) -> int:
 
 
 def measure(case: Case) -> int:
-    """Return the peak bytes of the stage; to be called in a process of its own."""
-    for name in ("timm", "torchvision", "torch.utils.tensorboard"):  # are part of the baseline
+    """Run a stage and return its peak in bytes; call it in a new process."""
+    for name in ("timm", "torchvision", "torch.utils.tensorboard"):  # part of the baseline
         import_module(name)
     os.chdir(tempfile.mkdtemp())
     device = torch.device(case.device)
@@ -184,7 +185,7 @@ def _sampler(case: Case, device: torch.device) -> Sampler:
 
 
 def _metrics(case: Case, world: World) -> None:
-    """Score a set of 512×512 whose anomaly maps are all different numbers: the most that curves can hold."""
+    """Score a set of 512×512 images; all values of their anomaly maps differ, which makes the largest curves."""
     kinds = [Entry("good.png", 0, "good", "toy"), Entry("bad.png", 1, "defective", "toy", maskname="mask.png")]
     mask = np.zeros((512, 512, 3), np.uint8)
     mask[100:200, 150:300] = 255
@@ -201,7 +202,7 @@ def _metrics(case: Case, world: World) -> None:
 
 
 class _Noise(nn.Module):
-    """Gives maps spread over 29 powers of 2, as those of a confident detector are: next to no two values are equal."""
+    """Return maps spread over 29 powers of 2, like those of a confident detector; almost no two values are equal."""
 
     def forward(self, image: Tensor) -> SimpleNamespace:
         return SimpleNamespace(
@@ -227,7 +228,7 @@ def _make_toy() -> None:
 
 
 def _warm_up(device: torch.device) -> None:
-    """Have the device's libraries loaded."""
+    """Load the device's libraries."""
     layer = nn.Conv2d(3, 8, 3).to(device)
     layer(torch.zeros(1, 3, 8, 8, device=device)).sum().backward()
     if device.type == "cuda":
@@ -235,13 +236,13 @@ def _warm_up(device: torch.device) -> None:
 
 
 def _status(name: str) -> int:
-    """Return the bytes of resident memory, now (``VmRSS``) or at the most (``VmHWM``), as Linux counts them."""
+    """Return the bytes of resident memory that Linux reports: now (``VmRSS``) or at its peak (``VmHWM``)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
 def cases(arguments: argparse.Namespace) -> Iterator[Case]:
-    """Yield what the flags ask for."""
+    """Yield the cases that the flags select."""
     known = CASES[torch.device(arguments.device).type]
     for stage in arguments.stages or known:
         settings, batches = known.get(stage, ({}, (1000,)))
@@ -256,10 +257,10 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", nargs="+", choices=("fp32", "bf16"), default=["fp32", "bf16"])
     parser.add_argument("--stages", nargs="+", choices=tuple(_RUNS))
-    parser.add_argument("--batches", nargs="+", type=int, help="instead of the stage's own")
+    parser.add_argument("--batches", nargs="+", type=int, help="batch sizes, instead of those of the stage")
     parser.add_argument("--keep", action="store_true", help="on a CPU: keep freed memory, as the scripts do")
     arguments = parser.parse_args()
-    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**20))  # read when the processes to come start
+    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**20))  # read when a new process starts
     print(f"{'stage':<12}{'batch':>6}{'format':>8}{'--dry-run':>12}{'measured':>12}{'ratio':>8}")
     for case in cases(arguments):
         with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:

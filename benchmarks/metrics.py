@@ -1,4 +1,4 @@
-"""Time the exact pixel metrics on one core against a plain loop over 1000 thresholds, and watch their memory.
+"""Time the exact pixel metrics on one core, beside a plain loop over 1000 thresholds, and measure their memory.
 
 Usage: python -m benchmarks.metrics [--images 120] [--side 256] [--large]
 """
@@ -23,11 +23,11 @@ MEASURED_THRESHOLDS = 5
 
 
 def synthetic_set(num_images: int, side: int) -> tuple[FloatArray, MaskArray]:
-    """Make maps (N, side, side) of float32 noise, raised in up to 3 defects; a third of the images has none."""
+    """Make maps (N, side, side) of float32 noise with up to 3 brighter defects; a third of the images has none."""
     generator = np.random.default_rng(0)
     maps = generator.random((num_images, side, side), dtype=np.float32)
     masks = np.zeros(maps.shape, bool)
-    for image in range(0, num_images - num_images // 3):
+    for image in range(num_images - num_images // 3):
         for top, left in generator.integers(0, side * 7 // 8, (1 + image % 3, 2)):
             masks[image, top : top + side // 8, left : left + side // 8] = True
     maps += 0.3 * masks
@@ -35,13 +35,13 @@ def synthetic_set(num_images: int, side: int) -> tuple[FloatArray, MaskArray]:
 
 
 def exact(maps: FloatArray, masks: MaskArray) -> tuple[float, float, float]:
-    """Compute pixel AUROC, AP and AUPRO from one shared curve."""
+    """Compute pixel AUROC, AP and AUPRO from one curve."""
     curve = pixel_curve(maps, masks)
     return curve.auroc, curve.ap, curve.aupro()
 
 
 def threshold_step(maps: FloatArray, masks: MaskArray, threshold: float) -> tuple[float, float]:
-    """Do what a plain loop does at each threshold: label the masks, then the overlap of each region, then the FPR."""
+    """Do one step of the plain loop: label the masks; return mean region overlap and false positive rate."""
     found = maps >= threshold
     overlaps = [
         found_image[region.coords[:, 0], region.coords[:, 1]].mean()
@@ -52,7 +52,7 @@ def threshold_step(maps: FloatArray, masks: MaskArray, threshold: float) -> tupl
 
 
 def baseline_seconds(maps: FloatArray, masks: MaskArray) -> tuple[float, float]:
-    """Time the loop on a few thresholds and scale it; time scikit-learn's AUROC and AP whole."""
+    """Return the seconds of the plain loop, scaled from a few thresholds, and of scikit-learn's AUROC and AP."""
     thresholds = np.linspace(maps.min(), maps.max(), MEASURED_THRESHOLDS)
     loop = seconds(lambda: [threshold_step(maps, masks, threshold) for threshold in thresholds], repeats=1)
     truth, scores = masks.ravel(), maps.ravel()
@@ -61,7 +61,7 @@ def baseline_seconds(maps: FloatArray, masks: MaskArray) -> tuple[float, float]:
 
 
 def seconds(work: Callable[[], object], *, repeats: int = 3) -> float:
-    """Return the best wall time of some runs."""
+    """Return the shortest wall time of several runs."""
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -71,7 +71,7 @@ def seconds(work: Callable[[], object], *, repeats: int = 3) -> float:
 
 
 def peak_bytes(work: Callable[[], object]) -> int:
-    """Return the largest memory that the work allocates on top of its inputs."""
+    """Return the peak in bytes of the memory that ``work`` allocates beside its inputs."""
     tracemalloc.start()
     work()
     _, peak = tracemalloc.get_traced_memory()
@@ -80,7 +80,7 @@ def peak_bytes(work: Callable[[], object]) -> int:
 
 
 def report_row(num_images: int, side: int) -> str:
-    """Time and weigh one size."""
+    """Return a row of the table: time and memory for one size."""
     maps, masks = synthetic_set(num_images, side)
     wall = seconds(lambda: exact(maps, masks), repeats=3 if maps.size < 5e7 else 1)
     peak = peak_bytes(lambda: exact(maps, masks))

@@ -1,10 +1,10 @@
-"""Does the cost of training and prediction grow linearly with the number of images, and does their memory stay flat?
+"""Check that time grows linearly with the number of images in training and prediction, and that memory stays flat.
 
 Usage: python -m benchmarks.scaling [--images 100]
 
-Runs the scripts on 1, 2, 4 and 8 times as many toy images of 64 pixels: an epoch of detector training (with all checks,
-AFS, and the calibration on two anomalies), and prediction with what it trained. "ms an image more" compares a row with
-the one above; for linear cost it is the same in all. Memory is the largest of the script's processes.
+Runs the scripts on 1, 2, 4 and 8 times as many toy images of 64 pixels: one epoch of detector training (with all
+checks, AFS, and calibration on two anomalies), then prediction with the trained detector. "ms per added image" compares
+a row with the one above; it is constant if the cost is linear. Memory is that of the script's largest process.
 """
 
 import argparse
@@ -30,7 +30,7 @@ PREDICT = ["predict_realnet.py", "--dataset", "toy", "--class_name", "weave", "-
 
 
 def run(command: Sequence[str], folder: Path) -> tuple[float, int]:
-    """Return the wall seconds and the peak bytes of a script."""
+    """Run a script; return its wall seconds and peak bytes."""
     start = time.perf_counter()
     arguments = [sys.executable, str(ROOT / command[0]), *command[1:], "--device", "cpu"]
     process = subprocess.Popen(arguments, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -41,7 +41,7 @@ def run(command: Sequence[str], folder: Path) -> tuple[float, int]:
 
 
 def make_workspace(folder: Path, number: int) -> None:
-    """Lay out the toy set's configs, and that many training images a class."""
+    """Copy the toy dataset's configs and make ``number`` training images per class."""
     target = folder / "experiments/toy"
     target.mkdir(parents=True)
     for file in (ROOT / "experiments/toy").glob("*.yaml"):
@@ -52,10 +52,10 @@ def make_workspace(folder: Path, number: int) -> None:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=100, help="of the smallest set")
+    parser.add_argument("--images", type=int, default=100, help="images in the smallest set")
     first = parser.parse_args().images
-    columns = f"{'time':>10}{'ms an image more':>18}{'memory':>12}"
-    print(f"{'':>8}{'training':>40}{'prediction':>40}\n{'images':>8}{columns}{columns}")
+    columns = f"{'time':>10}{'ms per added image':>20}{'memory':>12}"
+    print(f"{'':>8}{'training':>42}{'prediction':>42}\n{'images':>8}{columns}{columns}")
     before: list[float] = []
     for factor in FACTORS:
         number = first * factor
@@ -65,7 +65,7 @@ def main() -> None:
             found = [run(TRAIN, folder), run([*PREDICT, "--input", "data/toy/images/weave/train/good"], folder)]
         more = [1e3 * (now - then) / (number / 2) for (now, _), then in zip(found, before, strict=False)]
         cells = [
-            f"{wall:>8.1f} s{f'{more[place]:.1f}' if more else '-':>18}{peak / 1e6:>9.0f} MB"
+            f"{wall:>8.1f} s{f'{more[place]:.1f}' if more else '-':>20}{peak / 1e6:>9.0f} MB"
             for place, (wall, peak) in enumerate(found)
         ]
         print(f"{number:>8}{''.join(cells)}", flush=True)

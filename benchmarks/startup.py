@@ -1,9 +1,9 @@
-"""Time ``--help`` of every script, and ``--dry-run`` of those that have one, as whole processes on a warm cache.
+"""Time ``--help`` of every script and ``--dry-run`` of the stages, as whole processes with a warm file cache.
 
 Usage: python -m benchmarks.startup [--dataset toy] [--repeats 3]
 
-``--dry-run`` needs the dataset's images and weights; what it refuses for want of them is timed and said so. The
-baseline of both is a bare ``import torch``.
+``--dry-run`` needs the dataset's images and weights. If they are missing, it stops with an error; the row then shows
+the time and the exit code. The baseline of both is ``import torch`` alone.
 """
 
 import argparse
@@ -20,7 +20,7 @@ HELP_LIMIT, DRY_RUN_LIMIT = 1.0, 5.0  # seconds
 
 
 def wall(command: Sequence[str], repeats: int) -> tuple[float, int]:
-    """Return the median seconds of a command after a first run that warms the cache, and its exit code."""
+    """Run a command once to warm the cache, then ``repeats`` times; return the median seconds and the exit code."""
     times, code = [], 0
     for _ in range(repeats + 1):
         start = time.perf_counter()

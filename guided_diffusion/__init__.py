@@ -1,7 +1,8 @@
-"""Class-conditional guided diffusion (ADM) with strength-controllable sampling.
+"""Class-conditional guided diffusion (ADM) with strength-controllable sampling (docs/method.md, Diffusion model, SDAS).
 
-``schedule`` and ``respacing`` choose the noise levels, ``gaussian`` is the process and its training loss, ``sampling``
-the samplers, ``unet`` and ``classifier`` the networks. Nothing here knows of defects, configs or several processes.
+``schedule`` and ``respacing`` choose the noise levels, ``gaussian`` holds the diffusion process and its training loss,
+``sampling`` the samplers, ``unet`` and ``classifier`` the networks. This package knows nothing about defects, config
+files or distributed training.
 """
 
 from guided_diffusion.classifier import NoisyClassifier

@@ -1,4 +1,4 @@
-"""The pieces that U-Net and classifier are built of; module names are the published state dicts' keys."""
+"""The layers of the U-Net and the classifier (docs/method.md, U-Net); attribute names match the published weights."""
 
 import math
 from typing import Literal, TypeVar
@@ -14,11 +14,13 @@ MAX_PERIOD = 10_000
 
 
 def timestep_embedding(timesteps: Tensor, channels: int) -> Tensor:
-    """Embed timesteps as cosines, then sines, at channels / 2 frequencies from 1 to 1 / 10,000.
+    """Embed timesteps as cosines, then sines, at channels / 2 frequencies from 1 to about 1 / 10,000.
+
+    This is the first part of the U-Net's step embedding (docs/method.md, U-Net).
 
     Args:
-        timesteps: (B,), of the original process.
-        channels: even number of features.
+        timesteps: (B,), timesteps of the original process.
+        channels: number of features, even.
 
     Returns:
         (B, channels) float32 in [-1, 1].
@@ -30,17 +32,17 @@ def timestep_embedding(timesteps: Tensor, channels: int) -> Tensor:
 
 
 def zero_module(module: ModuleT) -> ModuleT:
-    """Set all parameters to zero, so that a residual branch starts as the identity; returns the module."""
+    """Set all parameters to zero and return the module: its block starts as the identity (docs/method.md, U-Net)."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module
 
 
 class GroupNorm(nn.GroupNorm):
-    """Normalise in the input's own number format.
+    """Normalise groups of channels in the input's own number format (docs/method.md, U-Net).
 
-    On a GPU autocast would widen it to float32, here and in the activation that follows, and all three would be kept
-    for the backward pass: more memory than float32 alone needs. The statistics are float32 in any case.
+    On a GPU, autocast would convert the input to float32. The input, its float32 copy and the activation would then all
+    be kept for the backward pass, which takes more memory than plain float32. The statistics are always float32.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -52,10 +54,10 @@ class GroupNorm(nn.GroupNorm):
 
 
 def group_norm(channels: int) -> GroupNorm:
-    """Return the normalisation of all blocks, in 32 groups.
+    """Return a normalisation in 32 groups, which all blocks use (docs/method.md, U-Net).
 
     Raises:
-        ValueError: for channels that 32 does not divide.
+        ValueError: if ``channels`` is not a multiple of 32.
     """
     if channels % NUM_GROUPS:
         raise ValueError(f"{channels} channels cannot be normalised in {NUM_GROUPS} groups; use a multiple of 32")
@@ -63,10 +65,10 @@ def group_norm(channels: int) -> GroupNorm:
 
 
 def count_heads(channels: int, num_head_channels: int) -> int:
-    """Return the number of attention heads.
+    """Return the number of attention heads (docs/method.md, U-Net).
 
     Raises:
-        ValueError: where ``num_head_channels`` does not divide ``channels``.
+        ValueError: if ``num_head_channels`` does not divide ``channels``.
     """
     if num_head_channels < 1 or channels % num_head_channels:
         raise ValueError(f"{channels} channels cannot be split into heads of {num_head_channels}; use a divisor")
@@ -74,7 +76,7 @@ def count_heads(channels: int, num_head_channels: int) -> int:
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Return softmax(qkᵀ/√d)·v over positions.
+    """Return softmax(qkᵀ/√d)·v over positions (docs/method.md, U-Net).
 
     Args:
         query: (B, Q, heads, d).
@@ -89,7 +91,10 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 class Pointwise(nn.Conv1d):
-    """A convolution of width 1 of tokens (B, T, C), channels last: no copy where the feature map is laid out so."""
+    """Convolve tokens (B, T, C) with width 1 (docs/method.md, U-Net).
+
+    Channels come last, so a feature map in channels-last layout needs no copy.
+    """
 
     def __init__(self, channels: int, out_channels: int) -> None:
         super().__init__(channels, out_channels, 1)
@@ -99,14 +104,14 @@ class Pointwise(nn.Conv1d):
 
 
 class AttentionBlock(nn.Module):
-    """Residual self-attention over the positions of a feature map (B, C, H, W).
+    """Residual self-attention over the positions of a feature map (B, C, H, W) (docs/method.md, U-Net).
 
     Args:
         channels: C, a multiple of 32.
         num_head_channels: channels of one head.
 
     Raises:
-        ValueError: where the heads do not divide C.
+        ValueError: if ``num_head_channels`` does not divide C.
     """
 
     def __init__(self, channels: int, num_head_channels: int) -> None:
@@ -119,14 +124,16 @@ class AttentionBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.norm(x).flatten(2).transpose(1, 2)  # (B, T, C)
         qkv = self.qkv(tokens).unflatten(2, (self.num_heads, 3, -1))
-        # The published ("legacy") order: heads first, then q, k, v within each.
+        # The published ("legacy") order: split into heads first, then each head into q, k, v.
         query, key, value = qkv.unbind(3)  # (B, T, heads, d) each
         h = self.proj_out(attend(query, key, value))
         return x + h.transpose(1, 2).reshape(x.shape)
 
 
 class AttentionPool(nn.Module):
-    """Pool a feature map to logits by attention: the answer to a token that is the mean of all positions.
+    """Pool a feature map to logits by attention (docs/method.md, Guidance classifier).
+
+    The mean of all positions is the query token; its attention output, projected, gives the logits.
 
     Args:
         num_tokens: positions of the feature map, H·W.
@@ -135,7 +142,7 @@ class AttentionPool(nn.Module):
         out_channels: number of logits.
 
     Raises:
-        ValueError: where the heads do not divide C; in ``forward`` for a map of another size.
+        ValueError: if ``num_head_channels`` does not divide C; in ``forward``, for a map of another size.
     """
 
     def __init__(self, *, num_tokens: int, channels: int, num_head_channels: int, out_channels: int) -> None:
@@ -150,17 +157,17 @@ class AttentionPool(nn.Module):
         if tokens.shape[2] + 1 != self.positional_embedding.shape[1]:
             raise ValueError(
                 f"the classifier was built for feature maps of {self.positional_embedding.shape[1] - 1} positions, "
-                f"this one has {tuple(x.shape[2:])}; give it images of its own image_size"
+                f"but this map is {tuple(x.shape[2:])}; resize the images to the classifier's image_size"
             )
         tokens = torch.cat([tokens.mean(dim=2, keepdim=True), tokens], dim=2) + self.positional_embedding
-        # Here q, k, v are split first, then heads.
+        # Unlike AttentionBlock: split into q, k, v first, then each into heads.
         qkv = self.qkv_proj(tokens.transpose(1, 2)).unflatten(2, (3, self.num_heads, -1))
         query, key, value = qkv.unbind(2)  # (B, T, heads, d) each
         return self.c_proj(attend(query, key, value))[:, 0]
 
 
 class Downsample(nn.Module):
-    """Halve a feature map by a 3×3 convolution with stride 2 (where ``resblock_updown`` is off)."""
+    """Halve a feature map by a 3×3 convolution with stride 2, used if ``resblock_updown`` is off (ADM, Table 1)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -171,7 +178,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Double a feature map, nearest, then convolve 3×3 (where ``resblock_updown`` is off)."""
+    """Double a feature map (nearest), then convolve 3×3, used if ``resblock_updown`` is off (ADM, Table 1)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -182,14 +189,15 @@ class Upsample(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """Residual block that is told the timestep (and class) by an embedding.
+    """Residual block conditioned on an embedding of the timestep (and class) (docs/method.md, U-Net).
 
     Args:
         in_channels: channels of the input, a multiple of 32.
         out_channels: channels of the output, a multiple of 32.
         emb_channels: features of the embedding.
         dropout: probability before the last convolution.
-        scale_shift: the embedding scales and shifts the second normalisation; otherwise it is added before it.
+        scale_shift: scale and shift the second normalisation's output by the embedding; if False, add the embedding
+            before that normalisation.
         resample: double (nearest) or halve (average) the map between the first activation and its convolution.
     """
 
@@ -236,7 +244,7 @@ class ResBlock(nn.Module):
 
 
 class EmbedSequential(nn.ModuleList):
-    """Layers in a row, of which the residual blocks are also given the embedding."""
+    """Run layers in sequence and pass the embedding to the residual blocks (docs/method.md, U-Net)."""
 
     def __init__(self, *layers: nn.Module) -> None:
         super().__init__(layers)

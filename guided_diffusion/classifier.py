@@ -1,4 +1,4 @@
-"""The noise-aware classifier that guides sampling: the U-Net's encoder half, with the published state dict's keys."""
+"""The classifier of noisy images that guides sampling; attribute names match the published weights."""
 
 from typing import Literal
 
@@ -9,12 +9,12 @@ from guided_diffusion.encoder import Architecture, run_block
 
 
 class NoisyClassifier(nn.Module):
-    """Classify images at any noise level (ADM, section 4).
+    """Classify images at any noise level (docs/method.md, Guidance classifier).
 
     The defaults are the published network for 256×256 images.
 
     Args:
-        image_size: side, or (H, W), of the images; fixes the pool's positional embedding.
+        image_size: side, or (H, W), of the images; sets the size of the pool's positional embedding.
         num_classes: number of logits.
         in_channels: channels of the image.
         model_channels: C.
@@ -23,13 +23,14 @@ class NoisyClassifier(nn.Module):
         attention_downsampling: downsampling factors with attention.
         num_head_channels: channels of an attention head.
         dropout: probability in the residual blocks.
-        use_scale_shift_norm: the embedding scales and shifts, instead of being added.
-        resblock_updown: resample in residual blocks, instead of by a convolution.
-        pool: how the map becomes logits: by attention, or by its mean ("adaptive").
-        use_checkpoint: trade compute for memory in training; the numbers stay the same.
+        use_scale_shift_norm: scale and shift by the embedding instead of adding it.
+        resblock_updown: resample in residual blocks instead of by a convolution.
+        pool: how the map becomes logits: "attention", or "adaptive" for the mean over positions.
+        use_checkpoint: recompute activations in the backward pass: less memory, more time, the same numbers.
 
     Raises:
-        ValueError: for an image size that cannot be halved so often, an unknown pool, or sizes that do not divide.
+        ValueError: for an image size that is no multiple of the total downsampling, an unknown pool, or channels that
+            groups or heads do not divide.
     """
 
     def __init__(
@@ -84,8 +85,8 @@ class NoisyClassifier(nn.Module):
         """Return the class logits.
 
         Args:
-            x: (B, in_channels, H, W), x_t, of the classifier's image size.
-            timesteps: (B,), of the original process.
+            x: (B, in_channels, H, W), x_t, in the classifier's image size.
+            timesteps: (B,), timesteps of the original process.
 
         Returns:
             (B, num_classes) float32.
@@ -95,7 +96,7 @@ class NoisyClassifier(nn.Module):
         """
         if tuple(x.shape[2:]) != self.image_size:
             raise ValueError(
-                f"images are {tuple(x.shape[2:])}, the classifier was built for {self.image_size}; resize them"
+                f"images are {tuple(x.shape[2:])}, but the classifier was built for {self.image_size}; resize them"
             )
         emb = self.time_embed(timestep_embedding(timesteps, self.model_channels))
         for block in (*self.input_blocks, self.middle_block):

@@ -1,4 +1,4 @@
-"""The downward half that U-Net and classifier share."""
+"""The encoder that U-Net and classifier share (docs/method.md, U-Net)."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -12,21 +12,21 @@ from guided_diffusion.blocks import AttentionBlock, Downsample, EmbedSequential,
 
 @dataclass(frozen=True)
 class Architecture:
-    """The sizes and switches of an ADM network.
+    """The sizes and switches of an ADM network (docs/method.md, U-Net).
 
     Attributes:
         model_channels: C; the time embedding has 4·C features.
-        channel_mult: channels of each level as multiples of C; every level halves the map.
+        channel_mult: channels of each level as multiples of C; every level but the last halves the map.
         num_res_blocks: residual blocks per level.
         attention_downsampling: the downsampling factors at which attention follows each residual block.
         num_head_channels: channels of an attention head; None takes ``num_heads``.
-        num_heads: number of heads everywhere, where ``num_head_channels`` is None.
+        num_heads: number of heads in every attention block; used only if ``num_head_channels`` is None.
         dropout: probability in the residual blocks.
-        use_scale_shift_norm: the embedding scales and shifts, instead of being added.
-        resblock_updown: resample in residual blocks, instead of by a convolution.
+        use_scale_shift_norm: scale and shift by the embedding instead of adding it.
+        resblock_updown: resample in residual blocks instead of by a convolution.
 
     Raises:
-        ValueError: when neither heads nor their channels are given.
+        ValueError: if ``num_head_channels`` and ``num_heads`` are both None.
     """
 
     model_channels: int
@@ -45,12 +45,12 @@ class Architecture:
 
     @property
     def emb_channels(self) -> int:
-        """Features of the time embedding."""
+        """Number of features of the time embedding."""
         return 4 * self.model_channels
 
     @property
     def downsampling(self) -> int:
-        """Factor from the image to the innermost map."""
+        """Side of the image divided by the side of the innermost map."""
         return 2 ** (len(self.channel_mult) - 1)
 
     def time_embed(self) -> nn.Sequential:
@@ -79,7 +79,7 @@ class Architecture:
         """Return the channels of one head.
 
         Raises:
-            ValueError: where ``num_heads`` does not divide ``channels``.
+            ValueError: if ``num_heads`` does not divide ``channels``.
         """
         if self.num_head_channels is not None:
             return self.num_head_channels
@@ -88,7 +88,7 @@ class Architecture:
         return channels // self.num_heads
 
     def res_and_attention(self, in_channels: int, out_channels: int, *, level: int) -> list[nn.Module]:
-        """Build a residual block and, where this level has attention, the attention after it."""
+        """Build a residual block, followed by attention if this level has it."""
         layers: list[nn.Module] = [self.res_block(in_channels, out_channels)]
         if 2**level in self.attention_downsampling:
             layers.append(self.attention(out_channels))
@@ -103,7 +103,7 @@ class Architecture:
         return self.res_block(channels, channels, resample="up") if self.resblock_updown else Upsample(channels)
 
     def input_blocks(self, in_channels: int) -> tuple[nn.ModuleList, list[int]]:
-        """Build the encoder; also return the channels of each block's output, for the skips."""
+        """Build the encoder; return its blocks and the number of channels that each passes to the decoder."""
         channels = self.channel_mult[0] * self.model_channels
         blocks = [EmbedSequential(nn.Conv2d(in_channels, channels, 3, padding=1))]
         skips = [channels]
@@ -127,7 +127,10 @@ class Architecture:
 
 
 def run_block(block: nn.Module, *inputs: Tensor, use_checkpoint: bool) -> Tensor:
-    """Run a block; with ``use_checkpoint`` its activations are computed again in the backward pass, not stored."""
+    """Run a block; with ``use_checkpoint``, recompute its activations in the backward pass instead of storing them.
+
+    This is ``runtime.activation_checkpointing`` (docs/method.md, Diffusion training).
+    """
     if use_checkpoint and torch.is_grad_enabled():
         return checkpoint(block, *inputs, use_reentrant=False)
     return block(*inputs)

@@ -1,4 +1,7 @@
-"""The Gaussian diffusion process: noising, the learned reverse step, and the training loss."""
+"""The Gaussian diffusion process: noising, the learned reverse step, and the training loss.
+
+See docs/method.md, Diffusion process, Diffusion loss.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -18,11 +21,11 @@ from guided_diffusion.respacing import respaced_betas, space_timesteps
 Array = NDArray[np.float64]
 
 NoisePredictor = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""``(x_t, original timesteps, y) -> (B, C or 2C, H, W)``: ε̂, with the variance's v where there are 2C channels."""
+"""``(x_t, original timesteps, y) -> (B, C or 2C, H, W)``: ε̂, followed by the variance's v if there are 2C channels."""
 
 
 class Step(NamedTuple):
-    """The process's coefficients at the steps t of a batch, each (B, 1, 1, 1) float32."""
+    """Coefficients at a batch's steps t, each (B, 1, 1, 1) float32 (docs/method.md, Diffusion process)."""
 
     sqrt_alphas_cumprod: Tensor
     sqrt_one_minus_alphas_cumprod: Tensor
@@ -40,14 +43,14 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class PMeanVariance:
-    """The reverse step p(x_{t-1} | x_t), every field (B, C, H, W).
+    """The reverse step p(x_{t-1} | x_t), every field (B, C, H, W) (docs/method.md, Diffusion process).
 
     Attributes:
         mean: μ, the posterior mean for ``pred_xstart``.
         variance: σ².
         log_variance: log σ².
-        pred_xstart: x̂₀, in [-1, 1] where it was clipped.
-        eps: ε re-derived from ``pred_xstart``; the network's own where that was not clipped.
+        pred_xstart: x̂₀, in [-1, 1] if it was clipped.
+        eps: ε, computed again from ``pred_xstart`` if that was clipped; else the network's own output.
     """
 
     mean: Tensor
@@ -59,7 +62,10 @@ class PMeanVariance:
 
 @dataclass(frozen=True)
 class TrainingLosses:
-    """Losses per image, each (B,): ``loss`` = ``mse`` + ``vb``; ``vb`` is in bits per dimension."""
+    """Losses per image, each (B,): ``loss`` = ``mse`` + ``vb``, the latter in bits per dimension.
+
+    See docs/method.md, Diffusion loss.
+    """
 
     loss: Tensor
     mse: Tensor
@@ -68,12 +74,13 @@ class TrainingLosses:
 
 @dataclass(frozen=True, eq=False)
 class GaussianDiffusion:
-    """A diffusion process over its kept steps; ``t`` always indexes those, the network is given the original ones.
+    """A diffusion process over the steps that respacing keeps (docs/method.md, Diffusion process).
 
-    Arrays are (T,) float64; the batch's coefficients are gathered on its own device, without host synchronisation.
+    ``t`` always indexes the kept steps; the network receives the original timesteps. Arrays are (T,) float64. A batch's
+    coefficients are gathered on its own device, without host synchronisation.
 
     Attributes:
-        betas: variance added by each kept step.
+        betas: variance that each kept step adds.
         timestep_map: int64, the original timestep of each kept step.
     """
 
@@ -90,10 +97,10 @@ class GaussianDiffusion:
         num_steps: int = 1000,
         respacing: str | Sequence[int] = "",
     ) -> Self:
-        """Build the process of ``num_steps`` steps, or of the subset that ``respacing`` keeps.
+        """Build a process of ``num_steps`` steps, or of those of them that ``respacing`` keeps.
 
         Raises:
-            ValueError: for a schedule or respacing that does not exist, or when fewer than 2 steps are kept.
+            ValueError: for an unknown schedule, an impossible respacing, or one that keeps fewer than 2 steps.
         """
         kept = space_timesteps(num_steps, respacing)
         if len(kept) < 2:
@@ -108,17 +115,17 @@ class GaussianDiffusion:
 
     @cached_property
     def alphas_cumprod(self) -> Array:
-        """ᾱ_t, the part of x_0's variance that is left."""
+        """ᾱ_t, the share of x_0's variance that is left."""
         return np.cumprod(1 - self.betas, dtype=np.float64)
 
     @cached_property
     def alphas_cumprod_prev(self) -> Array:
-        """ᾱ of the step before; 1 before the first."""
+        """ᾱ of the previous step; 1 before the first."""
         return np.append(1.0, self.alphas_cumprod[:-1])
 
     @cached_property
     def alphas_cumprod_next(self) -> Array:
-        """ᾱ of the step after; 0 after the last."""
+        """ᾱ of the next step; 0 after the last."""
         return np.append(self.alphas_cumprod[1:], 0.0)
 
     @cached_property
@@ -128,7 +135,7 @@ class GaussianDiffusion:
 
     @cached_property
     def posterior_log_variance_clipped(self) -> Array:
-        """Log β̃_t, at t = 0 its value at t = 1."""
+        """Log β̃_t; at t = 0, where β̃_t is 0, the value of t = 1."""
         return np.log(np.append(self.posterior_variance[1], self.posterior_variance[1:]))
 
     @cached_property
@@ -148,7 +155,7 @@ class GaussianDiffusion:
         return Step(*self._tables[t.device][:, t, None, None, None])
 
     def original_timesteps(self, t: Tensor) -> Tensor:
-        """Return the timesteps, (B,) int64, that the network was trained with at the kept steps ``t``."""
+        """Return the original timesteps (B,) of the kept steps ``t``, which the network expects; both int64."""
         if t.device not in self._timesteps:
             self._timesteps[t.device] = torch.from_numpy(self.timestep_map).to(t.device)
         return self._timesteps[t.device][t]
@@ -159,12 +166,12 @@ class GaussianDiffusion:
         return step.sqrt_alphas_cumprod * x_start + step.sqrt_one_minus_alphas_cumprod * noise
 
     def predict_xstart_from_eps(self, x_t: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        """Return the x_0 that ε made into x_t, ``q_sample`` solved for x_0: √(1/ᾱ)·x_t - √(1/ᾱ-1)·ε."""
+        """Solve ``q_sample`` for x_0: return √(1/ᾱ)·x_t - √(1/ᾱ-1)·ε, (B, C, H, W)."""
         step = self.at(t)
         return step.sqrt_recip_alphas_cumprod * x_t - step.sqrt_recipm1_alphas_cumprod * eps
 
     def predict_eps_from_xstart(self, x_t: Tensor, t: Tensor, x_start: Tensor) -> Tensor:
-        """Return the ε that made x_0 into x_t, ``q_sample`` solved for ε: (√(1/ᾱ)·x_t - x_0) / √(1/ᾱ-1)."""
+        """Solve ``q_sample`` for ε: return (√(1/ᾱ)·x_t - x_0) / √(1/ᾱ-1), (B, C, H, W)."""
         step = self.at(t)
         return (step.sqrt_recip_alphas_cumprod * x_t - x_start) / step.sqrt_recipm1_alphas_cumprod
 
@@ -191,8 +198,8 @@ class GaussianDiffusion:
     def mean_variance(self, output: Tensor, x_t: Tensor, t: Tensor, *, clip_denoised: bool = True) -> PMeanVariance:
         """Turn a network's output (B, C or 2C, H, W) into the reverse step.
 
-        With 2C channels log σ² = frac·log β + (1-frac)·log β̃, frac = (v+1)/2 (improved DDPM, equation 15); with C it is
-        log β̃.
+        With 2C channels, log σ² = frac·log β + (1-frac)·log β̃ with frac = (v+1)/2 (improved DDPM, equation 15). With C
+        channels, log σ² = log β̃.
 
         Raises:
             ValueError: for another number of channels.
@@ -215,7 +222,8 @@ class GaussianDiffusion:
     ) -> TrainingLosses:
         """Return the hybrid loss of each image (improved DDPM, equation 16, both terms with weight 1).
 
-        The bound trains the variance alone: ε̂ is detached in it. It is 0 for a network without a learned variance.
+        The second term, ``vb``, trains only the variance, since ε̂ is detached in it. It is 0 for a network without a
+        learned variance.
 
         Args:
             model: predicts ε and, with 2C output channels, the variance's v.
@@ -234,7 +242,7 @@ class GaussianDiffusion:
         return TrainingLosses(mse + vb, mse, vb)
 
     def _variational_bound(self, output: Tensor, x_start: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """Return L_t in bits per dimension, (B,): KL(q ‖ p), at t = 0 the 8-bit likelihood of x_0."""
+        """Return a term of the bound in bits per dimension, (B,): KL(q ‖ p); at t = 0, -log p of the 8-bit levels."""
         model = self.mean_variance(output, x_t, t, clip_denoised=False)
         true_mean = self.q_posterior_mean(x_start, x_t, t)
         kl = normal_kl(true_mean, self.at(t).posterior_log_variance_clipped, model.mean, model.log_variance)
@@ -271,8 +279,8 @@ def _split(output: Tensor, channels: int) -> tuple[Tensor, Tensor | None]:
         eps, v = output.chunk(2, dim=1)
         return eps, v
     raise ValueError(
-        f"the network returned {output.shape[1]} channels for images of {channels}; "
-        f"give it {channels} (fixed variance) or {2 * channels} (learned variance)"
+        f"the network returned {output.shape[1]} channels for images of {channels} channels; "
+        f"it must return {channels} (fixed variance) or {2 * channels} (learned variance)"
     )
 
 

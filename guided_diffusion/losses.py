@@ -1,16 +1,19 @@
-"""Divergence and likelihood terms of the variational bound, element by element."""
+"""Divergence and likelihood terms of the variational bound, element by element (docs/method.md, Diffusion loss)."""
 
 import math
 
 import torch
 from torch import Tensor
 
-HALF_BIN = 1 / 255  # half the distance of two 8-bit levels on [-1, 1]
+HALF_BIN = 1 / 255  # half the distance between two 8-bit levels on [-1, 1]
 SMALLEST = 1e-12
 
 
 def normal_kl(mean1: Tensor, log_variance1: Tensor, mean2: Tensor, log_variance2: Tensor) -> Tensor:
-    """Return KL(N1 ‖ N2) of two diagonal Gaussians in nats, in the arguments' broadcast shape."""
+    """Return KL(N1 ‖ N2) of two diagonal Gaussians (docs/method.md, Diffusion loss).
+
+    The result is in nats, element by element, in the broadcast shape of the arguments.
+    """
     log_ratio = log_variance2 - log_variance1
     return 0.5 * (log_ratio - 1 + torch.exp(-log_ratio) + (mean1 - mean2) ** 2 * torch.exp(-log_variance2))
 
@@ -34,5 +37,5 @@ def discretised_gaussian_log_likelihood(x: Tensor, *, mean: Tensor, log_scale: T
 
 
 def _standard_normal_cdf(x: Tensor) -> Tensor:
-    # The tanh approximation, not erf: the published losses were computed with it.
+    # The tanh approximation instead of erf, as in the published losses.
     return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))

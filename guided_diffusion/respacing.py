@@ -1,4 +1,4 @@
-"""A shorter process on a subset of the steps: which are kept, and the betas that follow."""
+"""Respacing: a shorter process on a subset of the steps (docs/method.md, Diffusion process)."""
 
 from collections.abc import Sequence
 from itertools import accumulate, repeat
@@ -8,18 +8,19 @@ from numpy.typing import NDArray
 
 
 def space_timesteps(num_steps: int, respacing: str | Sequence[int]) -> list[int]:
-    """Choose the original timesteps that a respaced process keeps.
+    """Choose the original timesteps that a respaced process keeps (docs/method.md, Diffusion process).
 
     Args:
         num_steps: T of the original process.
-        respacing: ``""`` keeps all; ``"ddimN"`` keeps N steps at one integer stride (DDIM, section 5); ``"a,b,c"`` or a
-            sequence cuts the process into equal sections and keeps that count in each (improved DDPM, section 4).
+        respacing: ``""`` keeps all; ``"ddimN"`` keeps N steps at one integer stride; ``"a,b,c"``, or a sequence of
+            numbers, cuts the process into sections of equal length and keeps that many steps of each.
 
     Returns:
         The kept timesteps in [0, T), ascending.
 
     Raises:
-        ValueError: where no integer stride gives N, a section is shorter than its count, or the text is neither form.
+        ValueError: if no integer stride gives N steps, a section is shorter than its count, or the text has another
+            form.
     """
     if respacing == "":
         return list(range(num_steps))
@@ -31,14 +32,14 @@ def space_timesteps(num_steps: int, respacing: str | Sequence[int]) -> list[int]
 
 
 def respaced_betas(alphas_cumprod: NDArray[np.float64], kept: Sequence[int]) -> NDArray[np.float64]:
-    """Return the betas with which the kept steps alone reach the same noise levels.
+    """Return betas with which the kept steps reach the original noise levels (docs/method.md, Diffusion process).
 
     Args:
         alphas_cumprod: (T,) of the original process.
         kept: ascending timesteps in [0, T).
 
     Returns:
-        (len(kept),) float64: 1 - ᾱ of each kept step over ᾱ of the kept step before it.
+        (len(kept),) float64: 1 - ᾱ_i / ᾱ_j for each kept step i and the kept step j before it; ᾱ_j is 1 for the first.
     """
     levels = alphas_cumprod[np.asarray(kept)]
     return 1 - levels / np.append(1.0, levels[:-1])
@@ -83,7 +84,7 @@ def _in_sections(num_steps: int, counts: Sequence[int]) -> list[int]:
 
 
 def _evenly(length: int, count: int) -> list[int]:
-    """Spread ``count`` offsets over [0, length), its ends included."""
+    """Spread ``count`` offsets evenly from 0 to length - 1, both included."""
     stride = (length - 1) / (count - 1) if count > 1 else 1.0
-    # Summed, not multiplied: halves must round as they did where the published checkpoints were made.
+    # Sum the strides instead of multiplying, so that halves round as in the published implementation.
     return [round(offset) for offset in accumulate(repeat(stride, count - 1), initial=0.0)]

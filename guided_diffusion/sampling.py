@@ -1,6 +1,6 @@
-"""Samplers as pure functions: the noise is passed in, and one strength per image turns normal images into anomalies.
+"""Samplers as pure functions that receive their noise (docs/method.md, SDAS).
 
-``p_sample`` and ``ddim_sample`` make one step, ``ddim_reverse`` one step of inversion; each has its loop.
+``p_sample`` and ``ddim_sample`` take one step, ``ddim_reverse`` one step of inversion; each has a loop over all steps.
 """
 
 import math
@@ -17,23 +17,20 @@ Classifier = Callable[[Tensor, Tensor], Tensor]
 """``(x_t, original timesteps) -> (B, classes)`` logits."""
 
 StepNoise = Callable[[int], Tensor]
-"""``step -> (B, C, H, W)`` standard normal noise; called once for each kept step, from the last to 0."""
-
-Progress = Callable[[int, Tensor], None]
-"""Called after each kept step with its index and the images it left."""
+"""``step -> (B, C, H, W)``, standard normal noise; called once for each kept step, from the last to 0."""
 
 
 def classifier_gradient(classifier: Classifier, x: Tensor, t_original: Tensor, *, y: Tensor, scale: float) -> Tensor:
-    """Return scale·∇_x log p(y | x_t), in x's shape.
+    """Return scale·∇_x log p(y | x_t), in x's shape (docs/method.md, Guidance).
 
     Args:
-        classifier: gives the logits of the noisy images.
+        classifier: maps noisy images to logits.
         x: (B, C, H, W), x_t.
         t_original: (B,) int64, timesteps of the original process.
         y: (B,) int64, the classes to steer to.
         scale: the guidance scale.
     """
-    # A caller's no_grad or inference_mode holds for the sampler, not for this gradient.
+    # The sampler may run under no_grad or inference_mode, but this gradient is needed.
     with torch.inference_mode(False), torch.enable_grad():
         x = x.clone().detach().requires_grad_()
         log_probabilities = F.log_softmax(classifier(x, t_original.clone()).float(), dim=1)
@@ -43,10 +40,10 @@ def classifier_gradient(classifier: Classifier, x: Tensor, t_original: Tensor, *
 
 @dataclass(frozen=True)
 class ClassifierGuidance:
-    """A noise-aware classifier that steers samples to their class.
+    """A noise-aware classifier that steers samples to their class (docs/method.md, Guidance).
 
     Attributes:
-        classifier: gives the logits of noisy images.
+        classifier: maps noisy images to logits.
         scale: weight of the gradient; 1 follows Bayes' rule.
     """
 
@@ -57,10 +54,10 @@ class ClassifierGuidance:
         """Return scale·∇_x log p(y | x_t).
 
         Raises:
-            ValueError: when there is no class to steer to.
+            ValueError: if ``y`` is None.
         """
         if y is None:
-            raise ValueError("guidance needs the images' classes, y is None; pass y or sample without guidance")
+            raise ValueError("guidance needs the images' classes, but y is None; pass y or sample without guidance")
         return classifier_gradient(self.classifier, x, t_original, y=y, scale=self.scale)
 
 
@@ -77,9 +74,9 @@ def p_sample(
     guidance: ClassifierGuidance | None = None,
     clip_denoised: bool = True,
 ) -> Tensor:
-    """Make one ancestral step: x_{t-1} = μ + [t>0]·√(1+s)·σ_t·z (RealNet, equations 4 to 6).
+    """Take one ancestral step: x_{t-1} = μ + [t>0]·√(1+s)·σ_t·z (paper, Eq. 4 to 6).
 
-    Guidance moves μ by σ_t²·scale·∇_x log p(y | x_t) (ADM, algorithm 1), before the noise.
+    See docs/method.md, Ancestral sampling. Guidance first adds σ_t²·scale·∇_x log p(y | x_t) to μ (ADM, algorithm 1).
 
     Args:
         diffusion: the process.
@@ -88,8 +85,8 @@ def p_sample(
         t: (B,) int64, kept steps.
         noise: (B, C, H, W), z, standard normal.
         y: (B,) int64, classes.
-        anomaly_strength: s ≥ 0, of all images or (B,); the noise's variance is multiplied by 1 + s.
-        guidance: the classifier to steer by; None leaves μ as it is.
+        anomaly_strength: s ≥ 0, one number or (B,); multiplies the noise's variance by 1 + s.
+        guidance: the classifier to steer by; None leaves μ unchanged.
         clip_denoised: clip x̂₀ to [-1, 1].
 
     Raises:
@@ -100,7 +97,7 @@ def p_sample(
     if guidance is not None:
         mean = mean + prediction.variance * guidance.gradient(x, diffusion.original_timesteps(t), y)
     sigma = torch.exp(0.5 * prediction.log_variance)
-    # The factors stand in the published order, so that their product rounds as it did there.
+    # The factors are in the published order, so that their product rounds the same.
     return mean + _is_noisy(t) * sigma * noise * _sqrt_per_image(anomaly_strength, shift=1.0)
 
 
@@ -118,10 +115,11 @@ def ddim_sample(
     guidance: ClassifierGuidance | None = None,
     clip_denoised: bool = True,
 ) -> Tensor:
-    """Make one DDIM step (DDIM, equation 12), with [t>0]·√s·σ_t·z added to it.
+    """Take one DDIM step (DDIM, equation 12) and add [t>0]·√s·σ_t·z (docs/method.md, DDIM sampling).
 
-    √β̃_t·η is the spread of DDIM's own noise, σ_t that of the learned variance; both scale the same z. Guidance makes
-    ε into ε - √(1-ᾱ_t)·scale·∇_x log p(y | x_t) (ADM, algorithm 2); x̂₀ follows from it, without a second clipping.
+    DDIM's own noise has the deviation η·√β̃_t, the added noise √s·σ_t with the learned variance; both scale the same z.
+    Guidance replaces ε by ε - √(1-ᾱ_t)·scale·∇_x log p(y | x_t) (ADM, algorithm 2). x̂₀ follows from the new ε and is
+    not clipped again.
 
     Args:
         diffusion: the process.
@@ -130,9 +128,9 @@ def ddim_sample(
         t: (B,) int64, kept steps.
         noise: (B, C, H, W), z, standard normal.
         y: (B,) int64, classes.
-        eta: 0 is deterministic, 1 as noisy as ancestral sampling.
-        anomaly_strength: s ≥ 0, of all images or (B,).
-        guidance: the classifier to steer by; None leaves ε as it is.
+        eta: η; 0 is deterministic, 1 is as noisy as ancestral sampling.
+        anomaly_strength: s ≥ 0, one number or (B,).
+        guidance: the classifier to steer by; None leaves ε unchanged.
         clip_denoised: clip x̂₀ to [-1, 1].
 
     Raises:
@@ -161,13 +159,13 @@ def ddim_reverse(
     y: Tensor | None = None,
     clip_denoised: bool = True,
 ) -> Tensor:
-    """Make one step of the inversion: x_t to x_{t+1}, the deterministic DDIM step run upwards.
+    """Take one deterministic DDIM step upwards, from x_t to x_{t+1} (docs/method.md, DDIM inversion).
 
     Args:
         diffusion: the process.
         model: predicts ε.
         x: (B, C, H, W), x_t.
-        t: (B,) int64, kept steps; ᾱ after the last is 0.
+        t: (B,) int64, kept steps; ᾱ after the last one is 0.
         y: (B,) int64, classes.
         clip_denoised: clip x̂₀ to [-1, 1].
     """
@@ -186,27 +184,24 @@ def p_sample_loop(
     y: Tensor | None = None,
     anomaly_strength: float | Tensor = 0.0,
     guidance: ClassifierGuidance | None = None,
-    progress: Progress | None = None,
 ) -> Tensor:
-    """Sample images from noise by ``p_sample`` at every kept step.
+    """Sample images from noise by ``p_sample`` at every kept step (docs/method.md, Ancestral sampling).
 
     Args:
         diffusion: the process.
         model: predicts ε and the variance.
         x: (B, C, H, W), standard normal: x_T.
-        noise: gives the noise of each step; with one generator per image, an image does not depend on its batch.
+        noise: returns the noise of each step; with one generator per image, an image does not depend on its batch.
         y: (B,) int64, classes.
-        anomaly_strength: s ≥ 0, of all images or (B,); 0 gives normal images.
-        guidance: the classifier to steer by.
-        progress: told of every step.
+        anomaly_strength: s ≥ 0, one number or (B,); 0 gives normal images.
+        guidance: the classifier to steer by; None: no guidance.
 
     Returns:
-        (B, C, H, W), about [-1, 1].
+        (B, C, H, W), about in [-1, 1].
     """
     for step in reversed(range(diffusion.num_steps)):
         t = _everywhere(step, x)
         x = p_sample(diffusion, model, x, t, noise(step), y=y, anomaly_strength=anomaly_strength, guidance=guidance)
-        _report(progress, step, x)
     return x
 
 
@@ -220,26 +215,24 @@ def ddim_sample_loop(
     eta: float = 0.0,
     anomaly_strength: float | Tensor = 0.0,
     guidance: ClassifierGuidance | None = None,
-    progress: Progress | None = None,
 ) -> Tensor:
-    """Sample images from noise, or rebuild an inverted image, by ``ddim_sample`` at every kept step.
+    """Sample images, or rebuild inverted ones, by ``ddim_sample`` at every kept step (docs/method.md, DDIM sampling).
 
     Args:
         diffusion: the process.
         model: predicts ε and the variance.
         x: (B, C, H, W), x_T.
-        noise: gives the noise of each step; None where η and s are 0.
+        noise: returns the noise of each step; may be None if η and s are 0.
         y: (B,) int64, classes.
-        eta: 0 is deterministic, 1 as noisy as ancestral sampling.
-        anomaly_strength: s ≥ 0, of all images or (B,).
-        guidance: the classifier to steer by.
-        progress: told of every step.
+        eta: η; 0 is deterministic, 1 is as noisy as ancestral sampling.
+        anomaly_strength: s ≥ 0, one number or (B,).
+        guidance: the classifier to steer by; None: no guidance.
 
     Returns:
-        (B, C, H, W), about [-1, 1].
+        (B, C, H, W), about in [-1, 1].
 
     Raises:
-        ValueError: without noise where η or s asks for it.
+        ValueError: if η or s is not 0 and ``noise`` is None.
     """
     if noise is None and (eta != 0 or isinstance(anomaly_strength, Tensor) or anomaly_strength != 0):
         raise ValueError(f"eta {eta} and anomaly_strength {anomaly_strength} need noise; pass it, or set both to 0")
@@ -255,7 +248,6 @@ def ddim_sample_loop(
             anomaly_strength=anomaly_strength,
             guidance=guidance,
         )
-        _report(progress, step, x)
     return x
 
 
@@ -265,12 +257,10 @@ def ddim_reverse_loop(
     x: Tensor,
     *,
     y: Tensor | None = None,
-    progress: Progress | None = None,
 ) -> Tensor:
-    """Invert images (B, C, H, W) in [-1, 1] to the noise from which ``ddim_sample_loop`` rebuilds them."""
+    """Invert images (B, C, H, W) in [-1, 1] to noise, which DDIM turns back (docs/method.md, DDIM inversion)."""
     for step in range(diffusion.num_steps):
         x = ddim_reverse(diffusion, model, x, _everywhere(step, x), y=y)
-        _report(progress, step, x)
     return x
 
 
@@ -280,7 +270,7 @@ def _is_noisy(t: Tensor) -> Tensor:
 
 
 def _sqrt_per_image(anomaly_strength: float | Tensor, *, shift: float = 0.0) -> float | Tensor:
-    """Return √(shift + s), a number or (B, 1, 1, 1). Tensors are not checked: that would wait for the device."""
+    """Return √(shift + s), a number or (B, 1, 1, 1). Tensors are not checked, as that would wait for the device."""
     if isinstance(anomaly_strength, Tensor):
         return (shift + anomaly_strength).sqrt().reshape(-1, 1, 1, 1)
     if anomaly_strength < 0:
@@ -290,8 +280,3 @@ def _sqrt_per_image(anomaly_strength: float | Tensor, *, shift: float = 0.0) -> 
 
 def _everywhere(step: int, x: Tensor) -> Tensor:
     return torch.full((len(x),), step, dtype=torch.long, device=x.device)
-
-
-def _report(progress: Progress | None, step: int, x: Tensor) -> None:
-    if progress is not None:
-        progress(step, x)

@@ -1,4 +1,4 @@
-"""How fast the forward process adds noise: one beta for each of its T steps."""
+"""The noise schedule: one beta for each of the T forward steps (docs/method.md, Diffusion process)."""
 
 import math
 from typing import Literal
@@ -8,15 +8,15 @@ from numpy.typing import NDArray
 
 NoiseSchedule = Literal["linear", "cosine"]
 
-LINEAR_RANGE = (1e-4, 0.02)  # of the first and the last beta at T = 1000 (DDPM, section 4)
-MAX_BETA = 0.999  # keeps the cosine schedule from a singularity at t = T
+LINEAR_RANGE = (1e-4, 0.02)  # first and last beta at T = 1000
+MAX_BETA = 0.999  # avoids a singularity of the cosine schedule at t = T
 
 
 def betas(noise_schedule: NoiseSchedule, num_steps: int) -> NDArray[np.float64]:
-    """Return the variance that each forward step adds.
+    """Return the variance that each forward step adds (docs/method.md, Diffusion process).
 
     ``linear`` runs from 1e-4 to 0.02, scaled by 1000 / T so that the last noise level does not depend on T. ``cosine``
-    is improved DDPM's equation 17.
+    is equation 17 of improved DDPM.
 
     Args:
         noise_schedule: the schedule's name.
@@ -26,7 +26,7 @@ def betas(noise_schedule: NoiseSchedule, num_steps: int) -> NDArray[np.float64]:
         (T,) float64 in (0, 1).
 
     Raises:
-        ValueError: for an unknown name, or for a T that leaves a beta outside (0, 1).
+        ValueError: for an unknown name, or for a T with which a beta lies outside (0, 1).
     """
     if num_steps < 1:
         raise ValueError(f"num_steps is {num_steps}; give at least 1")
@@ -40,7 +40,7 @@ def betas(noise_schedule: NoiseSchedule, num_steps: int) -> NDArray[np.float64]:
 def _linear(num_steps: int) -> NDArray[np.float64]:
     first, last = (1000 / num_steps * beta for beta in LINEAR_RANGE)
     if last >= 1:
-        raise ValueError(f"num_steps is {num_steps}: the linear schedule's last beta would be {last:g}; give over 20")
+        raise ValueError(f"num_steps is {num_steps}: the linear schedule would end at beta {last:g}; give 21 or more")
     return np.linspace(first, last, num_steps, dtype=np.float64)
 
 

@@ -1,4 +1,4 @@
-"""The noise predictor: ADM's U-Net, with the published state dict's keys."""
+"""The noise predictor: ADM's U-Net; attribute names match the published weights."""
 
 import torch
 from torch import Tensor, nn
@@ -8,27 +8,27 @@ from guided_diffusion.encoder import Architecture, run_block
 
 
 class UNet(nn.Module):
-    """Predict the noise in an image, given its timestep and class (ADM, section 3).
+    """Predict the noise in an image from its timestep and class (docs/method.md, U-Net).
 
     The defaults are the published network for 256×256 images.
 
     Args:
         in_channels: channels of the image.
         model_channels: C.
-        out_channels: channels of the output, twice the image's where the variance is learned.
-        num_classes: classes to condition on; None for an unconditional network.
+        out_channels: channels of the output; twice those of the image if the variance is learned.
+        num_classes: number of classes to condition on; None for an unconditional network.
         channel_mult: channels of each level as multiples of C.
-        num_res_blocks: residual blocks per level (one more on the way up).
+        num_res_blocks: residual blocks per level of the encoder; the decoder has one more per level.
         attention_downsampling: downsampling factors with attention.
         num_head_channels: channels of an attention head; None takes ``num_heads``.
-        num_heads: number of heads everywhere, where ``num_head_channels`` is None.
+        num_heads: number of heads in every attention block; used only if ``num_head_channels`` is None.
         dropout: probability in the residual blocks.
-        use_scale_shift_norm: the embedding scales and shifts, instead of being added.
-        resblock_updown: resample in residual blocks, instead of by a convolution.
-        use_checkpoint: trade compute for memory in training; the numbers stay the same.
+        use_scale_shift_norm: scale and shift by the embedding instead of adding it.
+        resblock_updown: resample in residual blocks instead of by a convolution.
+        use_checkpoint: recompute activations in the backward pass: less memory, more time, the same numbers.
 
     Raises:
-        ValueError: for sizes that do not divide as the layers need.
+        ValueError: for channels that normalisation groups or attention heads do not divide.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class UNet(nn.Module):
 
         self.time_embed = architecture.time_embed()
         if num_classes is not None:
-            # drawn here: on the meta device nn.Embedding's own draw imports torch's compiler, which takes a second
+            # Drawn here, because on the meta device nn.Embedding's own draw imports torch's compiler: one second.
             drawn = torch.randn(num_classes, architecture.emb_channels)
             self.label_emb = nn.Embedding(num_classes, architecture.emb_channels, _weight=drawn)
         self.input_blocks, skips = architecture.input_blocks(in_channels)
@@ -79,18 +79,18 @@ class UNet(nn.Module):
         )
 
     def forward(self, x: Tensor, timesteps: Tensor, y: Tensor | None = None) -> Tensor:
-        """Predict ε, and v where the variance is learned.
+        """Predict ε, followed by v if the variance is learned.
 
         Args:
-            x: (B, in_channels, H, W), x_t; H and W multiples of the total downsampling.
-            timesteps: (B,), of the original process.
-            y: (B,) int64, classes; None where the network is unconditional.
+            x: (B, in_channels, H, W), x_t; H and W must be multiples of the total downsampling.
+            timesteps: (B,), timesteps of the original process.
+            y: (B,) int64, classes; None if the network is unconditional.
 
         Returns:
             (B, out_channels, H, W) float32.
 
         Raises:
-            ValueError: for an H or W that cannot be halved so often, or where y and ``num_classes`` disagree.
+            ValueError: for an H or W that is no such multiple, or if only one of y and ``num_classes`` is given.
         """
         self._check(x, y)
         emb = self._embed(timesteps, y)  # (B, 4C)
@@ -117,7 +117,7 @@ class UNet(nn.Module):
 
 
 def _output_blocks(architecture: Architecture, skips: list[int]) -> nn.ModuleList:
-    """Build the decoder: each block takes the level below it, concatenated with the skip that ``skips`` lists last."""
+    """Build the decoder; each block takes the previous output and the last encoder output that is still unused."""
     channels, blocks, skips = skips[-1], [], list(skips)
     for level, mult in reversed(list(enumerate(architecture.channel_mult))):
         for index in range(architecture.num_res_blocks + 1):

@@ -5,7 +5,7 @@
 >>> detector.predict("picture.png").verdict
 'normal'
 
-Whatever is wrong with an input, a file or a setting is raised as ``UserError``, whose message says how to repair it.
+An input, a file or a setting that cannot be used raises ``UserError``; its message says how to repair it.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ __all__ = ["Detector", "Prediction", "UserError"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import what a user asks for when it is asked for: ``import realnet`` alone stays light (PEP 562)."""
+    """Import a public name on first use, so that ``import realnet`` alone stays light (PEP 562)."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from realnet.detection import detector

@@ -1,4 +1,4 @@
-"""What scripts say instead of a traceback."""
+"""Errors that scripts report in plain words instead of a traceback."""
 
 import errno
 import re
@@ -10,7 +10,7 @@ ResultT = TypeVar("ResultT")
 
 
 class UserError(Exception):
-    """Say what is wrong with the user's input, with the value received, and how to repair it.
+    """An error in the user's input; the message shows the value received and says how to repair it.
 
     Scripts print the message without a traceback and exit with code 2.
     """
@@ -20,14 +20,14 @@ class UserError(Exception):
 
 
 class Stopped(Exception):
-    """A signal has ended the work early: it is saved, and the text says how to go on. Scripts exit with code 0."""
+    """A signal ended the work early. The work is saved, and the message says how to resume it; scripts exit with 0."""
 
 
 def for_each(function: Callable[[ItemT], ResultT], items: Iterable[ItemT]) -> list[ResultT]:
-    """Return what the function makes of each item.
+    """Return the function's result for each item.
 
     Raises:
-        UserError: where it refuses some: all refusals in one message, equal ones once.
+        UserError: if the function refuses any item; the message holds every refusal once.
     """
     results: list[ResultT] = []
     refusals: list[str] = []
@@ -49,30 +49,30 @@ _OF_MEMORY = re.compile(r"out of memory|can't allocate memory|ALLOC_FAILED")
 
 
 def advice_on(error: Exception) -> str | None:
-    """Say what this computer lacks, and what helps, where an error comes of that; None: it is another one."""
+    """Return what this computer lacks and what helps, if that caused the error; None for any other error."""
     if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
         where = error.filename or "a file cannot be written"
         return f"{where}: {error.strerror}; free space there, check its permissions, or choose another folder"
     if isinstance(error, RuntimeError) and "shared memory" in str(error):
         return (
             f"the workers that load images lack shared memory ({str(error).splitlines()[-1]}); give the container "
-            "more, such as by docker run --shm-size=8g, or set runtime.num_workers=0"
+            "more (docker run --shm-size=8g), or set runtime.num_workers=0"
         )
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _OF_MEMORY.search(str(error))):
         reason = ". ".join((str(error) or type(error).__name__).splitlines()[0].split(". ")[:2])
         return (
-            f"there is not enough memory ({reason}). Make the batches smaller (train.batch_size, with "
-            "train.accumulation so much larger; evaluation.batch_size; of sample.py batch_size), or set "
-            "runtime.activation_checkpointing=true or runtime.precision=bf16; --dry-run states the need"
+            f"there is not enough memory ({reason}). Make the batches smaller (train.batch_size, with a larger "
+            "train.accumulation to make up for it; evaluation.batch_size; batch_size for sample.py), or set "
+            "runtime.activation_checkpointing=true or runtime.precision=bf16; --dry-run shows how much is needed"
         )
     return None
 
 
 def message_of(error: UserError) -> str:
-    """Return the message alone; a worker of a DataLoader hands its errors on wrapped in a traceback."""
+    """Return the message alone, without the traceback that a DataLoader's worker puts around it."""
     return str(error).rpartition(f"{UserError.__module__}.{UserError.__name__}: ")[2]
 
 
 def printable(text: str) -> str:
-    """Return the text with backslashes for what UTF-8 cannot write, as of file names that are not in it."""
+    """Return the text with backslashes for what UTF-8 cannot encode, such as parts of some file names."""
     return text.encode(errors="backslashreplace").decode()

@@ -150,4 +150,4 @@ def test_the_published_detector():
         1,
     )
     assert (config.train.batch_size, config.train.num_epochs, config.train.evaluation_interval_epochs) == (16, 1000, 5)
-    assert (config.evaluation.score_pool, config.evaluation.aupro_fpr_limit) == (16, 0.3)
+    assert (config.evaluation.pool, config.evaluation.aupro_fpr_limit) == (16, 0.3)

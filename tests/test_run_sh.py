@@ -65,7 +65,7 @@ def start(tmp_path, monkeypatch) -> Iterator[Callable[..., subprocess.Popen]]:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # bash cannot undo a nohup of its parent
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - bash cannot undo a nohup
         )
         started.append(process)
         return process

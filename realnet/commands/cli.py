@@ -1,4 +1,4 @@
-"""What all scripts share: their flags, the way they end, and how they refuse bad input."""
+"""What all scripts share: flags, exit codes, and the way they refuse bad input."""
 
 import argparse
 import gc
@@ -39,7 +39,7 @@ def parser(
             metavar="CLASS",
             help="one class, several, or 'all' (the default)",
         )
-    made.add_argument("--config", type=Path, metavar="FILE", help="a YAML file instead of the dataset's own")
+    made.add_argument("--config", type=Path, metavar="FILE", help="a YAML file to use instead of the dataset's own")
     made.add_argument(
         "--set",
         action="append",
@@ -48,38 +48,38 @@ def parser(
         metavar="KEY=VALUE",
         help="override a key of the config, such as train.batch_size=8; may be given several times",
     )
-    made.add_argument("--seed", type=int, metavar="N", help="instead of the config's seed")
+    made.add_argument("--seed", type=int, metavar="N", help="replaces the config's seed")
     made.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1 or mps (default: a GPU if there is one)")
     if resume:
         made.add_argument(
             "--resume",
             action=argparse.BooleanOptionalAction,
             default=True,
-            help="go on from what earlier runs have left (the default), or start anew",
+            help="resume what earlier runs left (the default), or start from scratch",
         )
     made.add_argument("--dry-run", action="store_true", help="check everything, print the plan, and touch nothing")
-    made.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)  # torch.distributed.launch's
+    made.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)  # for torch.distributed.launch
     return made
 
 
 def load_config(model: type[ConfigT], stage: paths.Stage, arguments: argparse.Namespace) -> ConfigT:
-    """Read the stage's config as the flags ask for it.
+    """Read a stage's config, and apply ``--set`` and ``--seed``.
 
     Raises:
-        UserError: where the file or an override is wrong.
+        UserError: if the dataset is unknown, or the file or an override is invalid.
     """
     path = arguments.config or paths.experiment(arguments.dataset) / f"{stage}.yaml"
     if not (arguments.config or path.is_file()):
-        configs.load_dataset(arguments.dataset)  # of an unknown dataset it says which ones there are
+        configs.load_dataset(arguments.dataset)  # for an unknown dataset, the error lists the known ones
     seed = [] if arguments.seed is None else [f"seed={arguments.seed}"]
     return configs.load(model, path, [*arguments.overrides, *seed])
 
 
 def choose_classes(wanted: Sequence[str], known: Sequence[str], dataset: str) -> list[str]:
-    """Return the classes that the flags name, ``all`` being all of them.
+    """Return the classes that the flags name; ``all`` stands for every known class.
 
     Raises:
-        UserError: for an unknown class; names those that there are.
+        UserError: if a class is unknown; the message lists the known ones.
     """
     if list(wanted) == ["all"]:
         return list(known)
@@ -90,26 +90,25 @@ def choose_classes(wanted: Sequence[str], known: Sequence[str], dataset: str) ->
 
 
 def overrides(values: Mapping[str, object]) -> list[str]:
-    """Return flags that stand for config keys as ``--set`` would take them; None: the flag was not given."""
+    """Return ``--set`` arguments for flags that stand for config keys; None means that a flag was not given."""
     return [f"{key}={json.dumps(value)}" for key, value in values.items() if value is not None]
 
 
 def close(is_main: bool, *lines: str) -> None:
-    """Say what was written, where, and which command comes next; on the main process."""
+    """Print what was written, where, and the next command; only on the main process."""
     if is_main:
         print(*lines, sep="\n", flush=True)
 
 
 def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
-    """Run a script's main, which may return an exit code.
+    """Run a script's main, and exit with the code that it returns (None: 0).
 
-    Bad input, a full disk and too little memory end with one message and exit code 2.
-
-    Where one of several processes fails, the others end with its message and exit code.
+    Bad input, a full disk and too little memory end the script with one message and exit code 2. If one of several
+    processes fails, all end with its exit code.
     """
-    gc.set_threshold(20_000)  # Python's own, 700 or so, has it look for garbage for a tenth of the imports' time
+    gc.set_threshold(20_000)  # with Python's default, about 700, collecting garbage takes a tenth of the import time
     if os.environ.get("RANK", "0") != "0":
-        logging.getLogger("realnet").setLevel(logging.ERROR)  # advice is given once
+        logging.getLogger("realnet").setLevel(logging.ERROR)  # only one process gives advice
     try:
         sys.exit(main(None))
     except UserError as error:

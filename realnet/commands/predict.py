@@ -7,11 +7,11 @@ from realnet.commands import cli
 from realnet.config import RealNetConfig, paths
 
 EPILOG = """\
-reads    experiments/<dataset>/realnet_checkpoints/<class>/ckpt_last.pth, else ckpt_best.pth (or --checkpoint)
-writes   experiments/<dataset>/realnet_vis/<class>/predictions/ (or --output): predictions.csv, and a heatmap with the
-         outline of what is found for each image, under the image's own path
-exit     1 where a file or folder could not be read, or a heatmap not be written under its file's name (the others
-         are predicted), 2 for input that cannot be used
+reads    experiments/<dataset>/realnet_checkpoints/<class>/ckpt_last.pth, or else ckpt_best.pth (or --checkpoint)
+writes   experiments/<dataset>/realnet_vis/<class>/predictions/ (or --output): predictions.csv, and for each image a
+         heatmap that outlines the defects, under the image's own path
+exit     1 if a file or folder could not be read, or a heatmap could not be written under its file's name (all other
+         images are predicted), 2 if the input cannot be used
 """
 
 
@@ -21,15 +21,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--input", type=Path, required=True, metavar="PATH", help="an image, or a folder of images")
     parser.add_argument("--output", type=Path, metavar="DIR", help="where the verdicts and heatmaps go")
     parser.add_argument(
-        "--threshold", type=float, metavar="T", help="on the image score, instead of the calibrated one"
+        "--threshold", type=float, metavar="T", help="threshold on the image score, instead of the calibrated one"
     )
-    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="a detector, instead of the class's last")
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="a detector, instead of the class's own")
     parser.add_argument(
         "--batch_size",
         type=int,
         default=8,
         metavar="N",
-        help="images read and drawn at a time (8); changes speed and memory, never a result",
+        help="images processed at a time (default: 8); affects speed and memory, never a result",
     )
     flags = parser.parse_args(arguments)
     config = cli.load_config(RealNetConfig, "realnet", flags)
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = {
         "defect": "defect",
         "normal": "normal",
-        None: "without a verdict: no threshold is stored, give --threshold",
+        None: "without a verdict: the detector stores no threshold; give --threshold",
     }
     counts = [f"{number:>6} {names[verdict]}" for verdict, number in sorted(summary.verdicts.items(), key=str)]
     reasons = [one.reason for one in (*found.left_out, *summary.left_out)]

@@ -9,8 +9,9 @@ from realnet.commands import cli
 
 EPILOG = """\
 python prepare_data.py index   --dataset MVTec-AD            lists the images in data/MVTec-AD/samples/
-python prepare_data.py visa    --source /path/to/VisA        the makers' archive, laid out in data/VisA/visa
+python prepare_data.py visa    --source /path/to/VisA        the published archive, laid out in data/VisA/visa
 python prepare_data.py mtd     --source /path/to/MTD         the published folders MT_*, laid out in data/MTD/mtd
+python prepare_data.py solar                                 the solar cells of the package elpv-dataset
 python prepare_data.py add     --name bolts --source PHOTOS  your own images, which stay where they are
 python prepare_data.py preview --dataset bolts               a sheet of images, foregrounds and local anomalies
 python prepare_data.py check   --dataset bolts               reads every file; exit code 2 if a finding is fatal
@@ -21,8 +22,9 @@ data/README.md shows the layouts. Each command takes --help.
 
 COMMANDS = {
     "index": ("list a dataset's training and test images", ("--dataset", "--class_name", "--dry-run")),
-    "visa": ("lay out VisA as its makers published it", ("--source", "--dry-run")),
-    "mtd": ("lay out Magnetic Tile Defects as published", ("--source", "--train-list", "--dry-run")),
+    "visa": ("lay out the published archive of VisA", ("--source", "--dry-run")),
+    "mtd": ("lay out the published folders of Magnetic Tile Defects", ("--source", "--train-list", "--dry-run")),
+    "solar": ("lay out the solar cells of the ELPV dataset", ("--from", "--dry-run")),
     "add": ("register your own images", ("--name", "--source", "--layout", "--force", "--dry-run")),
     "preview": (
         "draw normal images, their foreground and local anomalies",
@@ -38,26 +40,32 @@ COMMANDS = {
 FLAGS: dict[str, dict[str, Any]] = {
     "--dataset": {"required": True, "metavar": "NAME", "help": "a folder of experiments/"},
     "--class_name": {"nargs": "+", "default": ["all"], "metavar": "CLASS", "help": "one, several, or 'all' (default)"},
-    "--name": {"required": True, "metavar": "NAME", "help": "of the new dataset, a folder of experiments/"},
+    "--name": {"required": True, "metavar": "NAME", "help": "the new dataset, a folder of experiments/"},
     "--source": {"required": True, "type": Path, "metavar": "DIR", "help": "the folder of images"},
+    "--from": {
+        "type": Path,
+        "dest": "source",
+        "metavar": "DIR",
+        "help": "the folder that holds labels.csv and images/ (default: the installed package elpv-dataset)",
+    },
     "--layout": {
         "choices": ("auto", "class", "mvtec", "sorted", "folder", "folders"),
         "default": "auto",
-        "help": "how the images lie there (data/README.md); auto tries these in turn and says what it recognised",
+        "help": "how that folder is laid out (see data/README.md); auto tries each and says what it recognised",
     },
-    "--train-list": {"type": Path, "metavar": "FILE", "help": "normal images to train on; default: a fixed 80 %%"},
+    "--train-list": {"type": Path, "metavar": "FILE", "help": "lists the images to train on (default: a fixed 80 %%)"},
     "--num_images": {"type": int, "default": 6, "metavar": "N", "help": "rows of the sheet"},
-    "--output": {"type": Path, "metavar": "DIR", "help": "for <class>.png, instead of experiments/NAME/realnet_vis"},
-    "--config": {"type": Path, "metavar": "FILE", "help": "instead of the dataset's realnet.yaml"},
+    "--output": {"type": Path, "metavar": "DIR", "help": "for <class>.png (default: experiments/NAME/realnet_vis)"},
+    "--config": {"type": Path, "metavar": "FILE", "help": "a YAML file to use instead of the dataset's realnet.yaml"},
     "--set": {
         "action": "append",
         "default": [],
         "dest": "overrides",
         "metavar": "KEY=VALUE",
-        "help": "of realnet.yaml",
+        "help": "override a key of realnet.yaml; may be given several times",
     },
-    "--seed": {"type": int, "metavar": "N", "help": "instead of the config's seed"},
-    "--force": {"action": "store_true", "help": "overwrite what is there"},
+    "--seed": {"type": int, "metavar": "N", "help": "replaces the config's seed"},
+    "--force": {"action": "store_true", "help": "overwrite existing files"},
     "--dry-run": {"action": "store_true", "help": "show what would be done, and touch nothing"},
 }
 
@@ -73,6 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             preparation.lay_out_visa(flags.source, dry_run=flags.dry_run)
         case "mtd":
             preparation.lay_out_mtd(flags.source, train_list=flags.train_list, dry_run=flags.dry_run)
+        case "solar":
+            preparation.lay_out_solar(flags.source, dry_run=flags.dry_run)
         case "add":
             preparation.add_dataset(
                 flags.name, flags.source, layout=flags.layout, force=flags.force, dry_run=flags.dry_run

@@ -7,11 +7,11 @@ from realnet.commands import cli
 from realnet.config import SampleConfig, paths
 
 EPILOG = """\
-reads    experiments/<dataset>/diffusion_checkpoints/ckpt_last.pth, and the classifier's where there is one
+reads    experiments/<dataset>/diffusion_checkpoints/ckpt_last.pth, and the classifier's, if there is one
 writes   data/<dataset>/sdas/<class>/00000.jpg …, manifest.csv (seed, strength and checkpoint of every image)
 then     python train_realnet.py --dataset <dataset>
 
---strength 0 0 makes normal images; the paper's detectors train on 0.1 to 0.2. Give --output for a look aside.
+--strength 0 0 makes normal images; the paper's detectors train on 0.1 to 0.2. Use --output to try other settings.
 """
 
 
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--num_samples", type=int, metavar="N", help="images per class")
     parser.add_argument("--no-guidance", action="store_true", help="sample without the classifier")
-    parser.add_argument("--format", choices=("jpg", "png"), help="of the images")
+    parser.add_argument("--format", choices=("jpg", "png"), help="file format of the images")
     parser.add_argument("--output", type=Path, metavar="DIR", help="a folder instead of data/<dataset>/sdas")
     flags = parser.parse_args(arguments)
     flags.overrides += cli.overrides(

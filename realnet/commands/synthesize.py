@@ -1,4 +1,4 @@
-"""Make local anomalies as a product: images, masks, the normal images they came from, and a manifest."""
+"""Export local anomalies: images, masks, the normal images they came from, and a manifest."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,19 +9,19 @@ from realnet.config import RealNetConfig, dump
 EPILOG = """\
 reads    the normal training images, and what anomalies.types of realnet.yaml asks for: SDAS images, DTD textures, or
          the images themselves (--set 'anomalies.types={self: 1}')
-writes   DIR/image/00000.png …, DIR/mask/…, DIR/source/… of equal names, and DIR/manifest.csv; where there are several
-         classes, a folder in DIR for each
+writes   DIR/image/00000.png …, DIR/mask/… and DIR/source/… with the same file names, and DIR/manifest.csv; with
+         several classes, DIR holds one folder per class
 
-The same code makes the training items of train_realnet.py; every image here has an anomaly. `sample.py --strength 0 0`
-makes normal images.
+The same code makes the training items of train_realnet.py, but here every image has an anomaly. For normal images, run
+`sample.py --strength 0 0`.
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Export local anomalies of the classes that the flags name."""
     parser = cli.parser(__doc__, class_name=True, epilog=EPILOG)
-    parser.add_argument("--num_samples", type=int, default=1000, metavar="N", help="of each class (default: 1000)")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="a folder of its own")
+    parser.add_argument("--num_samples", type=int, default=1000, metavar="N", help="images per class (default: 1000)")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="a folder without earlier results")
     flags = parser.parse_args(arguments)
     config = cli.load_config(RealNetConfig, "realnet", flags)
 

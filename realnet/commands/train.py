@@ -14,7 +14,14 @@ then     python evaluation_realnet.py --dataset <dataset> --class_name <class>
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train the detectors that the flags name, one after the other."""
-    flags = cli.parser(__doc__, class_name=True, resume=True, epilog=EPILOG).parse_args(arguments)
+    parser = cli.parser(__doc__, class_name=True, resume=True, epilog=EPILOG)
+    parser.add_argument(
+        "--preset",
+        choices=("published", "cpu"),
+        help="the defaults to start from; cpu: a small detector that trains in minutes without a GPU",
+    )
+    flags = parser.parse_args(arguments)
+    flags.overrides[:0] = cli.overrides({"preset": flags.preset})
     config = cli.load_config(RealNetConfig, "realnet", flags)
 
     from realnet.data.registry import open_dataset
@@ -22,7 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from realnet.errors import for_each
     from realnet.runtime.distributed import join_world, plan_world
     from realnet.training.batches import require_batches
-    from realnet.training.detector_task import detector_data, train_detector
+    from realnet.training.detector_data import detector_data
+    from realnet.training.detector_task import train_detector
 
     dataset = open_dataset(flags.dataset)
     classes = cli.choose_classes(flags.class_name, dataset.classes, flags.dataset)

@@ -13,7 +13,7 @@ then     python sample.py --dataset <dataset>
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train the classifier, or go on with it."""
+    """Train the classifier, or resume its training."""
     flags = cli.parser(__doc__, resume=True, epilog=EPILOG).parse_args(arguments)
     config = cli.load_config(ClassifierConfig, "classifier", flags)
 

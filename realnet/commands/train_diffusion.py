@@ -13,7 +13,7 @@ then     python train_classifier.py --dataset <dataset>   (optional), then sampl
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train the diffusion model, or go on with it."""
+    """Train the diffusion model, or resume its training."""
     flags = cli.parser(__doc__, resume=True, epilog=EPILOG).parse_args(arguments)
     config = cli.load_config(DiffusionConfig, "diffusion", flags)
 

@@ -1,4 +1,4 @@
-"""Typed configs: one model a stage, whose defaults are the published values; YAML files list what differs."""
+"""Typed configs, one model per stage, with the published defaults; YAML files list only what differs."""
 
 from realnet.config.base import (
     OptimiserConfig,
@@ -10,6 +10,7 @@ from realnet.config.base import (
 )
 from realnet.config.dataset import DatasetConfig, Foreground, ForegroundRule
 from realnet.config.detector import (
+    PUBLISHED_BLOCKS,
     AFSConfig,
     AnomalyConfig,
     AnomalyType,
@@ -17,6 +18,7 @@ from realnet.config.detector import (
     BlockConfig,
     CalibrationConfig,
     EvaluationConfig,
+    FeatureConfig,
     LossConfig,
     RealNetConfig,
     ReconstructionConfig,
@@ -26,6 +28,7 @@ from realnet.config.files import dump, experiments, load, load_dataset, parse_ya
 from realnet.config.generation import ClassifierConfig, DiffusionConfig, ProcessConfig, SampleConfig
 
 __all__ = [
+    "PUBLISHED_BLOCKS",
     "AFSConfig",
     "AnomalyConfig",
     "AnomalyType",
@@ -36,6 +39,7 @@ __all__ = [
     "DatasetConfig",
     "DiffusionConfig",
     "EvaluationConfig",
+    "FeatureConfig",
     "Foreground",
     "ForegroundRule",
     "LossConfig",

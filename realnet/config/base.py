@@ -1,6 +1,7 @@
-"""What the configs of all stages share: kinds of values, and the sections on runtime, optimiser and training."""
+"""What the configs of all stages share: value types, and the sections on runtime, optimiser and training."""
 
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
@@ -24,19 +25,20 @@ ImageSize = Annotated[tuple[Positive, Positive], BeforeValidator(_pair)]
 
 ClassName = Annotated[str, BeforeValidator(_name)]
 Respacing = Annotated[str, BeforeValidator(_name)]
-"""Which steps of a diffusion process are taken: a number of them, numbers by section (``10,5``), or ``ddim20``."""
+"""The diffusion steps to take: how many (``20``), how many per section (``10,5``), or DDIM's spacing (``ddim20``)."""
 
 
 class Section(BaseModel):
-    """A frozen part of a config that refuses unknown keys, infinities, and true or false where a number belongs."""
+    """A frozen part of a config; it refuses unknown keys, infinities, and booleans in place of other values."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     @field_validator("*", mode="before")
     @classmethod
     def _refuse_bool(cls, value: Any, info: ValidationInfo) -> Any:
         if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
-            raise ValueError("takes no true or false")
+            raise ValueError("must not be true or false")
         return value
 
 
@@ -54,21 +56,21 @@ class Range(Section):
     @model_validator(mode="after")
     def _check_order(self) -> Self:
         if self.low > self.high:
-            raise ValueError(f"the first number of a range is its smallest, got {self.low} to {self.high}")
+            raise ValueError(f"a range starts with its smaller number, got {self.low} to {self.high}")
         return self
 
 
 class RuntimeConfig(Section):
-    """How the work is run; changes nothing but speed, memory and rounding."""
+    """How the work runs; affects only speed, memory and rounding."""
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="auto: bf16 on a GPU that has it, else fp32"
     )
     num_workers: int = Field(4, ge=0, description="processes that load data, per training process")
     channels_last: bool = Field(True, description="memory layout of images and weights on a GPU")
-    activation_checkpointing: bool = Field(False, description="training: less memory for about a third more time")
+    activation_checkpointing: bool = Field(False, description="saves memory in training, for about a third more time")
     compile: bool = Field(
-        False, description="torch.compile the networks; needs a C++ compiler, and minutes before the first step"
+        False, description="torch.compile the networks; needs a C++ compiler, and delays the first step by minutes"
     )
 
 
@@ -95,14 +97,14 @@ class TrainConfig(Section):
     batch_size: Positive = Field(16, description="per process and micro-step")
     accumulation: Positive = Field(1, description="micro-steps averaged into one optimiser step")
     num_epochs: Positive = 1000
-    num_steps: Positive | None = Field(None, description="optimiser steps; where given, instead of num_epochs")
+    num_steps: Positive | None = Field(None, description="optimiser steps; replaces num_epochs if given")
     checkpoint_interval_steps: Positive = 1000
     log_interval_steps: Positive = 10
     augment: bool = Field(False, description="random flips and 90° rotations")
 
 
 class TrainingConfig(Section):
-    """What the training stages have in common."""
+    """What all training stages share."""
 
     seed: Seed = 0
     optimiser: OptimiserConfig = OptimiserConfig()

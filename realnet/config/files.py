@@ -1,4 +1,4 @@
-"""Config files: YAML read and checked, with errors that say what to repair."""
+"""Read and check YAML config files; errors say what to repair."""
 
 import difflib
 import re
@@ -14,20 +14,21 @@ from pydantic import BaseModel, ValidationError
 from realnet.config import paths
 from realnet.config.base import Section
 from realnet.config.dataset import DatasetConfig
+from realnet.config.presets import with_preset
 from realnet.errors import UserError
 
 ConfigT = TypeVar("ConfigT", bound=Section)
 
 
 class _YamlLoader(yaml.SafeLoader):
-    """YAML 1.2's plain scalars: ``1e-4`` is a number, ``01`` and ``on`` are strings. A key stands once."""
+    """Plain scalars as in YAML 1.2: ``1e-4`` is a number, ``01`` and ``on`` are strings. Repeated keys are refused."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         keys = [key.value for key, _ in node.value]
         repeated = [key for i, key in enumerate(keys) if key in keys[:i]]
         if repeated:
             raise yaml.constructor.ConstructorError(
-                None, None, f"the key {repeated[0]!r} stands twice", node.start_mark
+                None, None, f"the key {repeated[0]!r} appears twice", node.start_mark
             )
         return super().construct_mapping(node, deep)
 
@@ -43,10 +44,10 @@ for _tag, _pattern, _first in (
 
 
 def parse_yaml(text: str, source: str) -> Any:
-    """Parse YAML 1.2 scalars safely.
+    """Parse YAML safely, with the scalars of YAML 1.2.
 
     Raises:
-        UserError: where the text is no YAML; names ``source`` and the line.
+        UserError: if the text is not valid YAML; the message names ``source`` and the line.
     """
     try:
         return yaml.load(text, Loader=_YamlLoader)
@@ -55,10 +56,10 @@ def parse_yaml(text: str, source: str) -> Any:
 
 
 def load(model: type[ConfigT], path: Path, overrides: Sequence[str] = ()) -> ConfigT:
-    """Read a config file and apply ``a.b=value`` overrides, checked alike.
+    """Read a config file, apply ``a.b=value`` overrides, and check both.
 
     Raises:
-        UserError: names the file, the full key, the value, and the nearest valid key.
+        UserError: if either is invalid; the message names the file, the full key, the value, and the nearest valid key.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -68,6 +69,7 @@ def load(model: type[ConfigT], path: Path, overrides: Sequence[str] = ()) -> Con
     values = parse_yaml(text, str(path)) or {}
     if not isinstance(values, Mapping):
         raise UserError(f"{path} must hold keys and values, got {type(values).__name__}")
+    values = with_preset(model, values, _preset(model, values, overrides))
     config = _validate(model, values, str(path))
     if not overrides:
         return config
@@ -75,6 +77,13 @@ def load(model: type[ConfigT], path: Path, overrides: Sequence[str] = ()) -> Con
     for override in overrides:
         _apply_override(changed, override)
     return _validate(model, changed, "--set")
+
+
+def _preset(model: type[Section], values: Mapping[str, Any], overrides: Sequence[str]) -> Mapping[str, Any]:
+    """Return the defaults that an override or the file asks for by name; none for an unknown name, which is refused."""
+    given = (override.partition("=")[2] for override in overrides if override.startswith("preset="))
+    named = [parse_yaml(text, f"--set preset={text}") for text in given]
+    return model.presets.get(str([values.get("preset"), *named][-1]), {})
 
 
 def experiments() -> list[str]:
@@ -86,7 +95,7 @@ def load_dataset(dataset: str) -> DatasetConfig:
     """Read ``experiments/<dataset>/dataset.yaml``.
 
     Raises:
-        UserError: where there is no such dataset; names those that there are, and how to add one.
+        UserError: if there is no such dataset; the message lists those that exist and says how to add one.
     """
     path = paths.experiment(dataset) / "dataset.yaml"
     if not path.is_file():
@@ -146,18 +155,18 @@ PLAIN_WORDS = {
 
 
 def _is_pydantics_own(part: str) -> bool:
-    """Tell pydantic's words for a union's branches and a dict's keys from the user's keys."""
+    """Tell whether pydantic, not the user, named this part: after a union's branch or a dict's key."""
     return part.startswith(("constrained-", "literal[", "function-")) or part in {"ForegroundRule", "int", "[key]"}
 
 
 def _is_other_branch(problem: Any) -> bool:
-    """Tell a union's complaint that keys and values are none of its words; the values have complaints of their own."""
+    """Tell whether a union expects a word where the user gave keys; the problems of these keys are reported anyway."""
     in_union = any(str(part).startswith("literal[") for part in problem["loc"])
     return in_union and isinstance(problem["input"], dict)
 
 
 def _keys_at(model: type[BaseModel], location: Sequence[str]) -> list[str]:
-    """Return the fields of the section that a location leads to; a dict's own key is passed over."""
+    """Return the fields of the section at a location; a key of a plain dict leads to the dict's values."""
     current: Any = model
     for part in location:
         is_mapping = typing.get_origin(current) is dict

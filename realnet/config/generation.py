@@ -1,4 +1,4 @@
-"""The configs of the generating stages: diffusion, classifier, SDAS sampling (method, sections 1 and 2)."""
+"""The configs of the generating stages: diffusion, classifier, SDAS sampling."""
 
 from typing import Annotated, Literal, Self
 
@@ -20,7 +20,7 @@ from realnet.config.base import (
 
 
 class ProcessConfig(Section):
-    """The diffusion process (ADM)."""
+    """The diffusion process of ADM (docs/method.md, Diffusion process)."""
 
     noise_schedule: Literal["linear", "cosine"] = "linear"
     num_steps: Positive = 1000
@@ -33,7 +33,7 @@ class NetworkConfig(Section):
     channel_mult: tuple[Positive, ...] = Field((1, 1, 2, 2, 4, 4), min_length=1)
     num_res_blocks: Positive = 2
     attention_resolutions: tuple[Positive, ...] = Field(
-        (32, 16, 8), description="feature sides (of the shorter image side) at which attention is applied"
+        (32, 16, 8), description="apply attention where the shorter side of the feature map has one of these lengths"
     )
     num_head_channels: Positive = 64
     dropout: Fraction = 0.0
@@ -44,7 +44,11 @@ class NetworkConfig(Section):
         return tuple(factor for factor in factors if min(image_size) / factor in self.attention_resolutions)
 
     def check_image_size(self, image_size: tuple[int, int]) -> None:
-        """Raise ValueError where the image's sides are no multiples of the total downsampling."""
+        """Check that both sides of the image are multiples of the total downsampling.
+
+        Raises:
+            ValueError: if one is not.
+        """
         factor = 2 ** (len(self.channel_mult) - 1)
         if any(side % factor for side in image_size):
             height, width = image_size
@@ -54,19 +58,19 @@ class NetworkConfig(Section):
 
 
 class UNetConfig(NetworkConfig):
-    """The diffusion U-Net."""
+    """The diffusion U-Net (docs/method.md, U-Net)."""
 
     channels: Positive = 256
 
 
 class EncoderConfig(NetworkConfig):
-    """The noise-aware classifier."""
+    """The noise-aware classifier (docs/method.md, Guidance classifier)."""
 
     channels: Positive = 128
 
 
 class DiffusionTrainConfig(TrainConfig):
-    """Length and batches of diffusion training."""
+    """Length and batches of diffusion training (docs/method.md, Diffusion training)."""
 
     batch_size: Positive = 5
     accumulation: Positive = 3
@@ -74,15 +78,18 @@ class DiffusionTrainConfig(TrainConfig):
 
 
 class DiffusionRuntimeConfig(RuntimeConfig):
-    """How diffusion training is run."""
+    """How diffusion training runs."""
 
     ema_on_cpu: bool = Field(
-        False, description="keep the average of the weights in the computer's own memory, not in the GPU's"
+        False, description="keep the moving average of the weights in CPU memory, not in GPU memory"
     )
 
 
 class DiffusionValidationConfig(Section):
-    """The health check during training: DDIM round trip and samples of several strengths."""
+    """The readiness check during training: DDIM round trip, and samples of several strengths.
+
+    See docs/method.md, Readiness.
+    """
 
     interval_epochs: Positive = 10
     num_batches: Positive = 7
@@ -94,7 +101,7 @@ class DiffusionConfig(TrainingConfig):
     """``diffusion.yaml``: the class-conditional diffusion model of a dataset."""
 
     image_size: ImageSize = (256, 256)
-    pretrained: str | None = Field("pretrain/256x256_diffusion.pt", description="None: from random weights")
+    pretrained: str | None = Field("pretrain/256x256_diffusion.pt", description="None: start from random weights")
     process: ProcessConfig = ProcessConfig()
     model: UNetConfig = UNetConfig()
     optimiser: ClippedOptimiserConfig = ClippedOptimiserConfig()
@@ -119,7 +126,7 @@ class ClassifierConfig(TrainingConfig):
     """``classifier.yaml``: the noise-aware classifier that guides sampling."""
 
     image_size: ImageSize = (256, 256)
-    pretrained: str | None = Field("pretrain/256x256_classifier.pt", description="None: from random weights")
+    pretrained: str | None = Field("pretrain/256x256_classifier.pt", description="None: start from random weights")
     process: ProcessConfig = ProcessConfig()
     model: EncoderConfig = EncoderConfig()
     optimiser: ClippedOptimiserConfig = ClippedOptimiserConfig()
@@ -132,17 +139,17 @@ class ClassifierConfig(TrainingConfig):
 
 
 class SampleConfig(Section):
-    """``sample.yaml``: strength-controllable diffusion anomaly synthesis (SDAS)."""
+    """``sample.yaml``: strength-controllable diffusion anomaly synthesis (docs/method.md, SDAS)."""
 
     seed: Seed = 0
     diffusion: str | None = Field(None, description="a checkpoint; None: the dataset's own ckpt_last.pth")
-    classifier: str | None = Field(None, description="a checkpoint; None: the dataset's own, where there is one")
+    classifier: str | None = Field(None, description="a checkpoint; None: the dataset's own, if there is one")
     num_samples: Positive = Field(10_000, description="images per class")
     strength: Range = Field(Range(low=0.1, high=0.2), description="anomaly strength s, drawn per image")
     sampler: Literal["ancestral", "ddim"] = "ancestral"
     respacing: Respacing = "ddim20"
-    eta: Fraction = Field(0.0, description="DDIM's noise; the ancestral sampler has none to set")
-    guidance: bool = Field(True, description="use the classifier where one is trained")
+    eta: Fraction = Field(0.0, description="DDIM's noise (0: none); no effect on the ancestral sampler")
+    guidance: bool = Field(True, description="use the classifier if one is trained")
     guidance_scale: float = Field(1.0, ge=0)
     batch_size: Positive = 16
     format: Literal["jpg", "png"] = "jpg"
@@ -151,5 +158,5 @@ class SampleConfig(Section):
     @model_validator(mode="after")
     def _check_strength(self) -> Self:
         if self.strength.low < 0:
-            raise ValueError(f"strength starts at 0 (normal images), got {self.strength.low}")
+            raise ValueError(f"strength must be 0 (normal images) or more, got {self.strength.low}")
         return self

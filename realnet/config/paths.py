@@ -1,4 +1,4 @@
-"""Where things lie, relative to the folder that the scripts are started from."""
+"""Where files are, relative to the folder in which the scripts start."""
 
 from pathlib import Path
 from typing import Literal

@@ -1,15 +1,21 @@
-"""Thresholds and display scale without test labels: from normal images and fresh local anomalies."""
+"""Fit thresholds and display scale to normal images and new local anomalies, without test labels.
+
+See docs/method.md, Calibration.
+"""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from realnet.anomalies.probes import draw_probe
 from realnet.anomalies.synthesis import AnomalySynthesizer
-from realnet.config import RealNetConfig
+from realnet.config import Foreground, RealNetConfig
 from realnet.data.images import Image, normalise, read_image, resize_image
 from realnet.data.index import Entry
 from realnet.detection.maps import anomaly_maps
@@ -17,27 +23,26 @@ from realnet.metrics.curves import FloatArray, MaskArray, MetricUndefined, Score
 from realnet.metrics.image_score import image_scores
 from realnet.models.realnet import RealNet
 from realnet.runtime.distributed import World
-from realnet.runtime.precision import Precision
 from realnet.runtime.progress import stoppable_bar
 
 logger = logging.getLogger("realnet")
 
 CALIBRATION_EPOCH = 2**31 - 1
-"""The anomalies' draws belong to this epoch and those before it, which training never reaches: they are fresh."""
+"""Anomalies are drawn from this epoch and the ones before it, which training never reaches, so they are new."""
 DISPLAY_QUANTILE = 0.95
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What turns scores into verdicts and pictures.
+    """The values that turn scores into verdicts and pictures (docs/method.md, Calibration).
 
     Attributes:
         image_threshold: an image score at or above it is a defect.
         pixel_threshold: an anomaly-map value at or above it is a defect.
         display_scale: the anomaly-map value that heatmaps show as hottest, in (0, 1].
-        held_out: whether the weights were not trained on these images.
-        num_images: how many normal images it rests on.
-        num_anomalies: how many local anomalies it rests on.
+        held_out: whether the normal images were held out from training.
+        num_images: number of normal images used.
+        num_anomalies: number of local anomalies used.
     """
 
     image_threshold: float
@@ -55,7 +60,8 @@ class Calibration:
 def split_holdout(entries: Sequence[Entry], fraction: float) -> tuple[list[Entry], list[Entry]]:
     """Split training images into those to train on and those to calibrate on.
 
-    The second are evenly spread and, where the fraction is above 0 and there are two images, at least one.
+    The images to calibrate on are evenly spread. There is at least one if the fraction is above 0 and there are two
+    images or more.
     """
     number = min(len(entries) - 1, max(1, round(fraction * len(entries)))) if fraction > 0 else 0
     held = set(_spread(len(entries), number + 2)[1:-1]) if number > 0 else set()
@@ -65,36 +71,46 @@ def split_holdout(entries: Sequence[Entry], fraction: float) -> tuple[list[Entry
     )
 
 
-def calibrate(
-    model: RealNet,
-    entries: Sequence[Entry],
-    image_root: Path,
-    *,
-    synthesizer: AnomalySynthesizer,
-    config: RealNetConfig,
-    world: World,
-    held_out: bool,
-    description: str = "calibration",
-) -> Calibration | None:
-    """Fix the thresholds between normal images and local anomalies on them.
+@dataclass(frozen=True)
+class Examples:
+    """Normal images and local anomalies on them, uint8 RGB (H, W, 3), to calibrate a trained detector on.
 
-    Of images by the largest difference of true and false positive rate, of pixels by the best F1.
+    Attributes:
+        normal: at the detector's input size.
+        anomalous: likewise.
+        masks: (N, H, W) bool, of the anomalous ones.
+    """
 
-    It depends on the weights, the images and the seed alone, and leaves torch's random numbers as they are.
+    normal: Sequence[Image]
+    anomalous: Sequence[Image]
+    masks: MaskArray
+
+    def maps(self, of_batch: Callable[[Tensor], FloatArray], batch_size: int, description: str, world: World) -> "Maps":
+        """Apply a function of images (B, 3, H, W) to all examples, batch by batch, and return its results."""
+        pictures = [*self.normal, *self.anomalous]
+        batches = [pictures[start : start + batch_size] for start in range(0, len(pictures), batch_size)]
+        shown = stoppable_bar(batches, description, world)
+        found = np.concatenate([of_batch(torch.stack([normalise(image) for image in batch])) for batch in shown])
+        return Maps(found[: len(self.normal)], found[len(self.normal) :])
+
+
+class Maps(NamedTuple):
+    """Maps of the normal and of the anomalous examples."""
+
+    normal: FloatArray
+    anomalous: FloatArray
+
+
+def draw_examples(
+    entries: Sequence[Entry], image_root: Path, synthesizer: AnomalySynthesizer, config: RealNetConfig
+) -> Examples:
+    """Read normal images and draw new local anomalies on them, reproducibly from the seed.
 
     Args:
-        model: any mode; it is given back in the same.
         entries: normal images; at most ``calibration.num_anomalies`` of them are used, evenly spread.
-        image_root: what the entries' filenames are relative to.
+        image_root: the folder that the entries' file names are relative to.
         synthesizer: makes the anomalies.
         config: of the detector.
-        world: this process, which calibrates alone; its number format is that of use.
-        held_out: recorded: whether the weights were not trained on these images.
-        description: names the progress bar.
-
-    Returns:
-        The calibration; None, with a warning, where there is nothing to tell apart (no anomaly fell on the object,
-        or the network's output is not a number).
     """
     number = config.calibration.num_anomalies
     used = [entries[index] for index in _spread(len(entries), min(len(entries), number))]
@@ -104,23 +120,62 @@ def calibrate(
         for i in range(number)
     ]
     anomalies = [anomaly for anomaly in drawn if anomaly.mask.any()]
+    masks = np.array([anomaly.mask for anomaly in anomalies])
+    return Examples(images, [anomaly.image for anomaly in anomalies], masks)
+
+
+def draw_probes(examples: Examples, foreground: Foreground, config: RealNetConfig) -> Examples:
+    """Draw anomalies that no detector is trained on onto the same normal images, reproducibly from the seed."""
+    number = config.calibration.num_anomalies
+    drawn = [
+        draw_probe(examples.normal[i % len(examples.normal)], foreground, _generator(config.seed + 1, i, number))
+        for i in range(number)
+    ]
+    found = [(image, mask) for image, mask in drawn if mask.any()]
+    return Examples(examples.normal, [image for image, _ in found], np.array([mask for _, mask in found]))
+
+
+def calibrate(
+    model: RealNet,
+    examples: Examples,
+    *,
+    config: RealNetConfig,
+    world: World,
+    held_out: bool,
+    description: str = "calibration",
+) -> Calibration | None:
+    """Set the thresholds between normal images and local anomalies on them (docs/method.md, Calibration).
+
+    The image threshold has the largest difference of true and false positive rate, the pixel threshold the best F1. The
+    result depends only on the weights and the examples; torch's random state does not change.
+
+    Args:
+        model: in any mode, which is restored afterwards.
+        examples: from :func:`draw_examples`.
+        config: of the detector.
+        world: this process, which calibrates alone, in the number format in which the detector is used.
+        held_out: whether the normal images were held out from training; stored in the result.
+        description: text of the progress bar.
+
+    Returns:
+        The calibration; None, with a warning, if there is nothing to tell apart (no anomaly fell on the object, or the
+        network returns NaN).
+    """
     was_training = model.training
     model.eval()
     try:
-        batches = [
-            pictures[start : start + config.evaluation.batch_size]
-            for pictures in (images, [anomaly.image for anomaly in anomalies])
-            for start in range(0, len(pictures), config.evaluation.batch_size)
-        ]
-        shown = stoppable_bar(batches, description, world)
-        maps = np.concatenate([_maps(model, batch, world.precision) for batch in shown])
+        maps = examples.maps(
+            lambda batch: anomaly_maps(model, batch, world.precision).cpu().numpy(),
+            config.evaluation.batch_size,
+            description,
+            world,
+        )
     finally:
         model.train(was_training)
-    normal, anomalous = maps[: len(images)], maps[len(images) :]
     try:
-        return _calibration(normal, anomalous, np.array([a.mask for a in anomalies]), config=config, held_out=held_out)
+        return _calibration(*maps, examples.masks, config=config, held_out=held_out)
     except MetricUndefined as error:
-        logger.warning("WARNING: no calibration, hence no verdicts without --threshold: %s", error)
+        logger.warning("WARNING: no calibration, so there are no verdicts without --threshold: %s", error)
         return None
 
 
@@ -130,12 +185,8 @@ def _generator(seed: int, number: int, num_images: int) -> np.random.Generator:
 
 
 def _spread(length: int, number: int) -> list[int]:
-    """Return ``number`` indexes into ``length`` items, evenly spread from the first to the last."""
+    """Return ``number`` indexes into ``length`` items, evenly spread from first to last."""
     return [int(index) for index in np.linspace(0, length - 1, number).round()]
-
-
-def _maps(model: RealNet, images: Sequence[Image], precision: Precision) -> FloatArray:
-    return anomaly_maps(model, torch.stack([normalise(image) for image in images]), precision).cpu().numpy()
 
 
 def _calibration(
@@ -143,7 +194,7 @@ def _calibration(
 ) -> Calibration:
     if not len(anomalous):
         raise MetricUndefined("no local anomaly fell on the object in these images")
-    pool = config.evaluation.score_pool
+    pool = config.evaluation.pool
     good, bad = image_scores(normal, pool), image_scores(anomalous, pool)
     truth = np.concatenate([np.zeros(normal.shape, bool), masks])
     pixel_threshold = pixel_curve(np.concatenate([normal, anomalous]), truth).f1_max.threshold
@@ -159,7 +210,7 @@ def _calibration(
 
 
 def _image_threshold(normal: FloatArray, anomalous: FloatArray) -> float:
-    """Return the middle between the anomaly at which detection is best and the next normal score below it."""
+    """Return the middle between the best threshold, which is an anomaly's score, and the next normal score below it."""
     scores = np.concatenate([normal, anomalous])
     best = _best_threshold(image_curve(scores, np.repeat([0, 1], [len(normal), len(anomalous)])))
     below = normal[normal < best]
@@ -167,10 +218,10 @@ def _image_threshold(normal: FloatArray, anomalous: FloatArray) -> float:
 
 
 def _best_threshold(curve: ScoreCurve) -> float:
-    """Return the threshold of the largest (true positive rate - false positive rate), the highest if several.
+    """Return the threshold with the largest (true positive rate - false positive rate), the highest if several.
 
-    Not of the best F1: of few held-out images false alarms would weigh next to nothing in it, and where the two kinds
-    overlap it is best to call everything a defect.
+    F1 would not do here. With few held-out images, false alarms hardly count in it, and if the scores overlap, F1 is
+    best when everything is called a defect.
     """
     gain = curve.true_positives / curve.num_defect - curve.false_positives / curve.num_normal
     return float(curve.thresholds[int(np.argmax(gain))])

@@ -1,4 +1,4 @@
-"""The checkpoints of a class's detector."""
+"""Find the checkpoints of a class's detector."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,23 +8,31 @@ from realnet.config import paths
 from realnet.errors import UserError
 from realnet.models import checkpoint
 
-Protocol = Literal["last", "best", "given"]
+ReferenceName = Literal["padim", "nearest"]
+REFERENCES: Mapping[ReferenceName, str] = {
+    "padim": "PaDiM: a Gaussian at each position, no training",
+    "nearest": "PatchCore: nearest normal features, no training",
+}
+Protocol = Literal["last", "best", "given", "padim", "nearest"]
 PROTOCOLS: Mapping[Protocol, str] = {
     "last": "last step: no test data used",
     "best": "best on the test split, as published",
     "given": "the file given by --checkpoint",
+    "padim": REFERENCES["padim"],
+    "nearest": REFERENCES["nearest"],
 }
+"""Where the results of a detector come from: the choice of its checkpoint, or a reference without training."""
 
 
 def find_checkpoints(dataset: str, class_name: str, given: Path | None = None) -> dict[Protocol, Path]:
-    """Return the file given, else the class's checkpoints that there are: the last, and the best on the test split.
+    """Return the given file, else the class's existing checkpoints: last, and best on the test split.
 
     Raises:
-        UserError: where there is no such file.
+        UserError: if the given file does not exist.
     """
     if given is not None:
         if not given.is_file():
-            raise UserError(f"--checkpoint {given} does not exist; give a detector's file, or leave it out")
+            raise UserError(f"--checkpoint {given} does not exist; give a detector's file, or leave --checkpoint out")
         return {"given": given}
     folder = paths.output(dataset, "realnet", "checkpoints", class_name)
     known: dict[Protocol, Path] = {"last": folder / paths.LAST, "best": folder / paths.BEST}
@@ -32,7 +40,7 @@ def find_checkpoints(dataset: str, class_name: str, given: Path | None = None) -
 
 
 def missing_checkpoint(dataset: str, class_name: str) -> str:
-    """Say that a class has no checkpoint, and which command makes it."""
+    """Return the error message for a class without checkpoint, with the command that makes one."""
     path = paths.output(dataset, "realnet", "checkpoints", class_name) / paths.LAST
     command = checkpoint.MADE_BY["realnet"].format(dataset=dataset, class_name=class_name)
     return f"{path} does not exist; make it with: {command}"

@@ -1,4 +1,4 @@
-"""A trained detector for use: load it, and ask it for a verdict on any picture."""
+"""A trained detector: load it from a checkpoint and get verdicts on images."""
 
 import logging
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from PIL import Image as PILImage
 from PIL import ImageOps
 from pydantic import ValidationError
 
-from realnet.config import RealNetConfig
+from realnet.config import EvaluationConfig, RealNetConfig
 from realnet.data.images import Image, normalise, read_image, resize_image
 from realnet.detection.calibration import Calibration
 from realnet.detection.maps import DIVERGED, anomaly_maps
@@ -24,23 +24,26 @@ from realnet.models import checkpoint
 from realnet.models.build import build_detector, has_backbone
 from realnet.models.checkpoint import Checkpoint
 from realnet.models.realnet import RealNet
+from realnet.models.statistics import IMAGENET
 from realnet.runtime.distributed import best_device
 from realnet.runtime.placement import make_ready
 from realnet.runtime.precision import Precision, resolve
 
 logger = logging.getLogger("realnet")
 
+NOT_FILES = frozenset({"hub", "package", "none"})
+"""What ``backbone.weights`` may be other than a file."""
 ImageInput = np.ndarray | PILImage.Image | str | Path
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a detector says of an image.
+    """A detector's result for one image.
 
     Attributes:
-        image_score: how anomalous the image is, in [0, 1].
-        anomaly_map: (H, W) float32 in [0, 1], at the input's resolution.
-        threshold: the image score from which on the verdict is "defect"; None: there is none, hence no verdict.
+        image_score: how anomalous the image is, in [0, 1] (docs/method.md, Image score).
+        anomaly_map: (H, W) float32 in [0, 1], at the resolution of the given image.
+        threshold: the verdict is "defect" if the image score is at least this; None: there is no verdict.
     """
 
     image_score: float
@@ -49,7 +52,7 @@ class Prediction:
 
     @property
     def verdict(self) -> Literal["defect", "normal"] | None:
-        """Return "defect" where the score reaches the threshold, else "normal"; None without a threshold."""
+        """Return "defect" if the score reaches the threshold, else "normal"; None without a threshold."""
         if self.threshold is None:
             return None
         return "defect" if self.image_score >= self.threshold else "normal"
@@ -57,14 +60,14 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Detector:
-    """A trained detector of one class.
+    """A trained detector of one class (docs/method.md, Detector).
 
     Attributes:
         model: in eval mode.
-        config: that it was trained with.
-        calibration: thresholds and display scale; None for checkpoints without.
-        facts: the checkpoint's (step, metrics, …).
-        precision: the number format in use.
+        config: the config that it was trained with.
+        calibration: thresholds and display scale; None if the checkpoint has none.
+        facts: further values of the checkpoint (step, metrics, …).
+        precision: the number format and device that it runs in.
     """
 
     model: RealNet
@@ -85,26 +88,26 @@ class Detector:
         dataset: str | None = None,
         class_name: str | None = None,
     ) -> Self:
-        """Load a detector from a checkpoint of this project, or of the published format.
+        """Load a detector from a checkpoint of this project or in the published format.
 
         Args:
             path: ``ckpt_last.pth`` or ``ckpt_best.pth``.
-            device: where to run; None takes the best one available.
-            precision: number format and device, instead of ``device`` and the stored ``runtime.precision``.
-            config: describes the network of a published checkpoint, which holds no config of ours. Of a checkpoint of
-                ours it replaces what is no part of the network: ``runtime``, ``evaluation``, and ``backbone.weights``
-                where it names a file, or the file that the detector was trained on is not there.
-            backbone_weights: where the file lies that the backbone's weights are in, which are no part of our
-                checkpoints; None looks where they lay in training, relative to the current folder.
-            dataset: refuse a checkpoint of another one.
-            class_name: likewise.
+            device: the device to run on; None takes the best one available.
+            precision: number format and device; replaces ``device`` and the stored ``runtime.precision``.
+            config: for a published checkpoint, which has no config, the description of its network. For a checkpoint of
+                this project, it replaces the settings that are not part of the network: ``runtime``, ``evaluation``,
+                and ``backbone.weights`` if it names a file or the file used in training is missing.
+            backbone_weights: the file with the backbone's weights, which our checkpoints do not contain; None takes the
+                path used in training, relative to the current folder.
+            dataset: if given, refuse checkpoints of other datasets.
+            class_name: if given, refuse checkpoints of other classes.
 
         Raises:
-            UserError: where the file is absent, does not fit, or was trained on other backbone weights, or where
-                the config's ``score_pool`` is larger than the images.
+            UserError: if the file is missing, does not fit, or was trained on other backbone weights, or if the
+                config's ``score_pool`` is larger than the images.
         """
         stored = checkpoint.load(Path(path), kind="realnet", dataset=dataset, class_name=class_name)
-        used = _config_of(stored, config, Path(path))
+        used = _with_statistics(_config_of(stored, config, Path(path)), stored)
         brings_backbone = has_backbone(stored.state_dict)
         if not brings_backbone:
             used = _with_backbone_weights(used, backbone_weights, Path(path))
@@ -133,21 +136,21 @@ class Detector:
     def predict(
         self, images: ImageInput | Sequence[ImageInput], *, threshold: float | None = None
     ) -> Prediction | list[Prediction]:
-        """Score one image, or several.
+        """Score one image or several.
 
-        Each image runs through the network by itself, so its prediction is the same to the last bit whatever others
-        come with it.
+        Images run through the network one at a time, so a prediction is the same to the last bit whatever the other
+        images are.
 
         Args:
-            images: uint8 RGB array (H, W, 3), PIL image or path; or a sequence of these, of any sizes, or an array of
-                them (B, H, W, 3).
-            threshold: on the image score; None takes the calibrated one.
+            images: an image as uint8 RGB array (H, W, 3), PIL image or path; or several, as a sequence of images of any
+                sizes or as an array (B, H, W, 3).
+            threshold: threshold of the image score; None takes the calibrated one.
 
         Returns:
             A :class:`Prediction`, or a list of them for several images.
 
         Raises:
-            UserError: for a file that cannot be read, an array of another kind, or a network that gives NaN.
+            UserError: for an unreadable file, an array of another shape or type, or a network that returns NaN.
         """
         if isinstance(images, (str, Path, PILImage.Image)) or (isinstance(images, np.ndarray) and images.ndim != 4):
             return self._predict_one(images, threshold)
@@ -157,7 +160,7 @@ class Detector:
         image = _to_array(picture)
         small = normalise(resize_image(image, self.config.image_size))[None]
         anomaly_map = anomaly_maps(self.model, small, self.precision).cpu().numpy()
-        score = float(image_scores(anomaly_map, self.config.evaluation.score_pool)[0])
+        score = float(image_scores(anomaly_map, self.config.evaluation.pool)[0])
         if not np.isfinite(score):
             raise UserError(f"the detector gives NaN: {DIVERGED}")
         if threshold is None and self.calibration is not None:
@@ -168,10 +171,10 @@ class Detector:
 
 
 def require_fit(path: Path, config: RealNetConfig, *, dataset: str, class_name: str) -> None:
-    """Check that a checkpoint holds the detector that its config describes; its backbone is not looked at.
+    """Check that a checkpoint's weights fit its config, without reading the backbone's weights.
 
     Raises:
-        UserError: as :meth:`Detector.load`.
+        UserError: as in :meth:`Detector.load`.
     """
     stored = checkpoint.load(path, kind="realnet", dataset=dataset, class_name=class_name)
     with torch.device("meta"):
@@ -180,71 +183,97 @@ def require_fit(path: Path, config: RealNetConfig, *, dataset: str, class_name: 
 
 
 def _fill(model: RealNet, stored: Checkpoint, path: Path) -> None:
-    """Load the weights; a backbone that the checkpoint does not bring stays as it is."""
+    """Load the weights; keep the current backbone if the checkpoint has none."""
     own = {f"backbone.{key}": value for key, value in model.backbone.state_dict().items()}
     kept = {} if has_backbone(stored.state_dict) else own
     checkpoint.load_into(model, {**kept, **stored.state_dict}, str(path))
 
 
+def stored_config(path: Path, config: RealNetConfig) -> RealNetConfig:
+    """Return the config that :meth:`Detector.load` would use for a checkpoint."""
+    return _config_of(checkpoint.load(path, kind="realnet"), config, path)
+
+
 def _config_of(stored: Checkpoint, config: RealNetConfig | None, path: Path) -> RealNetConfig:
     if stored.config is None:
         if config is None:
-            raise UserError(f"{path} is a published checkpoint, which holds no config; give the one that describes it")
+            raise UserError(f"{path} is a published checkpoint, which has no config; give the config that describes it")
         return config
     try:
         used = RealNetConfig.model_validate(stored.config)
     except ValidationError as error:
         what = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-        raise UserError(f"{path} holds a config that this version does not know ({what}); train it again") from error
+        raise UserError(f"{path} has a config that this version does not accept ({what}); train it again") from error
     if config is None:
         return used
-    pool, (height, width) = config.evaluation.score_pool, used.image_size
+    evaluation = config.evaluation
+    if not isinstance(evaluation.score_pool, int):
+        evaluation = evaluation.model_copy(update={"score_pool": used.evaluation.score_pool})
+    pool, (height, width) = evaluation.pool, used.image_size
     if pool > min(height, width):
-        raise UserError(f"evaluation.score_pool is {pool}, more than the {height}x{width} pixels that {path} is for")
+        raise UserError(f"evaluation.score_pool is {pool}, but {path} is for {height}x{width} pixels; lower score_pool")
     weights = _backbone_weights(used.backbone.weights, config.backbone.weights)
     backbone = used.backbone.model_copy(update={"weights": weights})
-    return used.model_copy(update={"backbone": backbone, "runtime": config.runtime, "evaluation": config.evaluation})
+    return used.model_copy(update={"backbone": backbone, "runtime": config.runtime, "evaluation": evaluation})
+
+
+def _with_statistics(config: RealNetConfig, stored: Checkpoint) -> RealNetConfig:
+    """Return the config with the backbone's mean and deviation in training: ImageNet's where a file names none."""
+    facts, given = stored.facts.get("backbone", {}), config.backbone
+    if "mean" in facts:
+        mean, std = tuple(facts["mean"]), tuple(facts["std"])
+    elif given.mean is None:
+        mean, std = IMAGENET.mean, IMAGENET.std
+    else:  # of a published checkpoint, by the config that describes it
+        return config
+    return config.model_copy(update={"backbone": given.model_copy(update={"mean": mean, "std": std})})
 
 
 def _with_backbone_weights(config: RealNetConfig, given: str | Path | None, path: Path) -> RealNetConfig:
     weights = config.backbone.weights if given is None else str(given)
-    if not _are_to_be_had(weights):
+    if not _are_available(weights):
         raise UserError(
-            f"{path} needs the backbone weights {weights}, which are not there (seen from {Path.cwd()}); name the file "
-            "by --set backbone.weights=FILE, in Python by Detector.load(…, backbone_weights=FILE)"
+            f"{path} needs the backbone weights {weights}, which do not exist (searched from {Path.cwd()}); give the "
+            "file with --set backbone.weights=FILE, or in Python with Detector.load(…, backbone_weights=FILE)"
         )
     return config.model_copy(update={"backbone": config.backbone.model_copy(update={"weights": weights})})
 
 
 def _backbone_weights(trained: str, here: str) -> str:
-    """Return the file that this machine names, else what the detector was trained on where that is to be had."""
-    return trained if here in {"hub", "none"} and _are_to_be_had(trained) else here
+    """Return the file that the given config names, else the weights used in training if they are available."""
+    return trained if here in NOT_FILES and _are_available(trained) else here
 
 
-def _are_to_be_had(weights: str) -> bool:
-    return weights in {"hub", "none"} or Path(weights).is_file()
+def _are_available(weights: str) -> bool:
+    return weights in NOT_FILES or Path(weights).is_file()
 
 
 def _calibration_of(stored: Checkpoint, config: RealNetConfig, path: Path) -> Calibration | None:
     values = stored.facts.get("calibration")
     if not values or stored.config is None:
         return None
-    pool = stored.config["evaluation"]["score_pool"]
-    if config.evaluation.score_pool != pool:
+    pool = EvaluationConfig.model_validate(stored.config["evaluation"]).pool
+    if config.evaluation.pool != pool:
         logger.warning(
-            "WARNING: %s was calibrated with evaluation.score_pool %d; its thresholds are left out", path, pool
+            "WARNING: %s was calibrated with evaluation.score_pool %s; its thresholds are ignored", path, pool
         )
         return None
     return Calibration(**values)
 
 
 def _check_backbone(model: RealNet, stored: Checkpoint, path: Path) -> None:
-    expected = stored.facts.get("backbone", {}).get("checksum")
+    facts, levels = stored.facts.get("backbone", {}), model.backbone.listed_levels()
+    if facts.get("levels", levels) != levels:
+        raise UserError(
+            f"{path} was trained on other levels of {model.backbone.name}: {facts['levels']} (name, channels, stride), "
+            f"here {levels}; install the version of timm or torchvision that it was trained with, or train it again"
+        )
+    expected = facts.get("checksum")
     found = model.backbone.checksum() if expected else None
     if expected != found:
         raise UserError(
-            f"{path} was trained on other weights of {model.backbone.name} (checksum {expected[:12]}…, here "
-            f"{str(found)[:12]}…); give the same file in backbone.weights (in Python: backbone_weights)"
+            f"{path} was trained on other weights of {model.backbone.name} (checksum {expected[:12]}…, not "
+            f"{str(found)[:12]}…); give the file used in training as backbone.weights (in Python: backbone_weights)"
         )
 
 
@@ -254,15 +283,15 @@ def _to_array(image: ImageInput) -> Image:
     if isinstance(image, PILImage.Image):
         image = _from_pil(image)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
-        raise UserError(f"an image is a uint8 RGB array (H, W, 3), got {image.dtype} {image.shape}")
+        raise UserError(f"an image must be a uint8 RGB array (H, W, 3), but this one is {image.dtype} {image.shape}")
     return image
 
 
 def _from_pil(image: PILImage.Image) -> Image:
-    """Return what ``read_image`` gives of the image's file."""
+    """Return the array that ``read_image`` would return for the image's file."""
     image = ImageOps.exif_transpose(image)
     if image.mode in {"I", "F"}:
-        raise UserError(f"an image of PIL's mode {image.mode!r} has no known range; give its file, or 8-bit values")
+        raise UserError(f"a PIL image of mode {image.mode!r} has no known range; give its file, or 8-bit values")
     if image.mode.startswith("I;16"):
         image = PILImage.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     return np.asarray(image.convert("RGB"))

@@ -1,4 +1,4 @@
-"""Run a detector over images."""
+"""Run a detector on images."""
 
 import torch
 from torch import Tensor
@@ -7,13 +7,13 @@ from realnet.models.realnet import RealNet
 from realnet.runtime.precision import Precision
 
 DIVERGED = "its weights diverged, or try runtime.precision=fp32"
-"""Why a network's output may be NaN, and what to do."""
+"""Why a network may return NaN, and what to do; ends an error message."""
 
 
 def anomaly_maps(model: RealNet, image: Tensor, precision: Precision) -> Tensor:
-    """Return the anomaly maps (B, H, W), float32 in [0, 1], of ImageNet-normalised images (B, 3, H, W).
+    """Return anomaly maps (B, H, W), float32 in [0, 1], of ImageNet-normalised images (B, 3, H, W).
 
-    The images may be on any device; the model's mode is the caller's.
+    The images may be on any device. The model stays in the mode in which the caller has put it.
     """
     image = image.to(precision.device, non_blocking=True)
     if precision.device.type == "cuda":

@@ -1,4 +1,4 @@
-"""The memory that a computation needs, found without doing it: on tensors that have sizes but no contents."""
+"""Find the memory that a computation needs without computing, on tensors that have a size but no contents."""
 
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -15,13 +15,13 @@ META = torch.device("meta")
 
 
 def peak_bytes(work: Callable[[], object], *networks: nn.Module) -> int:
-    """Return the largest sum of bytes of tensors that are alive at once: the networks' and those that ``work`` makes.
+    """Return the largest number of bytes alive at once, in the networks' tensors and in those that ``work`` creates.
 
-    What a kernel takes for itself while it runs is not seen.
+    Workspaces that a kernel allocates while it runs are not counted.
 
     Args:
-        work: makes its tensors on the CPU, where they are hollow.
-        networks: that it uses; their tensors become hollow too, so that they are of no use afterwards.
+        work: the computation; it creates its tensors on the CPU, where they become hollow.
+        networks: the networks that it uses; their tensors become hollow too, so they cannot be used afterwards.
     """
     meter = Meter()
     for network in networks:
@@ -35,26 +35,26 @@ def _hollow_out(network: nn.Module, meter: "Meter") -> None:
     for part in network.modules():
         for name, parameter in list(part.named_parameters(recurse=False)):
             hollow = meter.hollow(parameter.data).requires_grad_(parameter.requires_grad)
-            part._parameters[name] = cast(nn.Parameter, hollow)  # to make it one takes longer
+            part._parameters[name] = cast(nn.Parameter, hollow)  # a real nn.Parameter takes longer to make
         for name, buffer in list(part.named_buffers(recurse=False)):
             setattr(part, name, meter.hollow(buffer))
 
 
 def _refuse(_tensor_class: type, operation: Any, *_: Any) -> None:
-    raise RuntimeError(f"{operation} of a tensor without contents, outside of its meter")
+    raise RuntimeError(f"{operation} of a tensor without contents, outside its meter")
 
 
 class _Hollow(Tensor):
-    """A tensor without contents that says it is on the CPU: autograd, autocast and attention take it for a real one.
+    """A tensor without contents that reports the CPU as its device; autograd, autocast and attention accept it.
 
-    Torch's own ``FakeTensor`` finds the same and takes three times as long (benchmarks/README.md, Starting).
+    Torch's own ``FakeTensor`` gives the same result but takes three times as long (benchmarks/README.md, Starting).
     """
 
-    sizes: Tensor  # the same on the meta device
+    sizes: Tensor  # its counterpart on the meta device
 
     @staticmethod
     def __new__(cls, sizes: Tensor) -> "_Hollow":
-        with torch.inference_mode(False):  # a view of a tensor from before that mode is none of its tensors
+        with torch.inference_mode(False):  # views of earlier tensors must not become inference tensors
             hollow = Tensor._make_wrapper_subclass(
                 cls,
                 sizes.shape,
@@ -67,11 +67,11 @@ class _Hollow(Tensor):
         return hollow
 
     __torch_function__ = cast(Any, torch._C._disabled_torch_function_impl)
-    __torch_dispatch__ = cast(Any, classmethod(_refuse))  # the meter is asked before
+    __torch_dispatch__ = cast(Any, classmethod(_refuse))  # with a meter, its dispatch comes first
 
 
 def _empty(tensor: Tensor) -> Tensor:
-    """Return a tensor like another on the meta device, channels first; ``empty_like`` takes longer."""
+    """Return a tensor of the same shape and type on the meta device, channels first; ``empty_like`` takes longer."""
     return torch.empty(tensor.shape, dtype=tensor.dtype, device=META)
 
 
@@ -88,15 +88,15 @@ def _group_norm_gradients(
 
 
 KNOWN: dict[Any, Callable[..., Any]] = {
-    aten.batch_norm.default: lambda x, *_: _empty(x),  # whole, as inference mode leaves it
+    aten.batch_norm.default: lambda x, *_: _empty(x),  # not decomposed in inference mode
     aten.native_group_norm.default: _group_norm,
     aten.native_group_norm_backward.default: _group_norm_gradients,
 }
-"""Results of operations on the meta device, told at once, where torch has none or finds them step by step."""
+"""Results on the meta device of operations for which torch has no direct rule."""
 
 
 class Meter(TorchDispatchMode):
-    """Has operations find the sizes of their results; keeps account of the storages, and of their largest sum."""
+    """Run operations on sizes only, and track the bytes of all storages alive and their peak."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ class Meter(TorchDispatchMode):
         self._known: set[int] = set()
 
     def hollow(self, sizes: Tensor) -> _Hollow:
-        """Return the tensor that stands for one on the meta device."""
+        """Return the hollow tensor that stands for a tensor on the meta device."""
         self.count(sizes.untyped_storage())
         return _Hollow(sizes)
 
@@ -118,7 +118,7 @@ class Meter(TorchDispatchMode):
             inputs[id(bare)] = tensor
             return bare
 
-        def hollow(bare: Tensor) -> Tensor:  # what is changed in place stays the tensor that it is
+        def hollow(bare: Tensor) -> Tensor:  # in-place operations return their own input
             return inputs[id(bare)] if id(bare) in inputs else self.hollow(bare)
 
         positional, named = tree_map_only(Tensor, sizes, (list(args), dict(kwargs or {})))
@@ -130,7 +130,7 @@ class Meter(TorchDispatchMode):
         return tree_map_only(Tensor, hollow, KNOWN.get(func, func)(*positional, **named))
 
     def count(self, storage: torch.UntypedStorage) -> None:
-        """Take a storage into account until it is freed; one that is known counts once."""
+        """Count a storage until it is freed; a storage that is already counted does not count again."""
         key, number = storage._cdata, storage.nbytes()
         if key not in self._known:
             self._known.add(key)

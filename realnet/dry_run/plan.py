@@ -1,4 +1,4 @@
-"""``--dry-run``: what a command would do, and the memory it would need, without doing it."""
+"""``--dry-run``: describe what a command would do and how much memory it would need."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
@@ -19,11 +19,12 @@ from realnet.config import (
     paths,
 )
 from realnet.data.registry import OpenDataset
-from realnet.detection.checkpoints import Protocol
+from realnet.detection.checkpoints import REFERENCES, Protocol, ReferenceName
 from realnet.detection.detector import Detector, require_fit
 from realnet.dry_run import rehearsal
 from realnet.inspection.check import require_sound
 from realnet.models.build import build_classifier, build_detector, build_diffusion, build_unet
+from realnet.models.realnet import RealNet
 from realnet.runtime.distributed import World
 from realnet.runtime.precision import Precision
 from realnet.sdas import image_folder
@@ -32,11 +33,13 @@ from realnet.sdas.sampler import Sampler
 from realnet.training import state
 from realnet.training.batches import require_batches
 from realnet.training.classifier_task import NEW_HEADS as CLASSIFIER_HEADS
-from realnet.training.detector_task import DetectorData
+from realnet.training.detector_data import DetectorData
+from realnet.training.detector_task import SLOW, is_slow
 from realnet.training.diffusion_task import NEW_HEADS as UNET_HEADS
 from realnet.training.diffusion_task import NormalImages, load_pretrained
+from realnet.training.normal_statistics import require_memory
 
-MAP_BYTES = 4 + 1  # a pixel of an anomaly map, and of its mask
+MAP_BYTES = 4 + 1  # for each pixel: float32 of the anomaly map, and the mask
 
 
 def show(config: Section, facts: Mapping[str, object], world: World) -> None:
@@ -50,10 +53,10 @@ def show(config: Section, facts: Mapping[str, object], world: World) -> None:
 
 
 def diffusion(config: DiffusionConfig, data: NormalImages, world: World, *, resume: bool = True) -> dict[str, object]:
-    """Return the plan of diffusion training by a process of a run to come.
+    """Return the plan of diffusion training.
 
     Raises:
-        UserError: as the training does before its first step.
+        UserError: for all that the training would refuse before its first step.
     """
     build_diffusion(config.process, config.validation.respacing)
     with torch.device("meta"):
@@ -64,7 +67,7 @@ def diffusion(config: DiffusionConfig, data: NormalImages, world: World, *, resu
 
 
 def classifier(config: ClassifierConfig, data: NormalImages, world: World, *, resume: bool = True) -> dict[str, object]:
-    """Return the plan of classifier training, as :func:`diffusion`."""
+    """Return the plan of classifier training; raises as :func:`diffusion`."""
     with torch.device("meta"):
         model = build_classifier(config, len(data.classes))
     facts = _training_facts(config, data, world, model, stage="classifier", new_heads=CLASSIFIER_HEADS, resume=resume)
@@ -81,10 +84,10 @@ def sampling(
     *,
     resume: bool = True,
 ) -> dict[str, object]:
-    """Return the plan of sampling; the sampler is of no use afterwards.
+    """Return the plan of sampling; the sampler cannot be used afterwards.
 
     Raises:
-        UserError: where a class's folder holds images of other settings.
+        UserError: if a class's folder holds images made with other settings.
     """
     wanted = {name: image_folder.draws(name, config) for name in classes}
     if resume:
@@ -106,17 +109,17 @@ def sampling(
 def detectors(
     config: RealNetConfig, jobs: Sequence[DetectorData], world: World, *, resume: bool = True
 ) -> dict[str, object]:
-    """Return the plan of detector training, as :func:`diffusion`; loads the backbone, which checks its weights."""
+    """Return the plan of detector training; raises as :func:`diffusion`. Loading the backbone checks its weights."""
     model = build_detector(config, only_backbone=True)
     trainable = _count([*model.recon.parameters(), *model.rrs.parameters()])
     frozen = _count(model.backbone.parameters())
     levels = ", ".join(f"{level.name} {level.channels}@{level.stride}" for level in model.backbone.levels)
     steps = _steps(config, {job.class_name: len(job.train) for job in jobs}, world)
-    checksum = cache(model.backbone.checksum)
+    identity = cache(model.backbone.identity)
 
     def begins(job: DetectorData) -> int:
         last = paths.output(job.dataset, "realnet", "checkpoints", job.class_name) / paths.LAST
-        return state.first_step(config, job.train, world, last, lambda: job.subject(config, checksum()))
+        return state.first_step(config, job.train, world, last, lambda: job.subject(config, identity()))
 
     return {
         "classes": ", ".join(f"{j.class_name} ({_numbers(j)})" for j in jobs),
@@ -124,17 +127,33 @@ def detectors(
         "parameters": f"{trainable / 1e6:.1f} M trained, {frozen / 1e6:.1f} M frozen",
         **steps,
         **_beginning([begins(job) if resume else 0 for job in jobs]),
+        **_statistics(config, model, world.device),
         "memory": _memory(rehearsal.detector_training(model, config, world.precision), world.precision),
+        **({"advice": SLOW} if is_slow(config, world.device) else {}),
     }
 
 
+def _statistics(config: RealNetConfig, model: RealNet, device: torch.device) -> dict[str, object]:
+    """Return the memory that statistics by position need in addition to a step; ``auto`` may choose them."""
+    if config.features.normalise not in {"position", "auto"}:
+        return {}
+    need = require_memory(model, config.image_size, config.features.folds, device)
+    in_use = _gigabytes(need / (2 * config.features.folds + 2))
+    return {"normal statistics": f"{_gigabytes(need)} in training, {in_use} in use and on disk"}
+
+
 def evaluation(
-    config: RealNetConfig, dataset: OpenDataset, chosen: Mapping[str, Mapping[Protocol, Path]], world: World
+    config: RealNetConfig,
+    dataset: OpenDataset,
+    chosen: Mapping[str, Mapping[Protocol, Path]],
+    world: World,
+    *,
+    references: Sequence[ReferenceName] = (),
 ) -> dict[str, object]:
-    """Return the plan of an evaluation; reads the checkpoints, and the backbone's weights of the first.
+    """Return the plan of an evaluation; reads every checkpoint, but the backbone's weights only for the first.
 
     Raises:
-        UserError: where a checkpoint or the images of a class cannot be used.
+        UserError: if a checkpoint or the images of a class are unusable.
     """
     require_sound(dataset, list(chosen))
     facts: dict[str, object] = {}
@@ -148,16 +167,20 @@ def evaluation(
                 )
             else:
                 require_fit(path, config, dataset=dataset.name, class_name=name)
-        facts[f"class {name}"] = f"{numbers[name]} test images by {', '.join(map(str, checkpoints.values()))}"
-    assert detector is not None
-    height, width = detector.config.image_size
-    facts["memory"] = _detection_memory(detector, config.evaluation.batch_size, world)
-    facts["memory of maps and masks"] = f"{_gigabytes(max(numbers.values()) * height * width * MAP_BYTES)} beside it"
+        facts[f"class {name}"] = (
+            f"{numbers[name]} test images by {', '.join(map(str, (*checkpoints.values(), *references)))}"
+        )
+    if references:
+        facts["references"] = f"fitted to the training images: {', '.join(REFERENCES[name] for name in references)}"
+    height, width = detector.config.image_size if detector else config.image_size
+    if detector:
+        facts["memory"] = _detection_memory(detector, config.evaluation.batch_size, world)
+    facts["memory of maps and masks"] = f"{_gigabytes(max(numbers.values()) * height * width * MAP_BYTES)} in addition"
     return facts
 
 
 def prediction(detector: Detector, source: str, num_files: int, output: Path, world: World) -> dict[str, object]:
-    """Return the plan of a prediction; the detector is of no use afterwards."""
+    """Return the plan of a prediction; the detector cannot be used afterwards."""
     return {
         "checkpoint": source,
         "thresholds": detector.calibration or "none stored: no verdicts without --threshold",
@@ -183,7 +206,7 @@ def _training_facts(
     new_heads: Sequence[str],
     resume: bool,
 ) -> dict[str, object]:
-    """Return the facts of a training on normal images; ``model`` is on the meta device."""
+    """Return the plan of training on normal images, without memory; ``model`` is on the meta device."""
     steps = _steps(config, {data.dataset: len(data.entries)}, world)
     last = paths.output(data.dataset, stage, "checkpoints") / paths.LAST
     step = state.first_step(config, data.entries, world, last, lambda: data.subject(stage)) if resume else 0
@@ -199,7 +222,7 @@ def _training_facts(
 
 
 def _beginning(steps: Sequence[int]) -> dict[str, object]:
-    return {"begins": ", ".join(f"goes on from step {step}" if step else "anew" for step in steps)}
+    return {"begins": ", ".join(f"at step {step}" for step in steps)}
 
 
 def _numbers(job: DetectorData) -> str:
@@ -220,7 +243,7 @@ def _count(parameters: Iterable[Tensor]) -> int:
 
 def _memory(number: int, number_format: Precision) -> str:
     where = number_format.device.type
-    kept = "; freed memory that is kept can add a third" if where == "cpu" else ""
+    kept = "; memory that is freed but kept can add a third" if where == "cpu" else ""
     return f"{_gigabytes(number)} at the peak of a step, on {where} in {number_format.name}{kept}"
 
 

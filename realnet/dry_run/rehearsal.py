@@ -1,9 +1,9 @@
-"""The memory that each stage needs on its device, found by a rehearsal on hollow tensors (``meter.py``).
+"""Find the memory that each stage needs on its device, by a rehearsal on hollow tensors (``meter.py``).
 
-A figure is the peak of a step: weights, gradients, Adam's moments, the average of the weights, and what is alive of
-activations, number formats' copies and gradients at the worst moment. What kernels take for themselves, the device's
-libraries and the loading of images come on top; on a CPU also the freed memory that a process keeps
-(:func:`realnet.runtime.threads.keep_freed_memory`), up to a third (benchmarks/README.md).
+A figure is the peak of one step: weights, gradients, Adam's moments, the average of the weights, and the activations,
+gradients and copies in another number format that are alive at the worst moment. It does not include workspaces of
+kernels, the device's libraries and the loading of images. On a CPU, it does not include freed memory that the process
+keeps (:func:`realnet.runtime.threads.keep_freed_memory`), which is up to a third (benchmarks/README.md).
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ from realnet.training.diffusion_task import diffusion_losses
 from realnet.training.pairs import detect_joined, detector_losses
 
 ADAM_MOMENTS = 2
-CPU = torch.device("cpu")  # where hollow tensors say they are
+CPU = torch.device("cpu")  # the device that hollow tensors report
 
 
 def diffusion_training(config: DiffusionConfig, num_classes: int, precision: Precision) -> int:
@@ -57,9 +57,9 @@ def classifier_training(config: ClassifierConfig, num_classes: int, precision: P
 
 
 def detector_training(model: RealNet, config: RealNetConfig, precision: Precision) -> int:
-    """Return the bytes that a step of detector training needs at its peak, where every item holds an anomaly.
+    """Return the bytes that a step of detector training needs at its peak, if every item has an anomaly.
 
-    The model is of no use afterwards, here and in :func:`detection`.
+    The model cannot be used afterwards.
     """
     batch = config.train.batch_size
 
@@ -72,7 +72,7 @@ def detector_training(model: RealNet, config: RealNetConfig, precision: Precisio
 
 
 def detection(model: RealNet, image_size: tuple[int, int], batch: int, precision: Precision) -> int:
-    """Return the bytes that the anomaly maps of a batch of images need at their peak."""
+    """Return the bytes that scoring a batch of images needs at its peak; the model cannot be used afterwards."""
 
     def work() -> Tensor:
         return anomaly_maps(model, torch.empty(batch, 3, *image_size), Precision(precision.dtype, CPU))
@@ -81,7 +81,7 @@ def detection(model: RealNet, image_size: tuple[int, int], batch: int, precision
 
 
 def sampling(sampler: Sampler, config: SampleConfig, precision: Precision) -> int:
-    """Return the bytes that a step of sampling needs at its peak; the sampler is of no use afterwards."""
+    """Return the bytes that a step of sampling needs at its peak; the sampler cannot be used afterwards."""
     number_format, batch, guidance = Precision(precision.dtype, CPU), config.batch_size, sampler.guidance
     called = [sampler.unet, *([guidance.classifier] if guidance else [])]
     networks = [precision.cast(network) for network in called if isinstance(network, nn.Module)]
@@ -104,12 +104,12 @@ def _training(
     *,
     copies: int = ADAM_MOMENTS,
 ) -> int:
-    """Return the peak of a step from the second on, when Adam's moments are there."""
+    """Return the peak of the second or a later step, when Adam's moments exist."""
 
     def work() -> Tensor:
         learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
         kept = torch.empty(copies, sum(parameter.nbytes for parameter in learned), dtype=torch.uint8)
-        if config.train.accumulation > 1:  # a micro-batch meets the gradients of the one before
+        if config.train.accumulation > 1:  # the gradients of earlier micro-batches exist already
             for parameter in learned:
                 parameter.grad = torch.empty_like(parameter)
         with Precision(precision.dtype, CPU).autocast():

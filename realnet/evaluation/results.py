@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from realnet.config import paths
 from realnet.detection.calibration import Calibration
-from realnet.detection.checkpoints import Protocol
+from realnet.detection.checkpoints import REFERENCES, Protocol
 from realnet.drawing.heatmaps import Display
 from realnet.errors import printable
 from realnet.evaluation.scores import METRICS, Metric
@@ -112,8 +112,13 @@ class ClassResult(JsonPart):
     made: str
     notes: tuple[str, ...]
     checkpoints: tuple[CheckpointResult, ...]
-    settings: dict[str, float]
+    settings: dict[str, float | str | None]
     inputs: str = ""
+
+    def pictured(self) -> list[Protocol]:
+        """Return the protocols that have heatmaps: those of checkpoints, or else of references."""
+        found = [one.protocol for one in self.checkpoints]
+        return [protocol for protocol in found if protocol not in REFERENCES] or found
 
     def of(self, protocol: Protocol) -> CheckpointResult | None:
         """Return the results of a protocol; None if there are none."""
@@ -198,5 +203,7 @@ def _numbers(metrics: Mapping[str, Metric]) -> list[str]:
 
 
 def _is_current(result: CheckpointResult) -> bool:
+    if result.protocol in REFERENCES:
+        return True
     path = Path(result.checkpoint)
     return path.is_file() and path.stat().st_mtime_ns == result.modified_ns

@@ -3,19 +3,21 @@
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from realnet.config import RealNetConfig, RuntimeConfig
 from realnet.data.registry import OpenDataset
 from realnet.detection.calibration import Calibration
+from realnet.detection.checkpoints import Protocol, ReferenceName
 from realnet.detection.detector import Detector
 from realnet.drawing.heatmaps import Display
+from realnet.evaluation.references import ReferenceMaker, score_reference
 from realnet.evaluation.results import (
     CheckpointResult,
     Drawn,
     ImageResult,
-    Protocol,
     Source,
     Verdicts,
 )
@@ -79,18 +81,50 @@ def evaluate_checkpoint(
         precision=detector.precision,
         description=f"{splits.class_name}: {path.name}",
     )
-    curves, fpr_limit = curves_of(scores), config.evaluation.aupro_fpr_limit
-    display, note = _display(detector.calibration, scores, curves)
-    result = CheckpointResult(
+    file = _File(str(path), modified_ns, detector.facts.get("step"))
+    fpr_limit = config.evaluation.aupro_fpr_limit
+    return _summed_up(protocol, scores, file, fpr_limit=fpr_limit, calibration=detector.calibration), scores
+
+
+def evaluate_reference(
+    name: ReferenceName, maker: ReferenceMaker, splits: "TestSplits", *, world: World
+) -> tuple[CheckpointResult, ClassScores]:
+    """Fit a reference to a class's training images, score its test split, and compute its metrics.
+
+    Raises:
+        UserError: on all processes, if an image or a mask cannot be used.
+    """
+    with distributed.refusing_together():
+        reference = maker.fit(name)
+    settings = maker.config.evaluation
+    split = splits.at(maker.config.image_size)
+    scores = score_reference(reference, split, world=world, batch_size=settings.batch_size)
+    return _summed_up(name, scores, _File("", 0, None), fpr_limit=settings.aupro_fpr_limit), scores
+
+
+class _File(NamedTuple):
+    """A checkpoint's path, time and step; a reference has none."""
+
+    path: str
+    modified_ns: int
+    step: int | None
+
+
+def _summed_up(
+    protocol: Protocol, scores: ClassScores, file: _File, *, fpr_limit: float, calibration: Calibration | None = None
+) -> CheckpointResult:
+    curves = curves_of(scores)
+    display, note = _display(calibration, scores, curves)
+    return CheckpointResult(
         protocol=protocol,
-        checkpoint=str(path),
-        modified_ns=modified_ns,
-        step=detector.facts.get("step"),
+        checkpoint=file.path,
+        modified_ns=file.modified_ns,
+        step=file.step,
         metrics=summarise(curves, fpr_limit=fpr_limit),
-        calibration=detector.calibration,
+        calibration=calibration,
         display=display,
         threshold_note=note,
-        verdicts=_verdicts(scores, curves, display.threshold, "calibrated" if detector.calibration else "test labels"),
+        verdicts=_verdicts(scores, curves, display.threshold, "calibrated" if calibration else "test labels"),
         images=tuple(
             ImageResult(filename=entry.filename, kind=entry.kind, is_defect=bool(entry.label), score=float(score))
             for entry, score in zip(scores.entries, scores.image_scores, strict=True)
@@ -98,7 +132,6 @@ def evaluate_checkpoint(
         curves=dict(_drawn_curves(curves, fpr_limit)),
         fpr_limit=fpr_limit,
     )
-    return result, scores
 
 
 def _display(calibration: Calibration | None, scores: ClassScores, curves: Curves) -> tuple[Display, str]:
@@ -112,7 +145,8 @@ def _display(calibration: Calibration | None, scores: ClassScores, curves: Curve
         curve.f1_max.threshold if isinstance(curve, ScoreCurve) else None for curve in (curves.image, curves.pixel)
     )
     note = "No calibration for these settings is stored: thresholds picked on the test labels for the best F1"
-    return Display(image, pixel, 1.0), note
+    hottest = max(float(scores.anomaly_maps.max(initial=0.0)), 1.0)  # maps of references may exceed 1
+    return Display(image, pixel, hottest), note
 
 
 def _verdicts(scores: ClassScores, curves: Curves, threshold: float | None, source: Source) -> Verdicts | None:

@@ -98,11 +98,17 @@ def score_split(
                 mine[part] = anomaly_maps(model, images, precision).cpu().numpy()
     finally:
         model.train(was_training)
-    whole, truth = interleave(distributed.gather(mine)), split.truth()
+    whole = interleave(distributed.gather(mine))
+    return scores_of(split, whole, image_scores(whole, config.pool))
+
+
+def scores_of(split: TestSplit, maps: NDArray[np.float32], scores: NDArray[np.float64]) -> ClassScores:
+    """Join maps (N, H, W) and image scores (N,) with the truth; every process must call this."""
+    truth = split.truth()
     return ClassScores(
         entries=split.entries,
-        anomaly_maps=whole,
-        image_scores=image_scores(whole, config.score_pool),
+        anomaly_maps=maps,
+        image_scores=scores,
         labels=np.array([entry.label for entry in split.entries], np.int64),
         masks=truth.masks,
         has_mask=truth.has_mask,

@@ -18,18 +18,18 @@ MaskArray = NDArray[np.bool_ | np.uint8]
 
 
 class MetricUndefined(ValueError):
-    """Raised if a metric cannot be computed from the data; report the message as "not computed: <reason>"."""
+    """Raised if a metric cannot be computed from the data (docs/method.md, Evaluation); the message is the reason."""
 
 
 class BestF1(NamedTuple):
-    """The largest F1 and the highest threshold that reaches it; a score >= threshold counts as a defect."""
+    """The largest F1, and the highest threshold that reaches it (docs/method.md, Evaluation)."""
 
     value: float
     threshold: float
 
 
 class CurvePoints(NamedTuple):
-    """A curve to draw: x and y never fall; both are float64 (P,) in [0, 1]."""
+    """A curve to draw (docs/method.md, AUROC): x and y never fall; both are float64 (P,) in [0, 1]."""
 
     x: NDArray[np.float64]
     y: NDArray[np.float64]
@@ -136,7 +136,7 @@ def image_curve(scores: ArrayLike, labels: ArrayLike) -> ScoreCurve:
 
 
 def pixel_curve(anomaly_maps: FloatArray, masks: MaskArray | None) -> ScoreCurve:
-    """Build the curve that all pixel metrics share, by sorting the scores once (docs/method.md, AUPRO).
+    """Build the curve that all pixel metrics share, with one sort (docs/method.md, AUROC, AUPRO).
 
     Args:
         anomaly_maps: scores (N, H, W), of any floating type; they are compared exactly as given.

@@ -1,4 +1,4 @@
-"""AFS: anomaly-aware feature selection (method, section 3, AFS)."""
+"""AFS: anomaly-aware feature selection (docs/method.md, AFS)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from realnet.models.backbone import Level
 
 @dataclass(frozen=True)
 class Selection:
-    """How many channels of a level a block keeps (method, section 3, AFS)."""
+    """A level and how many of its channels a block keeps (docs/method.md, AFS)."""
 
     level: Level
     num_channels: int
@@ -21,7 +21,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class Block:
-    """Feature levels brought to one stride, in the order in which they are concatenated (method, section 3, AFS)."""
+    """Feature levels that are resized to one stride and concatenated in this order (docs/method.md, AFS)."""
 
     name: str
     stride: int
@@ -29,7 +29,7 @@ class Block:
 
     @property
     def num_channels(self) -> int:
-        """Return the channels of the block's features."""
+        """Return the number of channels of the block's features."""
         return sum(selection.num_channels for selection in self.selections)
 
     def size(self, image_size: Sequence[int]) -> tuple[int, int]:
@@ -38,36 +38,36 @@ class Block:
         return height // self.stride, width // self.stride
 
     def keys(self) -> tuple[str, ...]:
-        """Return the names of the block's selections, as checkpoints hold them."""
+        """Return the names of the block's selections, ``<block>_<level>``, as in checkpoints."""
         return tuple(f"{self.name}_{selection.level.name}" for selection in self.selections)
 
 
 def resize(features: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize (B, C, h, w) to ``size`` bilinearly, corners aligned, as AFS and RRS do (method, section 3)."""
+    """Resize (B, C, h, w) to ``size`` bilinearly with aligned corners (docs/method.md, AFS, RRS)."""
     if features.shape[-2:] == size:
         return features
     return F.interpolate(features, size=size, mode="bilinear", align_corners=True)
 
 
 def take_channels(features: Tensor, index: Tensor) -> Tensor:
-    """Return the channels ``index`` (B, k) of features (B, C, h, w) as (B, k, h, w) (method, section 3, AFS and RRS).
+    """Return the channels ``index`` (B, k) of features (B, C, h, w) as (B, k, h, w) (docs/method.md, AFS, RRS).
 
-    They keep the features' memory layout.
+    The result has the memory layout of the features.
     """
-    if features.is_contiguous(memory_format=torch.channels_last):  # gather itself writes channels first
+    if features.is_contiguous(memory_format=torch.channels_last):  # gather would write channels first
         last = features.movedim(1, 3)
         return last.gather(3, index[:, None, None].expand(-1, *last.shape[1:3], -1)).movedim(3, 1)
     return features.gather(1, index[:, :, None, None].expand(-1, -1, *features.shape[2:]))
 
 
 class AFS(nn.Module):
-    """Select each level's channels and bring them to their block's stride (method, section 3, AFS).
+    """Select channels of each level and resize them to their block's stride (docs/method.md, AFS).
 
-    The choice is made once, by :func:`afs_criteria`, summed over batches, and :meth:`choose`, and stored as
-    ``indexes.<block>_<level>``; until then the first channels stand in.
+    Before training, :func:`afs_criteria` is summed over batches, and :meth:`choose` selects the channels and stores
+    them as ``indexes.<block>_<level>``. Until then, the first channels of each level are selected.
 
     Raises:
-        UserError: where a block keeps more channels than its level has.
+        UserError: if a block keeps more channels than its level has.
     """
 
     def __init__(self, blocks: Sequence[Block]) -> None:
@@ -77,7 +77,8 @@ class AFS(nn.Module):
         for key, selection in self.selections().items():
             if selection.num_channels > selection.level.channels:
                 raise UserError(
-                    f"{key} keeps {selection.num_channels} channels, but the level has {selection.level.channels}"
+                    f"{key} keeps {selection.num_channels} channels, but the level has {selection.level.channels}; "
+                    "lower the number in blocks"
                 )
             self.indexes.register_buffer(key, torch.arange(selection.num_channels))
 
@@ -102,17 +103,17 @@ class AFS(nn.Module):
         return take_channels(level, self.indexes.get_buffer(key).expand(len(level), -1))
 
     def choose(self, criteria: Mapping[str, Tensor]) -> None:
-        """Keep the channels whose criterion (channels,) is smallest, in ascending order; NaN counts as the largest."""
+        """Select the channels with the smallest criterion (channels,); NaN counts as largest."""
         for key, selection in self.selections().items():
             self.indexes.get_buffer(key).copy_(select_channels(criteria[key], selection.num_channels))
 
 
 def select_channels(criterion: Tensor, num_channels: int) -> Tensor:
-    """Return the indexes of the smallest entries of a criterion (method, section 3, AFS, Choice).
+    """Return the indexes of the smallest entries of a criterion (docs/method.md, AFS).
 
     Args:
-        criterion: (C,); NaN counts as the largest, and of equals the first comes first.
-        num_channels: how many to keep, at most C.
+        criterion: (C,); NaN counts as largest, and ties go to the lower index.
+        num_channels: how many indexes to return, at most C.
 
     Returns:
         (num_channels,) int64, ascending.
@@ -133,19 +134,20 @@ def afs_criterion(
     *,
     joint_maximum: Callable[[Tensor], Tensor] = _itself,
 ) -> Tensor:
-    """Measure how far each channel's change is from the anomaly mask (method, section 3, AFS, Choice).
+    """Measure how much each channel's response to an anomaly differs from the mask (docs/method.md, AFS).
 
     d = (F_anomalous - F_clean)²; criterion = mean(((d - min)/(max - min + 1e-4) - mask)²).
 
     Args:
-        anomalous: a level's features (B, C, h, w) of the images with anomalies.
-        clean: the same of their originals.
+        anomalous: a level's features (B, C, h, w) of images with anomalies.
+        clean: the features (B, C, h, w) of the same images without anomalies.
         mask: (B, 1, H, W) in {0, 1}.
-        size: (height, width) of the block that takes the level.
-        joint_maximum: elementwise, of a tensor's values in all parts of the batch, where this is one of several.
+        size: (height, width) of the features of the block that uses the level.
+        joint_maximum: returns the element-wise maximum of a tensor over all parts of the batch, if other processes
+            hold some of them.
 
     Returns:
-        (C,) mean squared difference between the min-max-normalised change and the mask.
+        (C,), the mean squared difference between the min-max-normalised change and the mask.
     """
     change = (resize(anomalous, size) - resize(clean, size)).square()
     extremes = torch.stack([change.amax(dim=(0, 2, 3), keepdim=True), -change.amin(dim=(0, 2, 3), keepdim=True)])
@@ -162,17 +164,17 @@ def afs_criteria(
     *,
     joint_maximum: Callable[[Tensor], Tensor] = _itself,
 ) -> dict[str, Tensor]:
-    """Return :func:`afs_criterion` of every selection from one pass of the backbone (method, section 3, AFS, Choice).
+    """Return :func:`afs_criterion` for every selection, from one pass of the backbone (docs/method.md, AFS).
 
     Args:
-        afs: says which levels meet at which stride.
-        anomalous: feature levels (B, channels, h, w) of images with anomalies, by name.
-        clean: the same of their originals.
+        afs: defines the blocks, with their levels and strides.
+        anomalous: feature levels (B, channels, h, w) of images with anomalies, by level name.
+        clean: the feature levels of the same images without anomalies, by level name.
         mask: (B, 1, H, W) in {0, 1}.
-        joint_maximum: as of :func:`afs_criterion`.
+        joint_maximum: as in :func:`afs_criterion`.
 
     Returns:
-        (channels,) each, by ``<block>_<level>``.
+        (channels,) for each selection, by ``<block>_<level>``.
     """
     return {
         key: afs_criterion(

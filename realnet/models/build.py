@@ -1,4 +1,4 @@
-"""From configs to networks: the only place where the two meet."""
+"""Build networks from configs; no other module of ``models`` knows configs."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -19,15 +19,17 @@ from realnet.config import (
 from realnet.errors import UserError
 from realnet.models.afs import Block, Selection
 from realnet.models.backbone import Backbone
+from realnet.models.normal import Fusion
 from realnet.models.realnet import RealNet
 from realnet.models.reconstruction import ReconstructionSize
+from realnet.models.statistics import Statistics
 
 
 def build_diffusion(process: ProcessConfig, respacing: str = "") -> GaussianDiffusion:
-    """Build the diffusion process (method, section 1, World); respacing ``""`` keeps every step.
+    """Build the diffusion process (docs/method.md, Diffusion process); respacing ``""`` keeps every step.
 
     Raises:
-        UserError: for a respacing that does not divide the steps.
+        UserError: for a schedule or a respacing that is impossible with this number of steps.
     """
     with _named_refusals(f"respacing {respacing!r}"):
         return GaussianDiffusion.create(
@@ -36,10 +38,10 @@ def build_diffusion(process: ProcessConfig, respacing: str = "") -> GaussianDiff
 
 
 def build_unet(config: DiffusionConfig, num_classes: int) -> UNet:
-    """Build the class-conditional U-Net with learned variance (method, section 1, U-Net).
+    """Build the class-conditional U-Net with learned variance (docs/method.md, U-Net).
 
     Raises:
-        UserError: where channels, normalisation groups and attention heads do not fit.
+        UserError: if normalisation groups or attention heads do not divide the channels.
     """
     with _named_refusals("model"):
         return UNet(
@@ -57,10 +59,10 @@ def build_unet(config: DiffusionConfig, num_classes: int) -> UNet:
 
 
 def build_classifier(config: ClassifierConfig, num_classes: int) -> NoisyClassifier:
-    """Build the noise-aware classifier (method, section 1, Classifier).
+    """Build the noise-aware classifier (docs/method.md, Guidance classifier).
 
     Raises:
-        UserError: as :func:`build_unet`.
+        UserError: as in :func:`build_unet`, or if the network's downsampling does not divide the image size.
     """
     with _named_refusals("model"):
         return NoisyClassifier(
@@ -77,20 +79,35 @@ def build_classifier(config: ClassifierConfig, num_classes: int) -> NoisyClassif
         )
 
 
-def build_detector(
-    config: RealNetConfig, *, backbone_weights: str | None = None, only_backbone: bool = False
-) -> RealNet:
-    """Build the detector that a config describes (method, section 3).
+def build_backbone(config: RealNetConfig, weights: str | None = None) -> Backbone:
+    """Build the feature extractor that a config describes (docs/method.md, Backbone).
 
     Args:
         config: the detector's config.
-        backbone_weights: instead of the config's; ``given`` where a checkpoint brings them.
-        only_backbone: leave the rest without contents, on the meta device.
+        weights: instead of the config's.
 
     Raises:
-        UserError: where backbone, blocks and image size do not fit.
+        UserError: as :class:`Backbone`.
     """
-    backbone = Backbone(config.backbone.name, backbone_weights or config.backbone.weights)
+    chosen = config.backbone
+    given = Statistics(chosen.mean, chosen.std) if chosen.mean and chosen.std else None
+    return Backbone(chosen.name, weights or chosen.weights, image_size=config.image_size, statistics=given)
+
+
+def build_detector(
+    config: RealNetConfig, *, backbone_weights: str | None = None, only_backbone: bool = False
+) -> RealNet:
+    """Build the detector that a config describes (docs/method.md, Detector).
+
+    Args:
+        config: of the detector.
+        backbone_weights: replaces ``backbone.weights``; ``given`` if a checkpoint will provide them.
+        only_backbone: build everything but the backbone on the meta device, without values.
+
+    Raises:
+        UserError: if backbone, blocks and image size do not fit together.
+    """
+    backbone = build_backbone(config, backbone_weights)
     with _named_refusals("reconstruction"), torch.device("meta") if only_backbone else nullcontext():
         model = RealNet(
             backbone,
@@ -101,8 +118,11 @@ def build_detector(
             stop_grad=config.rrs.stop_grad,
             use_checkpoint=config.runtime.activation_checkpointing,
         )
+        if config.features.normalise != "auto":  # training chooses for auto
+            model.measure_by(config.features.normalise, config.image_size)
+        if config.detector.fuse.position:
+            model.fusion = Fusion()
     model.check_image_size(config.image_size)
-    backbone.check_image_size(config.image_size)
     return model
 
 
@@ -116,7 +136,7 @@ def _block(name: str, config: BlockConfig, backbone: Backbone) -> Block:
 
 @contextmanager
 def _named_refusals(section: str) -> Iterator[None]:
-    """Pass a network's refusal of its sizes on to the user, who wrote them in a section of the config."""
+    """Report a network's ValueError as a UserError that names the section of the config."""
     try:
         yield
     except ValueError as error:
@@ -124,5 +144,5 @@ def _named_refusals(section: str) -> Iterator[None]:
 
 
 def has_backbone(state: Mapping[str, Tensor]) -> bool:
-    """Tell whether a detector's state dict brings the backbone, as the published ones do."""
+    """Tell whether a detector's state dict includes the backbone, as the published ones do."""
     return any(key.startswith("backbone.") for key in state)

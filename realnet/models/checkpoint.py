@@ -1,4 +1,4 @@
-"""Checkpoint files: written atomically, read without running code, refused by name when they do not fit."""
+"""Checkpoint files: written atomically, read without running code, checked before use."""
 
 import hashlib
 import os
@@ -32,9 +32,9 @@ class Checkpoint:
     """The weights of a network and where they come from.
 
     Attributes:
-        kind: which network; recognised by its tensors in files of the published formats.
+        kind: which network; for files in a published format, recognised by the tensors' names.
         state_dict: tensors by their published names.
-        dataset, classes, class_name, config: None in files of the published formats.
+        dataset, classes, class_name, config: None for files in a published format.
         facts: further plain values (step, metrics, calibration, health, backbone …).
     """
 
@@ -48,12 +48,12 @@ class Checkpoint:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions that a run's numbers depend on."""
+    """Return the versions of Python and torch, which results depend on."""
     return {"python": platform.python_version(), "torch": str(torch.__version__)}
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
-    """Write the weights for use; see :func:`write`."""
+    """Write a checkpoint file; see :func:`write`."""
     values = {
         "kind": checkpoint.kind,
         "dataset": checkpoint.dataset,
@@ -68,15 +68,17 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def write(path: Path, values: Mapping[str, Any], *, keep_previous: bool = False) -> None:
-    """Write tensors and plain values: to a temporary file, synced, renamed; a reader never sees a part of it.
+    """Write tensors and plain values to a file atomically: a reader never sees a part of it.
+
+    The values go to a temporary file, which is synced to disk and then renamed.
 
     Args:
-        path: where to.
-        values: what.
-        keep_previous: keep the file that was there as ``<path>.previous``, unless it is truncated.
+        path: the file.
+        values: tensors and plain values by name.
+        keep_previous: keep the existing file as ``<path>.previous``, unless it is truncated.
 
     Raises:
-        UserError: where the disk is full or not writable; the file that was there is intact.
+        UserError: if the disk is full or not writable; the existing file is intact.
     """
     temporary = path.with_name(f".{path.name}.partial")
     try:
@@ -92,14 +94,14 @@ def write(path: Path, values: Mapping[str, Any], *, keep_previous: bool = False)
         with suppress(OSError):
             temporary.unlink()
         raise UserError(
-            f"could not write {path} ({error}); free some disk space, or choose a folder that is yours: "
-            "what was there is intact"
+            f"could not write {path} ({error}); free some disk space, or choose a folder that you can write to; "
+            "the previous file is intact"
         ) from error
     _sync_folder(path.parent)
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the renaming last through a power cut, where the file system knows how."""
+    """Sync a folder so that a renaming survives a power cut, if the file system supports that."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -109,12 +111,12 @@ def _sync_folder(folder: Path) -> None:
 
 
 def previous(path: Path) -> Path:
-    """Return where :func:`write` keeps the file before this one."""
+    """Return the path at which :func:`write` keeps the previous file."""
     return path.with_name(f"{path.name}.previous")
 
 
 def is_whole(path: Path) -> bool:
-    """Tell whether a file is there and can be read."""
+    """Tell whether a file exists and can be read."""
     try:
         read(path)
     except UserError:
@@ -123,31 +125,31 @@ def is_whole(path: Path) -> bool:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read a file of tensors and plain values, mapped into memory, without running code from it.
+    """Read a file of tensors and plain values without running code from it; tensors are mapped into memory.
 
     Raises:
-        UserError: where the file is absent, no checkpoint, truncated, or holds more than data.
+        UserError: if the file is missing, truncated, no checkpoint, or contains code.
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist")
-    is_mappable = zipfile.is_zipfile(path)  # files from before torch 1.6 are not
+    is_mappable = zipfile.is_zipfile(path)  # files written before torch 1.6 cannot be mapped
     try:
         with torch.serialization.safe_globals(_data_types()):
             values = torch.load(path, map_location="cpu", weights_only=True, mmap=is_mappable)
-    except Exception as error:  # torch raises many kinds for what is not its own file
+    except Exception as error:  # torch raises many types for files that are not its own
         asked = re.search(r"(?i:global:?) (?:GLOBAL )?([\w.]+)", str(error))
         if asked:
             raise UserError(
                 f"{path} is refused: it holds code ({asked[1]}), not only weights; get the file from a source you trust"
             ) from error
         reason = str(error).splitlines()[0].split(". ")[0] if str(error) and is_mappable else "not a file of torch.save"
-        raise UserError(f"{path} is no complete checkpoint ({reason}); make it or download it again") from error
+        raise UserError(f"{path} is not a complete checkpoint ({reason}); make it or download it again") from error
     return values if isinstance(values, dict) else {"value": values}
 
 
 def _data_types() -> list[Any]:
-    """Return what a file may ask for beside tensors and Python's plain types: EasyDict, as a plain one, and numbers."""
-    scalar = np.float64().__reduce__()[0]  # how NumPy pickles a number; the module's name is the version's
+    """Return the types that a file may hold beside tensors and plain values: EasyDict, read as a dict, and numbers."""
+    scalar = np.float64().__reduce__()[0]  # how NumPy pickles a number; its module depends on the version
     numbers = [type(np.dtype(code)) for code in ("f2", "f4", "f8", "i4", "i8", "?")]
     return [
         (OrderedDict, "easydict.EasyDict"),
@@ -159,16 +161,17 @@ def _data_types() -> list[Any]:
 
 
 def load(path: Path, *, kind: Kind, dataset: str | None = None, class_name: str | None = None) -> Checkpoint:
-    """Read weights in this project's format or a published one.
+    """Read a checkpoint in this project's format or a published one.
 
     Args:
         path: the file.
-        kind: what it must hold.
-        dataset: the dataset it must be of, where the file says; None: any.
-        class_name: the same of the class.
+        kind: the network that it must hold.
+        dataset: the dataset that it must belong to, if the file names one; None accepts any.
+        class_name: the class that it must belong to, likewise.
 
     Raises:
-        UserError: where the file is absent (names the command that makes it) or of another kind, dataset or class.
+        UserError: if the file is missing (the message names the command that creates it) or of another kind, dataset
+            or class.
     """
     if not path.is_file():
         command = MADE_BY[kind].format(dataset=dataset or "DATASET", class_name=class_name or "CLASS")
@@ -185,7 +188,7 @@ def load(path: Path, *, kind: Kind, dataset: str | None = None, class_name: str 
 
 
 def checksum(state: Mapping[str, Tensor]) -> str:
-    """Return a SHA-256 over names and bytes of tensors, in the order of the names."""
+    """Return the SHA-256 of the names and bytes of tensors, sorted by name."""
     digest = hashlib.sha256()
     for key, value in sorted(state.items()):
         digest.update(key.encode())
@@ -199,13 +202,14 @@ def load_into(
     """Load a state dict strictly.
 
     Args:
-        module: takes copies of the tensors; on the meta device, where it has no memory of its own, the tensors.
-        state: by the module's own names.
-        source: named in errors.
-        may_differ: names (or prefixes) of tensors that stay at their initialisation where shapes differ.
+        module: receives copies of the tensors; on the meta device, the tensors themselves.
+        state: tensors by the module's names.
+        source: what error messages call the state dict.
+        may_differ: names (or prefixes) of tensors that keep their initial values if they are missing or of another
+            shape.
 
     Returns:
-        The names that stay at their initialisation.
+        The names of the tensors that keep their initial values.
 
     Raises:
         UserError: lists the tensors that are missing, extra or of another shape.
@@ -238,7 +242,7 @@ def _misfits(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], kept: Se
 def _parse(values: dict[str, Any], path: Path) -> Checkpoint:
     stored = values.get("state_dict", values)
     if not isinstance(stored, Mapping):
-        raise UserError(f"{path} holds no weights: its state_dict is of type {type(stored).__name__}")
+        raise UserError(f"{path} holds no weights: its state_dict is a {type(stored).__name__}; give another file")
     state = {str(key): value for key, value in stored.items() if isinstance(value, Tensor)}
     if "kind" in values and "state_dict" in values:
         return Checkpoint(
@@ -258,7 +262,7 @@ def _parse(values: dict[str, Any], path: Path) -> Checkpoint:
 
 
 MARKS: dict[str, Kind] = {"rrs.": "realnet", "out.2.positional_embedding": "classifier", "output_blocks.": "diffusion"}
-"""What a kind's tensors, and no other's, begin with."""
+"""A prefix that only tensors of this kind of network have."""
 
 
 def _recognise(state: Mapping[str, Tensor], values: Mapping[str, Any], path: Path) -> Kind:

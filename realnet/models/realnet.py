@@ -1,9 +1,9 @@
-"""The detector: frozen backbone → AFS → reconstruction → residuals → RRS → anomaly map."""
+"""The detector: frozen backbone → AFS → reconstruction → residuals → RRS → anomaly map (docs/method.md, Detector)."""
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import cast
+from dataclasses import dataclass, replace
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,8 @@ from guided_diffusion.encoder import run_block
 from realnet.errors import UserError
 from realnet.models.afs import AFS, Block
 from realnet.models.backbone import Backbone
+from realnet.models.gaussian import PositionGaussian
+from realnet.models.normal import ChannelScale, Fusion, root_mean_square
 from realnet.models.reconstruction import ReconstructionSize, ReconstructionUNet
 from realnet.models.rrs import RRS
 from realnet.runtime.precision import in_float32
@@ -20,14 +22,15 @@ from realnet.runtime.precision import in_float32
 
 @dataclass(frozen=True)
 class Detection:
-    """The detector's output for images (B, 3, H, W) (method, section 3).
+    """The detector's output for images (B, 3, H, W) (docs/method.md, Detector).
 
     Attributes:
         logits: (B, 2, H, W).
-        selected: AFS's features by block, (B, C, h, w).
-        reconstructed: their reconstruction, by block.
+        selected: the features that AFS selects, (B, C, h, w) by block.
+        reconstructed: the reconstruction of ``selected``, by block.
         residuals: (selected - reconstructed)², by block.
-        chosen: RRS's channels (B, k), by mode.
+        chosen: the channels (B, k) that RRS selects, by mode.
+        fused: the fused anomaly map (B, 1, H, W); None for a detector without fusion.
     """
 
     logits: Tensor
@@ -35,27 +38,29 @@ class Detection:
     reconstructed: Mapping[str, Tensor]
     residuals: Mapping[str, Tensor]
     chosen: Mapping[str, Tensor]
+    fused: Tensor | None = None
 
     @property
     def anomaly_map(self) -> Tensor:
-        """Return the probability of an anomaly, (B, 1, H, W) in [0, 1]."""
-        return self.logits.softmax(dim=1)[:, 1:]
+        """Return the anomaly map (B, 1, H, W) in [0, 1]: ``fused``, or without fusion channel 1 of the softmax."""
+        return self.logits.softmax(dim=1)[:, 1:] if self.fused is None else self.fused
 
 
 class RealNet(nn.Module):
-    """RealNet's detector (CVPR 2024; method, section 3). Only ``recon`` and ``rrs`` learn.
+    """RealNet's detector (docs/method.md, Detector). Only ``recon`` and ``rrs`` learn.
 
     Args:
         backbone: the frozen feature extractor.
-        blocks: which of its levels meet at which stride.
+        blocks: the levels that each block joins, and its stride.
         reconstruction: sizes of each block's reconstruction network.
-        rrs_modes: how many channels each of RRS's rankings keeps.
-        num_residual_layers: depth of RRS's residual stack.
-        stop_grad: keep the segmentation loss from reaching the reconstruction.
-        use_checkpoint: trade compute for memory in training of the reconstruction; the numbers stay the same.
+        rrs_modes: how many channels each ranking of RRS keeps.
+        num_residual_layers: depth of the decoder's residual stack.
+        stop_grad: block the gradient of the segmentation loss at the residuals.
+        use_checkpoint: recompute the reconstruction's activations in the backward pass: less memory, more time, the
+            same numbers.
 
     Raises:
-        UserError: where the blocks and the backbone do not fit.
+        UserError: if a block or a ranking keeps more channels than there are.
     """
 
     def __init__(
@@ -82,15 +87,34 @@ class RealNet(nn.Module):
             num_residual_layers=num_residual_layers,
             stop_grad=stop_grad,
         )
+        self.normal = nn.ModuleDict()
+        self.fusion: Fusion | None = None
+
+    def measure_by(self, kind: Literal["none", "channel", "position"], image_size: Sequence[int]) -> None:
+        """Normalise selected features from now on, by statistics that are still to be fitted or loaded.
+
+        Args:
+            kind: ``channel`` (:class:`ChannelScale`), ``position`` (:class:`PositionGaussian`) or ``none``.
+            image_size: (H, W); with ``position``, the detector accepts no other size.
+        """
+        blocks = self.afs.blocks
+        made: dict[str, nn.Module] = {}
+        if kind == "channel":
+            made = {block.name: ChannelScale(block.num_channels) for block in blocks}
+        elif kind == "position":
+            made = {block.name: PositionGaussian(block.num_channels, block.size(image_size)) for block in blocks}
+        device = next(iter(self.afs.indexes.buffers())).device
+        self.normal = nn.ModuleDict(made).to(device).train(self.training)
 
     def check_image_size(self, image_size: tuple[int, int]) -> None:
-        """Raise UserError for (height, width) that are no multiples of each coarsest map's stride, or too small."""
+        """Raise UserError if (height, width) are not multiples of the coarsest map's stride, or too small."""
         factor = math.lcm(*(block.stride for block in self.afs.blocks)) * self.reconstruction.downsampling
         if any(side % factor for side in image_size):
             height, width = image_size
             raise UserError(
-                f"image_size {height}x{width}: both sides must be multiples of {factor} "
-                "(the coarsest block's stride times the reconstruction's downsampling)"
+                f"image_size {height}x{width}: both sides must be multiples of {factor} (the least common multiple of "
+                f"the blocks' strides, times the reconstruction's downsampling); "
+                f"{self._repair_of_size(image_size, factor)}"
             )
         for block in self.afs.blocks:
             height, width = (side // (block.stride * self.reconstruction.downsampling) for side in image_size)
@@ -98,20 +122,32 @@ class RealNet(nn.Module):
             if height * width * channels <= NUM_GROUPS:
                 raise UserError(
                     f"image_size {image_size[0]}x{image_size[1]}: the reconstruction of {block.name} has a map of one "
-                    f"pixel and too few channels to be normalised; give {2 * factor}x{2 * factor}, or more channels"
+                    f"pixel with too few channels to normalise; set image_size to {2 * factor}x{2 * factor}, or keep "
+                    f"more channels in {block.name}"
                 )
 
-    def exact_parts(self) -> list[nn.Module]:
-        """Return what computes in float32 where the detector is used in 16 bits: the features, and what repeats them.
+    def _repair_of_size(self, image_size: tuple[int, int], factor: int) -> str:
+        height, width = (max(1, round(side / factor)) * factor for side in image_size)
+        other, mult = f"set image_size to {height}x{width}", self.reconstruction.channel_mult
+        for length in range(len(mult) - 1, 0, -1):
+            shallower = factor // 2 ** (len(mult) - length)
+            if not any(side % shallower for side in image_size):
+                own = f"reconstruction.channel_mult to {list(mult[:length])}"
+                return f"{other}, or, where the backbone takes no other size, {own}"
+        return f"{other}, or leave the coarsest levels out of blocks"
 
-        A residual is a small difference of two large numbers, and RRS's choice of channels a jump: of 16 bits they feel
-        most (benchmarks/README.md).
+    def exact_parts(self) -> list[nn.Module]:
+        """Return the parts that compute in float32 when the detector is used in a 16-bit format.
+
+        These are the backbone and the finest layers of the reconstruction. A residual is a small difference of two
+        large numbers, and RRS may then choose other channels, so 16 bits hurt most here (docs/method.md, Residuals;
+        measurements in benchmarks/README.md).
         """
         unets = (cast(ReconstructionUNet, unet) for unet in self.recon.values())
         return [self.backbone, *(block for unet in unets for block in unet.finest_blocks())]
 
     def called_parts(self) -> list[nn.Module]:
-        """Return the parts that training and use both call; in training the detector is never called whole."""
+        """Return the parts that both training and use call; training never calls the detector as a whole."""
         return [self.backbone, *self.recon.values(), self.rrs]
 
     def trainable_state(self) -> dict[str, Tensor]:
@@ -119,22 +155,46 @@ class RealNet(nn.Module):
         return {key: value for key, value in self.state_dict().items() if not key.startswith("backbone.")}
 
     def select(self, image: Tensor) -> dict[str, Tensor]:
-        """Return AFS's features of images (B, 3, H, W), by block; no gradient reaches the backbone."""
+        """Return the normalised features that AFS selects from images (B, 3, H, W), by block, without gradient."""
         with torch.no_grad():
-            return self.afs(in_float32(self.backbone, image), image.shape[-2:])
+            return self.normalise(self.afs(in_float32(self.backbone, image), image.shape[-2:]))
+
+    def normalise(self, selected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Normalise selected features, by block, if the detector has statistics (docs/method.md, Normal statistics)."""
+        if not self.normal:
+            return dict(selected)
+        return {name: in_float32(self.normal[name], features) for name, features in selected.items()}
+
+    def signals(self, detection: Detection) -> dict[str, Tensor]:
+        """Return the maps that :class:`Fusion` joins, (B, 1, H, W) each, by the names of ``SIGNALS``."""
+        size = detection.logits.shape[-2:]
+        squares = [features.float().square() for features in detection.selected.values()]
+        return {
+            "logit": detection.logits[:, 1:] - detection.logits[:, :1],
+            "residual": root_mean_square(list(detection.residuals.values()), size),
+            "distance": root_mean_square(squares, size),
+        }
 
     def forward(self, image: Tensor) -> Detection:
         """Detect anomalies in ImageNet-normalised images (B, 3, H, W).
 
         Raises:
-            UserError: for H or W that the strides do not divide.
+            UserError: as in :meth:`check_image_size`.
         """
         size = (image.shape[-2], image.shape[-1])
         self.check_image_size(size)
-        return self.detect(self.select(image), size)
+        detection = self.detect(self.select(image), size)
+        if self.fusion is None:
+            return detection
+        return replace(detection, fused=self.fusion(self.signals(detection)))
 
     def detect(self, selected: Mapping[str, Tensor], image_size: Sequence[int]) -> Detection:
-        """Run the learned part on selected features, with R = (F - recon(F))²; ``image_size`` is that of the logits."""
+        """Run the learned part on selected features F, with R = (F - recon(F))² (docs/method.md, Residuals).
+
+        Args:
+            selected: F, (B, C, h, w) by block.
+            image_size: (H, W) of the logits.
+        """
         reconstructed = {
             name: run_block(self.recon[f"{name}_recon"], features, use_checkpoint=self.use_checkpoint)
             for name, features in selected.items()

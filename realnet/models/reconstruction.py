@@ -1,4 +1,4 @@
-"""The reconstruction network of a block: a U-Net without time embedding (method, section 3)."""
+"""The reconstruction network of a block: a U-Net without timestep and class (docs/method.md, Reconstruction)."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from realnet.runtime.precision import in_float32
 
 @dataclass(frozen=True)
 class ReconstructionSize:
-    """The sizes that all blocks' networks share (method, section 3, Reconstruction)."""
+    """The sizes that the networks of all blocks share (docs/method.md, Reconstruction)."""
 
     hidden_ratio: float = 0.5
     channel_mult: tuple[int, ...] = (1, 2, 4)
@@ -22,16 +22,16 @@ class ReconstructionSize:
 
     @property
     def downsampling(self) -> int:
-        """Return the factor between the features and the coarsest map of the network."""
+        """Return the side of the features divided by the side of the network's coarsest map."""
         return 2 ** (len(self.channel_mult) - 1)
 
     def width(self, channels: int) -> int:
-        """Return ⌊ratio·C⌋, rounded up to a multiple of the norm's groups."""
+        """Return ⌊ratio·C⌋, rounded up to a multiple of the number of normalisation groups."""
         return math.ceil(math.floor(self.hidden_ratio * channels) / NUM_GROUPS) * NUM_GROUPS or NUM_GROUPS
 
 
 class TransposedUpsample(nn.Module):
-    """Double the sides by a transposed convolution, 4×4 with stride 2 (method, section 3, Reconstruction)."""
+    """Double the sides by a 4×4 transposed convolution with stride 2 (docs/method.md, Reconstruction)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -42,13 +42,13 @@ class TransposedUpsample(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """GroupNorm, SiLU, 3×3 convolution, plus skip (method, section 3, Reconstruction).
+    """GroupNorm, SiLU, 3×3 convolution, plus skip (docs/method.md, Reconstruction).
 
     Args:
-        channels: of the input, a multiple of 32.
-        out_channels: of the output.
+        channels: channels of the input, a multiple of 32.
+        out_channels: channels of the output.
         down: halve the sides by averaging.
-        up: double them, by one transposed convolution for the branch and another for the skip.
+        up: double the sides by transposed convolutions, one in the branch and another in the skip.
     """
 
     def __init__(self, channels: int, out_channels: int, *, down: bool = False, up: bool = False) -> None:
@@ -71,14 +71,14 @@ def _resample(channels: int, *, down: bool, up: bool) -> nn.Module:
 
 
 class ReconstructionUNet(nn.Module):
-    """Reconstruct a block's selected features (B, C, h, w) without the anomaly (method, section 3, Reconstruction).
+    """Reconstruct a block's selected features (B, C, h, w) without the anomaly (docs/method.md, Reconstruction).
 
     Args:
-        channels: C, of the input and of the output.
-        size: what the networks of all blocks share.
+        channels: C, the same for input and output.
+        size: the sizes that the networks of all blocks share.
 
     Raises:
-        ValueError: where the heads do not divide the channels.
+        ValueError: if the attention heads do not divide the channels.
     """
 
     def __init__(self, channels: int, size: ReconstructionSize) -> None:
@@ -119,7 +119,7 @@ class ReconstructionUNet(nn.Module):
         self.out = nn.Sequential(group_norm(ch), nn.SiLU(), out_conv)
 
     def finest_blocks(self) -> list[nn.Module]:
-        """Return the blocks that work at the features' own size; in eval mode they compute in float32."""
+        """Return the layers that work at the size of the features; in eval mode they compute in float32."""
         return [*self.input_blocks[: self._num_finest], *self.output_blocks[-self._num_finest :], self.out]
 
     def forward(self, features: Tensor) -> Tensor:

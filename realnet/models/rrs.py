@@ -1,4 +1,4 @@
-"""RRS: reconstruction residual selection, and the decoder from residuals to logits (method, section 3)."""
+"""RRS, reconstruction residual selection, with the decoder from residuals to logits (docs/method.md, RRS, Decoder)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ from realnet.models.afs import resize, take_channels
 
 @dataclass(frozen=True)
 class RRSOutput:
-    """What RRS makes of the residuals (method, section 3, RRS).
+    """The output of RRS (docs/method.md, RRS, Decoder).
 
     Attributes:
-        logits: (B, 2, H, W); channel 1 is the anomaly's.
-        chosen: each ranking's channels (B, k), best first, by mode.
+        logits: (B, 2, H, W); channel 1 stands for anomalous.
+        chosen: the channels (B, k) of each ranking, best first, by mode.
     """
 
     logits: Tensor
@@ -25,7 +25,7 @@ class RRSOutput:
 
 
 class ResidualLayer(nn.Module):
-    """ReLU, 3×3 convolution, ReLU, 1×1 convolution, added to the input (method, section 3, RRS, Decoder)."""
+    """ReLU, 3×3 convolution, ReLU, 1×1 convolution, added to the input (docs/method.md, Decoder)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class ResidualLayer(nn.Module):
 
 
 class ResidualStack(nn.Module):
-    """Residual layers with a ReLU at the end (method, section 3, RRS, Decoder)."""
+    """Residual layers with a ReLU at the end (docs/method.md, Decoder)."""
 
     def __init__(self, channels: int, num_layers: int) -> None:
         super().__init__()
@@ -54,16 +54,16 @@ class ResidualStack(nn.Module):
 
 
 class RRS(nn.Module):
-    """Keep, per image, the residual channels that speak loudest, and decode them to logits (method, section 3, RRS).
+    """Select the residual channels of each image that react most, and decode them (docs/method.md, RRS, Decoder).
 
     Args:
-        channels: of all blocks' residuals together.
+        channels: number of residual channels of all blocks together.
         modes: how many channels each ranking (``max``, ``mean``) keeps.
         num_residual_layers: depth of the decoder's residual stack.
-        stop_grad: keep the segmentation loss from reaching the residuals.
+        stop_grad: block the gradient of the segmentation loss at the residuals.
 
     Raises:
-        UserError: where a ranking keeps more channels than there are.
+        UserError: if a ranking keeps more channels than there are.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class RRS(nn.Module):
         super().__init__()
         for mode, number in modes.items():
             if number > channels:
-                raise UserError(f"rrs.modes.{mode} keeps {number} channels, but the blocks give {channels}")
+                raise UserError(f"rrs.modes.{mode} keeps {number} channels, but the blocks have {channels}; lower it")
         self.modes, self.stop_grad = dict(modes), stop_grad
         self.bn_idx = nn.BatchNorm2d(channels, affine=False, momentum=0.9)
         width = sum(modes.values())
@@ -101,10 +101,13 @@ class RRS(nn.Module):
 
     @torch.no_grad()
     def rank(self, residual: Tensor) -> dict[str, Tensor]:
-        """Rank the normalised channels of (B, C, h, w) by spatial maximum and mean: best first, (B, k) by mode.
+        """Rank the normalised channels of residuals (B, C, h, w) by spatial maximum and by spatial mean.
 
-        In eval mode the statistics are normalised instead of the residuals: max(a·x + b) = a·max(x) + b for a > 0, and
-        likewise the mean.
+        In eval mode, the maxima and means are normalised instead of the residuals, with the same result:
+        max(a·x + b) = a·max(x) + b for a > 0, and likewise for the mean.
+
+        Returns:
+            (B, k) int64, the channels by mode, best first.
         """
         if self.training:
             residual = self.bn_idx(residual)

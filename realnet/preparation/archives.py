@@ -1,6 +1,8 @@
 """Lay out the published archives of VisA and Magnetic Tile Defects as this project reads them."""
 
 import csv
+import hashlib
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -15,6 +17,7 @@ from realnet.runtime.progress import bar
 SPLIT_FILE = "split_csv/1cls.csv"
 VISA_FOLDERS = {"normal": "ok", "anomaly": "ko"}
 MTD_NORMAL = "free"
+SOLAR_LABELS, SOLAR_TRAIN_TENTHS = "labels.csv", 6
 NUM_SHOWN = 10
 
 
@@ -77,6 +80,49 @@ def plan_mtd(source: Path, target: Path, *, train_list: Path | None = None) -> l
             if kind != MTD_NORMAL and mask.is_file():
                 copies.append(FileCopy(mask, target / TRUTH_FOLDER / kind / mask.name))
     return _checked(copies, target)
+
+
+def plan_solar(source: Path, target: Path) -> list[FileCopy]:
+    """Plan the layout of the ELPV dataset of solar cells: ``<kind>/train/good``, ``<kind>/test/{good,defect}``.
+
+    Good cells have a defect probability of 0, defective cells of 1; the others are left out. A hash of the names
+    chooses about 60 % of the good cells for training.
+
+    Args:
+        source: the folder that holds ``labels.csv`` and ``images/``.
+        target: the image root.
+
+    Raises:
+        UserError: if the labels are missing or malformed, if files that they name do not exist, or if the target holds
+            other files.
+    """
+    table = source / SOLAR_LABELS
+    if not table.is_file():
+        raise UserError(f"{table} does not exist; --source must be the folder with it and images/")
+    copies = []
+    for number, line in enumerate(table.read_text(encoding="utf-8-sig").splitlines(), 1):
+        match line.split():
+            case [name, probability, ("mono" | "poly") as kind] if re.fullmatch(r"images/[\w.-]+", name):
+                if split := _solar_split(Path(name).name, probability):
+                    copies.append(FileCopy(source / name, target / kind / split / Path(name).name))
+            case []:
+                continue
+            case _:
+                raise UserError(f"{table}, line {number}: {line[:80]!r} is not: images/<file> <probability> mono|poly")
+    if not copies:
+        raise UserError(f"{table} lists no good and no defective cell; unpack the dataset again")
+    return _checked(copies, target)
+
+
+def _solar_split(name: str, probability: str) -> str | None:
+    """Return the folder of a cell; None if it is neither certainly good nor certainly defective."""
+    match float(probability):
+        case 0.0:
+            digest = int(hashlib.md5(name.encode(), usedforsecurity=False).hexdigest(), 16)
+            return "train/good" if digest % 10 < SOLAR_TRAIN_TENTHS else "test/good"
+        case 1.0:
+            return "test/defect"
+    return None
 
 
 def copy_files(copies: Sequence[FileCopy], *, description: str) -> None:

@@ -1,5 +1,6 @@
 """The subcommands of ``prepare_data.py``: each function is one, and prints what it did and which command comes next."""
 
+import importlib.util
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from realnet.data.registry import OpenDataset, open_dataset
 from realnet.errors import UserError
 from realnet.inspection.check import inspect_class
 from realnet.inspection.findings import fatal, report
-from realnet.preparation.archives import FileCopy, copy_files, plan_mtd, plan_visa
+from realnet.preparation.archives import FileCopy, copy_files, plan_mtd, plan_solar, plan_visa
 from realnet.preparation.layouts import LAYOUTS, LayoutName, check_name, recognise, register
 from realnet.preparation.summary import summary_table
 from realnet.preparation.toy import is_complete, make_toy_dataset
@@ -50,6 +51,32 @@ def lay_out_mtd(source: Path, *, train_list: Path | None = None, dry_run: bool =
     dataset = open_dataset("MTD")
     folder = dataset.image_root / dataset.classes[0]
     _lay_out(dataset, plan_mtd(source, folder, train_list=train_list), dry_run=dry_run)
+
+
+def lay_out_solar(source: Path | None = None, *, dry_run: bool = False) -> None:
+    """Lay out the solar cells of ELPV in the image root of ``experiments/solar/dataset.yaml``, and index them.
+
+    Args:
+        source: the folder that holds ``labels.csv``; None takes that of the installed package.
+        dry_run: only print what would be done.
+
+    Raises:
+        UserError: if the package is not installed; see also ``plan_solar``.
+    """
+    dataset = open_dataset("solar")
+    folder = source or _package_folder("elpv_dataset") / "data"
+    print("license    ELPV dataset: CC BY-NC-SA 4.0, not for commercial use; cite Buerhop-Lutz et al., EU PVSEC 2018")
+    _lay_out(dataset, plan_solar(folder, dataset.image_root), dry_run=dry_run)
+
+
+def _package_folder(name: str) -> Path:
+    found = importlib.util.find_spec(name)
+    if found is None or found.origin is None:
+        raise UserError(
+            "the package elpv-dataset is not installed; install it with: pip install elpv-dataset (91 MB), or give the "
+            "folder of its labels.csv as --source"
+        )
+    return Path(found.origin).parent
 
 
 def add_dataset(

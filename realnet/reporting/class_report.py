@@ -7,14 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
+from typing import Literal, cast
 
 from realnet.config import RealNetConfig, paths
 from realnet.data.index import Entry
 from realnet.data.registry import OpenDataset
-from realnet.detection.checkpoints import PROTOCOLS, Protocol
+from realnet.detection.checkpoints import PROTOCOLS, REFERENCES, Protocol, ReferenceName
+from realnet.detection.detector import stored_config
 from realnet.drawing.panels import heatmap_name
+from realnet.evaluation.references import ReferenceMaker
 from realnet.evaluation.results import REPORT, CheckpointResult, ClassResult, read_class, read_earlier, write_class
-from realnet.evaluation.run import TestSplits, evaluate_checkpoint, notes_on
+from realnet.evaluation.run import TestSplits, evaluate_checkpoint, evaluate_reference, notes_on
 from realnet.inspection.check import require_sound
 from realnet.reporting.pages import write_class_page, write_heatmaps
 from realnet.runtime import distributed
@@ -23,14 +26,14 @@ from realnet.runtime.distributed import World
 logger = logging.getLogger("realnet")
 
 
-def results_folder(dataset: str, class_name: str, given: Path | None = None) -> Path:
-    """Return the folder of a class's results; a checkpoint given by hand has its own, so it overwrites none of them."""
+def results_folder(dataset: str, class_name: str, part: Literal["given", "references"] | None = None) -> Path:
+    """Return the folder of a class's results; a checkpoint given by hand, or references alone, get one inside it."""
     folder = paths.output(dataset, "realnet", "vis", class_name)
-    return folder if given is None else folder / "given"
+    return folder / part if part else folder
 
 
 def heatmaps_folder(folder: Path, protocol: Protocol) -> Path:
-    """Return the folder of a checkpoint's heatmaps, in or under the folder of the class's results."""
+    """Return the folder of a detector's heatmaps, in or under the folder of the class's results."""
     return folder if protocol == "given" else folder / protocol
 
 
@@ -42,6 +45,7 @@ def report_class(
     config: RealNetConfig,
     world: World,
     folder: Path,
+    references: Sequence[ReferenceName] = (),
     resume: bool = False,
 ) -> ClassResult:
     """Evaluate each checkpoint of a class; write heatmaps, ``report.html`` and ``metrics.json`` under ``folder``.
@@ -49,10 +53,13 @@ def report_class(
     Args:
         dataset: the dataset of the class.
         class_name: name of the class.
-        checkpoints: at least one; the report shows the images of the first in the order of ``PROTOCOLS``.
+        checkpoints: may be empty if there are references; the report shows the images of the first in the order of
+            ``PROTOCOLS``.
         config: settings of this machine and of the metrics; the checkpoints hold those of the networks.
         world: this process; only the main process writes.
         folder: folder of the class's results.
+        references: reference detectors to fit to the training images and evaluate too, on the first checkpoint's
+            features.
         resume: keep existing results if weights, settings, test images and masks have not changed.
 
     Raises:
@@ -61,7 +68,8 @@ def report_class(
     with distributed.refusing_together():
         require_sound(dataset, [class_name])
         test = dataset.index(class_name, write=False).test
-        inputs = _inputs(dataset, test, checkpoints, config)
+        seen = _config_of(checkpoints, config)
+        inputs = _inputs(dataset, class_name, checkpoints, config, references)
     kept = _kept(folder, inputs, test) if resume else None
     if not distributed.any_process(kept is None) and kept:
         logger.info("%s: results of %s kept, nothing has changed; --no-resume evaluates again", class_name, kept.made)
@@ -70,13 +78,18 @@ def report_class(
         _remove_stale_heatmaps(folder, class_name, test)
     splits = TestSplits(dataset, class_name, config.runtime, world)
     results: list[CheckpointResult] = []
-    for protocol in reversed([protocol for protocol in PROTOCOLS if protocol in checkpoints]):
-        # only one checkpoint's maps are in memory at a time; the last ones go into the report
-        result, scores = evaluate_checkpoint(protocol, checkpoints[protocol], splits, config=config, world=world)
+    with distributed.refusing_together():
+        maker = ReferenceMaker(dataset, class_name, seen, world) if references else None
+    for protocol in reversed([protocol for protocol in PROTOCOLS if protocol in (*checkpoints, *references)]):
+        # only one detector's maps are in memory at a time; the last ones go into the report
+        if maker and protocol in REFERENCES:
+            result, scores = evaluate_reference(cast(ReferenceName, protocol), maker, splits, world=world)
+        else:
+            result, scores = evaluate_checkpoint(protocol, checkpoints[protocol], splits, config=config, world=world)
         pictures = splits.at(scores.image_size).pictures()
         results.insert(0, result)
         with distributed.refusing_together():
-            if world.is_main:
+            if world.is_main and (protocol in checkpoints or not checkpoints):
                 description, target = f"{class_name}: heatmaps ({protocol})", heatmaps_folder(folder, protocol)
                 write_heatmaps(scores, pictures, target, result.display, description)
     whole = ClassResult(
@@ -95,14 +108,27 @@ def report_class(
     return whole
 
 
+def _config_of(checkpoints: Mapping[Protocol, Path], config: RealNetConfig) -> RealNetConfig:
+    """Return the config of the features that references see: the first checkpoint's, else the dataset's."""
+    for protocol in (protocol for protocol in PROTOCOLS if protocol in checkpoints):
+        return stored_config(checkpoints[protocol], config)
+    return config
+
+
 def _inputs(
-    dataset: OpenDataset, test: Sequence[Entry], checkpoints: Mapping[Protocol, Path], config: RealNetConfig
+    dataset: OpenDataset,
+    class_name: str,
+    checkpoints: Mapping[Protocol, Path],
+    config: RealNetConfig,
+    references: Sequence[ReferenceName],
 ) -> str:
     """Return a digest of everything that a class's results depend on; files count by path, size and time."""
-    names = [name for entry in test for name in (entry.filename, entry.maskname) if name]
+    index = dataset.index(class_name, write=False)
+    test, train = index.test, index.train if references else ()
+    names = [name for entry in (*test, *train) for name in (entry.filename, entry.maskname) if name]
     files = [*checkpoints.values(), *(dataset.image_root / name for name in names)]
     facts = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    whole = [config.model_dump(mode="json"), [asdict(entry) for entry in test], facts]
+    whole = [config.model_dump(mode="json"), [asdict(entry) for entry in test], facts, *sorted(references)]
     return hashlib.sha256(json.dumps(whole).encode()).hexdigest()
 
 
@@ -112,7 +138,7 @@ def _kept(folder: Path, inputs: str, test: Sequence[Entry]) -> ClassResult | Non
     if stored is None or stored.inputs != inputs:
         return None
     heatmaps = [heatmap_name(entry.filename, entry.class_name) for entry in test]
-    folders = [heatmaps_folder(folder, one.protocol) for one in stored.checkpoints]
+    folders = [heatmaps_folder(folder, protocol) for protocol in stored.pictured()]
     written = [folder / REPORT, *(target / name for target in folders for name in heatmaps)]
     return stored if all(path.is_file() for path in written) else None
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from realnet.detection.checkpoints import PROTOCOLS, Protocol
+from realnet.detection.checkpoints import PROTOCOLS, REFERENCES, Protocol
 from realnet.evaluation.results import CheckpointResult, ClassResult, Source, Verdicts
 from realnet.evaluation.scores import METRICS, Metric, mean_over_classes
 from realnet.reporting.report import TITLES, Result, ResultTable, mean_name, missing_metrics
@@ -43,7 +43,21 @@ def tables(results: Sequence[ClassResult], classes: Sequence[str]) -> list[Resul
                 mean=_row(mean, published) if len(rows) > 1 or published else None,
             )
         )
-    return made
+    return [*made, *_side_by_side(results)]
+
+
+def _side_by_side(results: Sequence[ClassResult]) -> Iterator[ResultTable]:
+    """Yield, if there are references, a table with a row for each detector: RealNet and the references."""
+    found = means(results)
+    if found.keys() & REFERENCES.keys():
+        names = {
+            "last": "RealNet, last step",
+            "best": "RealNet, best on the test split",
+            "given": "RealNet, file given",
+        }
+        rows = {names.get(protocol, PROTOCOLS[protocol]): _row(mean) for protocol, mean in found.items()}
+        classes = results[0].class_name if len(results) == 1 else f"mean over {len(results)} classes"
+        yield ResultTable(protocol=f"detectors side by side ({classes})", rows=rows, mean=None)
 
 
 def console_lines(dataset: str, table: ResultTable) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Batch norms whose statistics are those of the batches of all processes."""
+"""Batch norms that use the statistics of all processes' batches."""
 
 import torch
 from torch import Tensor, nn
@@ -7,9 +7,9 @@ from realnet.runtime.distributed import mean, world_size
 
 
 class JointBatchNorm2d(nn.BatchNorm2d):
-    """A batch norm whose statistics in training are those of the processes' (equally large) batches joined.
+    """A batch norm that, in training, uses the statistics of the processes' (equally large) batches joined.
 
-    They are float32 or better whatever the input's format, and take one message forward and one backward.
+    The statistics are float32 or better, whatever the input's format, and cost one message forward and one backward.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -26,8 +26,8 @@ class JointBatchNorm2d(nn.BatchNorm2d):
 
     @torch.no_grad()
     def _follow(self, centre: Tensor, variance: Tensor, count: int) -> None:
-        """Move the running statistics, whose variance is the unbiased one of ``count`` values a channel."""
-        assert self.num_batches_tracked is not None and self.momentum is not None  # as BatchNorm2d's defaults have it
+        """Update the running statistics, with the unbiased variance of ``count`` values per channel."""
+        assert self.num_batches_tracked is not None and self.momentum is not None  # BatchNorm2d's defaults
         assert self.running_mean is not None and self.running_var is not None
         self.num_batches_tracked += 1
         self.running_mean.lerp_(centre.float(), self.momentum)
@@ -35,10 +35,10 @@ class JointBatchNorm2d(nn.BatchNorm2d):
 
 
 def join_batch_norms(model: nn.Module) -> None:
-    """Make a model's batch norms take the statistics of all processes' batches joined."""
+    """Make a model's batch norms use the statistics of all processes' batches joined."""
     if world_size() == 1:
         return
     for module in model.modules():
         if type(module) is nn.BatchNorm2d:
-            module.__class__ = JointBatchNorm2d  # tensors, names and place stay as they are
+            module.__class__ = JointBatchNorm2d  # its tensors, its name and its place stay
             module.forward = torch.compiler.disable(module.forward)  # type: ignore[method-assign]  # it sends messages

@@ -1,4 +1,4 @@
-"""The only module that knows of several processes; without a launcher each function is the identity."""
+"""The only module that deals with several processes; without a launcher, each function is the identity."""
 
 import json
 import os
@@ -21,9 +21,9 @@ from realnet.runtime import threads
 from realnet.runtime.precision import FormatName, Precision, planned, resolve
 from realnet.runtime.signals import StopSignals
 
-BUCKET_ELEMENTS = 64 * 2**20  # gradients are averaged in pieces of this size, to bound the copy
+BUCKET_ELEMENTS = 64 * 2**20  # average gradients in pieces of this size, to limit the memory of the copy
 TIMEOUT = timedelta(minutes=30)
-WATCH_SECONDS = 0.5  # how often a process asks whether another has failed
+WATCH_SECONDS = 0.5  # how often a process checks whether another has failed
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class World:
         rank: this process's number.
         size: how many processes there are.
         precision: the number format that this process computes in, and its device.
-        stop: notes the signals that end the run, while it is entered.
+        stop: a context that notes the signals that end the run.
     """
 
     rank: int
@@ -55,16 +55,16 @@ class World:
 
 @contextmanager
 def join_world(device: str | None = None, number_format: FormatName = "auto") -> Iterator[World]:
-    """Join the run that torchrun (or torch.distributed.launch) started, or stand alone; ``Stopped`` ends the block.
+    """Join the run that torchrun (or torch.distributed.launch) started, or run as a single process.
 
-    Device and number format are resolved here, once for the whole command.
+    Device and number format are resolved here, once for the whole command. The context swallows ``Stopped``.
 
     Args:
         device: ``cpu``, ``cuda``, ``cuda:1`` or ``mps``; None takes the best one available.
         number_format: ``runtime.precision`` of the config.
 
     Raises:
-        UserError: where the device is unavailable or belongs to another process, or lacks the number format.
+        UserError: if the device is unavailable, belongs to another process, or lacks the number format.
     """
     rank, world_size = _launched()
     chosen = _device(device)
@@ -86,36 +86,36 @@ def join_world(device: str | None = None, number_format: FormatName = "auto") ->
         require_own_gpus(chosen)
     with suppress(Stopped):  # all processes stop together
         yield World(rank, world_size, precision)
-    left.set()  # a process that fails does not come here: it does not leave in order (see fail)
+    left.set()  # a process that fails does not get here: ``fail`` ends it
     dist.destroy_process_group()
 
 
 def plan_world(device: str | None = None, number_format: FormatName = "auto") -> World:
-    """Return the world of a future run without joining it; the device may be absent here.
+    """Return the world of a future run without joining it; this machine need not have the device.
 
     Args:
         device: as for :func:`join_world`.
-        number_format: likewise.
+        number_format: as for :func:`join_world`.
 
     Raises:
-        UserError: where there is no such kind of device, or it lacks the number format.
+        UserError: if there is no such kind of device, or it lacks the number format.
     """
     try:
         chosen = torch.device(device) if device else best_device()
     except RuntimeError as error:
-        raise UserError(f"--device {device} is no device; give cpu, cuda or mps") from error
+        raise UserError(f"--device {device} is not a device; give cpu, cuda or mps") from error
     return World(*_launched(), planned(number_format, chosen))
 
 
 def best_device() -> torch.device:
-    """Return what is taken where no device is named: a GPU, Apple's (mps), or else the CPU."""
+    """Return the default device: a GPU, Apple's GPU (mps), or else the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def _launched() -> tuple[int, int]:
-    """Return rank and number of processes, as a launcher says them."""
+    """Return the rank and the number of processes that the launcher has set."""
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
@@ -136,37 +136,37 @@ def require_own_gpus(device: torch.device) -> None:
     """Check that no two processes share a GPU.
 
     Raises:
-        UserError: on all processes alike.
+        UserError: on every process, if two share one.
     """
     gpus = gather(str(torch.cuda.get_device_properties(device).uuid))
     if len(set(gpus)) < len(gpus):
         raise UserError(
-            f"{len(gpus)} processes were started on {len(set(gpus))} GPUs, and each needs its own; start as many as "
-            "there are GPUs (--nproc_per_node), and leave --device out: CUDA_VISIBLE_DEVICES chooses among them"
+            f"{len(gpus)} processes were started on {len(set(gpus))} GPUs, but each needs its own; start one per GPU "
+            "(--nproc_per_node) and leave --device out; CUDA_VISIBLE_DEVICES chooses the GPUs"
         )
 
 
 def fail(text: str, code: int) -> NoReturn:
     """End the run of several processes: each exits with ``code``, even one that waits for another or for a GPU.
 
-    The first process that fails prints the text, and so does the first process of every other machine; what fails
-    later fails because of it, and is silent.
+    The first process that fails prints the text, and so does the first process of every other machine. Processes that
+    fail later, because of it, print nothing.
     """
     first = mine = json.dumps([os.environ["RANK"], _node(), code, text])
-    with suppress(RuntimeError):  # the store went with the process that held it
+    with suppress(RuntimeError):  # the process that held the store is gone
         first = _store().compare_set(_failure_key(), "", mine).decode()
     _end(first, is_mine=first == mine)
 
 
 @cache
 def _store() -> dist.Store:
-    """Connect to the run's key-value store, which torchrun holds, or else rank 0."""
+    """Connect to the run's key-value store, which torchrun (or else rank 0) holds."""
     return next(dist.rendezvous("env://", timeout=TIMEOUT))[0]
 
 
 def _watch(left: threading.Event) -> None:
-    """End this process once another has failed; a thread, with a connection that no other call can hold up."""
-    with suppress(RuntimeError):  # the store may go before this process does
+    """End this process once another has failed; run in a thread, on a connection that no other call can block."""
+    with suppress(RuntimeError):  # the store may end before this process
         store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
         while not left.wait(WATCH_SECONDS):
             if store.check([_failure_key()]):
@@ -177,14 +177,14 @@ _ending = threading.Lock()
 
 
 def _end(failure: str, *, is_mine: bool) -> NoReturn:
-    _ending.acquire()  # for good: either the main thread or the watch ends the process
+    _ending.acquire()  # never released: only the main thread or the watch ends the process
     _, node, code, text = json.loads(failure)
     if is_mine or (node != _node() and os.environ.get("LOCAL_RANK") == "0"):
         print(text, file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
-    time.sleep(2 * WATCH_SECONDS)  # all shall have read it before the store goes
-    os._exit(code)  # an orderly end would wait for messages that never come
+    time.sleep(2 * WATCH_SECONDS)  # lets every process read the failure before the store ends
+    os._exit(code)  # a normal exit would wait for messages that never come
 
 
 def _node() -> str:
@@ -192,7 +192,7 @@ def _node() -> str:
 
 
 def _failure_key() -> str:
-    """Name a failure by the start that it ends: torchrun --max-restarts keeps the store."""
+    """Return a failure's key, with the number of restarts: torchrun --max-restarts keeps the store."""
     return f"failure of start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
 
 
@@ -230,7 +230,7 @@ def mean(value: Tensor) -> Tensor:
 
 
 class _Mean(torch.autograd.Function):
-    """m = Σ_r v_r / N, hence ∂(Σ_r L_r)/∂v = Σ_r (∂L_r/∂m) / N: a mean both ways."""
+    """m = Σ_r v_r / N, so ∂(Σ_r L_r)/∂v = Σ_r (∂L_r/∂m) / N: a mean both ways."""
 
     @staticmethod
     def forward(_context: Any, value: Tensor) -> Tensor:
@@ -253,12 +253,12 @@ def _reduce(value: Tensor, operation: Any) -> Tensor:
 
 
 def any_process(flag: bool) -> bool:
-    """Tell whether the flag is set in any process (a control message on the CPU)."""
+    """Tell whether the flag is set in any process; the message is sent on the CPU."""
     return bool(maximum(torch.tensor(int(flag))))
 
 
 def gather(value: Any) -> list[Any]:
-    """Return every process's value, in the order of ranks, to all of them (plain picklable values)."""
+    """Return the values of all processes, in the order of ranks, on every process; values must be picklable."""
     if not dist.is_initialized():
         return [value]
     values: list[Any] = [None] * dist.get_world_size()
@@ -267,18 +267,18 @@ def gather(value: Any) -> list[Any]:
 
 
 def barrier() -> None:
-    """Wait until every process has come here."""
+    """Wait until every process has called this function."""
     any_process(False)
 
 
 @contextmanager
 def refusing_together() -> Iterator[None]:
-    """End a block on all processes where it refuses something on one of them.
+    """Make all processes refuse if the block refuses something on one of them.
 
     Nothing in the block may wait for another process.
 
     Raises:
-        UserError: what the processes refused, equal messages once.
+        UserError: on every process; the message holds every refusal once.
     """
     refusal = ""
     try:

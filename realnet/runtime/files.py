@@ -1,4 +1,4 @@
-"""Files that others only ever see whole, and what is said where they cannot be written."""
+"""Write files that readers only ever see whole, and name those that cannot be written."""
 
 import os
 import socket
@@ -12,10 +12,10 @@ from realnet.errors import UserError
 
 @contextmanager
 def refusing(path: Path) -> Iterator[None]:
-    """Name the file or folder that the block writes where it cannot be written.
+    """Turn the block's ``OSError`` into a message that names the file or folder that it writes.
 
     Raises:
-        UserError: such as for a full disk.
+        UserError: if it cannot be written, for example because the disk is full.
     """
     try:
         yield
@@ -25,10 +25,12 @@ def refusing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def whole(path: Path, part: Path) -> Iterator[None]:
-    """Have what the block writes as ``part`` take the name ``path``, whose folder is made; until then its file stays.
+    """Rename ``part``, which the block writes, to ``path`` when the block ends; make the folder first.
+
+    Until then, an existing file at ``path`` stays as it is.
 
     Raises:
-        UserError: where it cannot be written; nothing of the part is left.
+        UserError: if the file cannot be written; ``part`` is removed.
     """
     try:
         with refusing(path):
@@ -42,13 +44,13 @@ def whole(path: Path, part: Path) -> Iterator[None]:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[TextIO]:
-    """Open a text file that is :func:`whole` once the block has ended.
+    """Open a text file for writing; it takes its place at ``path`` when the block ends (:func:`whole`).
 
-    Several processes, also of several machines, may write the same file: the last one's stays, whole. What UTF-8
-    cannot write, as names of files that are not in it, is written with backslashes.
+    Several processes, even on several machines, may write the same file: the last one to finish replaces the others.
+    What UTF-8 cannot encode, such as parts of some file names, is written with backslashes.
 
     Raises:
-        UserError: where it cannot be written.
+        UserError: if the file cannot be written.
     """
     part = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.part")
     with whole(path, part), part.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:

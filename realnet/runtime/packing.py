@@ -1,4 +1,4 @@
-"""Convolutions for use on a CPU: oneDNN lays their weights out once, not at every call (benchmarks/README.md)."""
+"""Convolutions for inference on a CPU: oneDNN lays out their weights once, not at every call (benchmarks/README.md)."""
 
 import math
 import platform
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from guided_diffusion.blocks import Pointwise
 
 onednn = torch.ops.mkldnn
-PLAIN: tuple[str, list[float], str] = ("none", [], "")  # nothing is computed along with the layer
+PLAIN: tuple[str, list[float], str] = ("none", [], "")  # no operation is fused with the layer
 
 _one_at_a_time = threading.Lock()
 
@@ -19,8 +19,8 @@ _one_at_a_time = threading.Lock()
 class PackedConvolution(nn.Module):
     """A convolution of (B, C, H, W), a transposed one, or a pointwise one of (B, T, C), without gradients.
 
-    The weights are laid out for the size of the first input; others give the same numbers, perhaps more slowly. The
-    output is laid out channels last.
+    The weights are laid out for the size of the first input; inputs of other sizes give the same numbers, perhaps more
+    slowly. The output is in the channels-last layout.
     """
 
     def __init__(self, conv: nn.Conv2d | nn.ConvTranspose2d | Pointwise) -> None:
@@ -41,7 +41,7 @@ Compute = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 def _operations(conv: nn.Conv2d | nn.ConvTranspose2d | Pointwise) -> tuple[Pack, Compute]:
-    """Return what lays a weight out for inputs of a size, and what computes with it, its input and its bias."""
+    """Return two functions: one lays out a weight for inputs of a size, the other applies the layer."""
     if isinstance(conv, Pointwise):
         return (
             lambda weight, shape: onednn._reorder_linear_weight(weight.squeeze(2), math.prod(shape[:2])),
@@ -61,9 +61,9 @@ def _operations(conv: nn.Conv2d | nn.ConvTranspose2d | Pointwise) -> tuple[Pack,
 
 
 def pack_convolutions(network: nn.Module) -> None:
-    """Replace a network's convolutions by packed ones, where this processor has them.
+    """Replace a network's convolutions with packed ones, if this processor supports them.
 
-    The network takes no gradients any more, has no weights in its state dict, and cannot be moved.
+    Afterwards the network computes no gradients, has no weights in its state dict, and cannot move to another device.
     """
     for parent in network.modules():
         for name, child in parent.named_children():
@@ -72,14 +72,14 @@ def pack_convolutions(network: nn.Module) -> None:
 
 
 def can_pack(dtype: torch.dtype) -> bool:
-    """Tell whether oneDNN is here, and this processor has a number format."""
+    """Tell whether oneDNN is available and this processor supports the number format."""
     if platform.machine() not in {"x86_64", "AMD64"} or not torch.backends.mkldnn.is_available():
         return False
     return dtype == torch.float32 or (dtype == torch.bfloat16 and onednn._is_mkldnn_bf16_supported())
 
 
 def _is_packable(conv: nn.Conv2d | nn.ConvTranspose2d | Pointwise) -> bool:
-    is_plain = type(conv) in {nn.Conv2d, nn.ConvTranspose2d, Pointwise}  # what derives from them may compute otherwise
+    is_plain = type(conv) in {nn.Conv2d, nn.ConvTranspose2d, Pointwise}  # a subclass may compute something else
     return (
         is_plain and can_pack(conv.weight.dtype) and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
     )

@@ -1,4 +1,4 @@
-"""Networks on their device: memory layout, number format, compiled or packed."""
+"""Put networks on their device: memory layout, number format, compilation or packing."""
 
 import os
 import shutil
@@ -18,14 +18,14 @@ NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
 @runtime_checkable
 class Parted(Protocol):
-    """A network whose parts are called one by one, as a detector's are in training."""
+    """A network whose parts are called one by one, such as a detector in training."""
 
     def called_parts(self) -> list[nn.Module]:
-        """Return the parts that are called in training and in use alike."""
+        """Return the parts that both training and use call."""
         ...
 
     def exact_parts(self) -> list[nn.Module]:
-        """Return the parts that compute in float32 whatever the number format."""
+        """Return the parts that compute in float32, whatever the number format."""
         ...
 
 
@@ -40,16 +40,16 @@ def move_to_device(network: NetworkT, device: torch.device, runtime: RuntimeConf
 def make_ready(
     network: NetworkT, number_format: Precision, runtime: RuntimeConfig, *, differentiable: bool = False
 ) -> NetworkT:
-    """Make a trained network as fast as it gets: placed, in its number format, and compiled or packed.
+    """Make a trained network as fast as possible: on its device, in its number format, compiled or packed.
 
     Args:
-        network: whose weights change no more.
-        number_format: and device.
-        runtime: of the config.
-        differentiable: gradients of the input, and of it alone, are wanted, as of a guiding classifier.
+        network: the network; its weights must not change afterwards.
+        number_format: the number format and the device.
+        runtime: the config's ``runtime`` section.
+        differentiable: keep gradients with respect to the input (never the weights), as guidance needs them.
 
     Raises:
-        UserError: as :func:`compile_networks`.
+        UserError: as for :func:`compile_networks`.
     """
     move_to_device(network, number_format.device, runtime).eval()
     number_format.cast(network, exact=network.exact_parts() if isinstance(network, Parted) else ())
@@ -62,17 +62,17 @@ def make_ready(
 
 
 def compile_networks(runtime: RuntimeConfig, *networks: nn.Module) -> None:
-    """Have networks compiled at their first call, where the config asks for it; their state dicts keep their keys.
+    """Compile networks at their first call, if the config asks for it; their state dicts keep their keys.
 
     Raises:
-        UserError: where there is no C++ compiler.
+        UserError: if there is no C++ compiler.
     """
     if not runtime.compile:
         return
     compiler = os.environ.get("CXX") or _DEFAULT_COMPILER.get(sys.platform, "g++")
     if shutil.which(compiler) is None:
         raise UserError(
-            f"runtime.compile needs a C++ compiler, and there is no {compiler}; install it, name another one in the "
+            f"runtime.compile needs a C++ compiler, but {compiler} was not found; install it, name another one in the "
             "environment variable CXX, or set runtime.compile to false"
         )
     for network in networks:

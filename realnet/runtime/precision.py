@@ -1,4 +1,4 @@
-"""Which number format the networks compute in."""
+"""The number formats that networks compute in."""
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -20,7 +20,7 @@ ResultT = TypeVar("ResultT")
 
 @dataclass(frozen=True)
 class Precision:
-    """A resolved number format on a device; weights that are trained, and losses, stay in float32."""
+    """A resolved number format on a device; losses, and weights in training, stay in float32."""
 
     dtype: torch.dtype
     device: torch.device
@@ -30,7 +30,7 @@ class Precision:
         return nullcontext() if self.dtype == torch.float32 else torch.autocast(self.device.type, dtype=self.dtype)
 
     def running(self, network: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        """Return a network as a function that computes in this number format."""
+        """Return a function that calls the network in this number format."""
 
         def run(*inputs: Tensor | None) -> Tensor:
             with self.autocast():
@@ -39,18 +39,18 @@ class Precision:
         return run
 
     def cast(self, network: NetworkT, *, exact: Iterable[nn.Module] = ()) -> NetworkT:
-        """Hold the weights that autocast rounds at each call in this format, of a network that is not trained any more.
+        """Store a trained network's weights in this format, where autocast would round them at each call.
 
-        The numbers stay the same; in 16 bits the weights take half the memory.
+        The results stay the same; in 16 bits the weights take half the memory.
 
         Args:
-            network: it is changed.
-            exact: its parts that compute in float32 all the same (:func:`in_float32`).
+            network: the network, changed in place.
+            exact: its parts that still compute in float32 (:func:`in_float32`).
         """
         kept = {layer for part in exact for layer in part.modules()}
         if self.dtype != torch.float32:
             for layer in network.modules():
-                if type(layer) in CAST_LAYERS and layer not in kept:  # what derives from them may compute otherwise
+                if type(layer) in CAST_LAYERS and layer not in kept:  # a subclass may compute something else
                     layer.to(self.dtype)
         return network
 
@@ -58,19 +58,23 @@ class Precision:
         """Return the same number format on another device."""
         return Precision(self.dtype, torch.device(device))
 
+    def in_float32(self) -> "Precision":
+        """Return float32 on the same device."""
+        return Precision(torch.float32, self.device)
+
     @property
     def name(self) -> str:
-        """Return the number format as configs name it."""
+        """Return the name that configs use for the number format."""
         return next(name for name, dtype in DTYPES.items() if dtype == self.dtype)
 
     @property
     def needs_scaler(self) -> bool:
-        """Tell whether gradients underflow without a scaler."""
+        """Tell whether gradients underflow without a loss scaler."""
         return self.dtype == torch.float16
 
 
 def in_float32(part: Callable[[Tensor], ResultT], x: Tensor) -> ResultT:
-    """Call a part of a network in float32, whatever autocast says."""
+    """Call a part of a network in float32, even under autocast."""
     with torch.autocast(x.device.type, enabled=False):
         return part(x.float())
 
@@ -79,7 +83,7 @@ def resolve(name: FormatName, device: torch.device) -> Precision:
     """Return the number format to use on a device.
 
     Raises:
-        UserError: where the device has no such format.
+        UserError: if the device lacks the format.
     """
     if name == "auto":
         name = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
@@ -89,10 +93,10 @@ def resolve(name: FormatName, device: torch.device) -> Precision:
 
 
 def planned(name: FormatName, device: torch.device) -> Precision:
-    """Return the number format of a run to come; a GPU that is not here is taken to have bf16.
+    """Return the number format of a future run; a GPU that this machine lacks is assumed to have bf16.
 
     Raises:
-        UserError: as :func:`resolve`.
+        UserError: as for :func:`resolve`.
     """
     is_elsewhere = device.type == "cuda" and not torch.cuda.is_available()
     return resolve("bf16" if name == "auto" and is_elsewhere else name, device)

@@ -1,4 +1,4 @@
-"""Progress bars with rate and remaining time, and log lines that do not tear them."""
+"""Progress bars with rate and remaining time, and log lines that do not break them."""
 
 import io
 import logging
@@ -23,7 +23,7 @@ class BarHandler(logging.Handler):
 
 
 def bar(iterable: Any = None, *, total: int, description: str, initial: int = 0, is_main: bool = True) -> tqdm:
-    """Return a progress bar with rate and remaining time; silent but on the main process."""
+    """Return a progress bar with rate and remaining time; only the main process shows it."""
     interval = 0.2 if sys.stderr.isatty() else 10.0
     return tqdm(
         iterable,
@@ -45,7 +45,7 @@ def stoppable_bar(items: Sequence[ItemT], description: str, world: World) -> Ite
 def console(is_main: bool = True, *extra: logging.Handler) -> Iterator[None]:
     """Show the project's log lines on the console (and on ``extra`` handlers) of the main process.
 
-    Names of files that are not UTF-8 are printed with backslashes from then on.
+    From then on, what UTF-8 cannot encode, such as parts of some file names, is printed with backslashes.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")

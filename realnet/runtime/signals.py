@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: a run that is asked to stop finishes what it is at, saves, and ends well."""
+"""SIGTERM and Ctrl-C: a run finishes its current step, saves, and exits normally."""
 
 import atexit
 import multiprocessing
@@ -15,14 +15,14 @@ from realnet.errors import Stopped
 
 ItemT = TypeVar("ItemT")
 REPEAT_SECONDS = 1.0
-"""Within these the same Ctrl-C may come again: a terminal sends it to all, and torchrun hands it on to its workers."""
+"""One Ctrl-C may arrive twice within this time: from the terminal, and from torchrun, which passes it on."""
 
 
 class StopSignals:
-    """A context in which SIGTERM and Ctrl-C are only noted; a second Ctrl-C ends at once.
+    """A context that only notes SIGTERM and Ctrl-C; a second Ctrl-C ends the run at once.
 
     Attributes:
-        asked: whether one has come.
+        asked: whether a signal has come.
     """
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class StopSignals:
             signal.signal(number, handler)
 
     def heeding(self, items: Iterable[ItemT]) -> Iterator[ItemT]:
-        """Yield items until a signal.
+        """Yield items until a signal comes.
 
         Raises:
             Stopped: after a signal, before the next item.
@@ -61,16 +61,16 @@ class StopSignals:
 
 
 def leave_signals_to_main(_worker: int) -> None:
-    """Begin a worker of a DataLoader: a terminal's Ctrl-C reaches it too, and is not for it."""
+    """Set up a DataLoader's worker: it ignores Ctrl-C and SIGTERM, which the main process handles."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     torch.set_num_threads(1)
 
 
-@atexit.register  # later than multiprocessing's own, hence called before it, which would wait for them for ever
+@atexit.register  # registered after multiprocessing's handler, so called before it; that one would wait forever
 def _end_workers() -> None:
     if hasattr(signal, "SIGCHLD"):  # Windows has none
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # DataLoader's handler takes their end for a failure
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # DataLoader's handler would report their end as a failure
     for worker in multiprocessing.active_children():
         if worker.daemon:
             worker.kill()

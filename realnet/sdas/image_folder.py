@@ -1,4 +1,7 @@
-"""A class's folder of SDAS images: what makes each, the settings that it is bound to, and its manifest."""
+"""A class's folder of SDAS images: the draw of each image, the settings of all, and the manifest.
+
+See docs/method.md, SDAS.
+"""
 
 import csv
 import zlib
@@ -17,12 +20,12 @@ from realnet.runtime.precision import Precision
 
 @dataclass(frozen=True)
 class Draw:
-    """What makes an image: with the same weights and settings the same draw gives the same image.
+    """The inputs of one image; the same draw with the same weights and settings gives the same image.
 
     Attributes:
-        file: its name.
+        file: file name of the image.
         class_name: the class to sample.
-        seed: of its noise.
+        seed: seed of the noise.
         strength: s ≥ 0.
     """
 
@@ -33,7 +36,7 @@ class Draw:
 
 
 def draws(class_name: str, settings: SampleConfig) -> list[Draw]:
-    """Return what makes each of a class's images, from (seed, class, index) alone."""
+    """Return the draws of a class's images; each depends only on (seed, class, index) and the range of strengths."""
     made = []
     for index in range(settings.num_samples):
         sequence = np.random.SeedSequence((settings.seed, zlib.crc32(class_name.encode()), index))
@@ -49,32 +52,36 @@ def missing(folder: Path, wanted: Sequence[Draw]) -> list[Draw]:
 
 
 def describe(source: str, settings: SampleConfig, number_format: Precision) -> str:
-    """Return what images depend on, as YAML: weights (named by ``source``), settings and number format."""
+    """Return as YAML what images depend on: the weights (named by ``source``), the settings and the number format."""
     kept = settings.model_copy(update={"num_samples": 1, "batch_size": 1, "runtime": config.RuntimeConfig()})
     return f"# made from {source}; in {number_format.name}\n{config.dump(kept)}"
 
 
 def require_settings(folder: Path, description: str) -> None:
-    """Check that images of a folder, where it holds some, were made as new ones would be.
+    """Check that the images in a folder, if any, were made with these settings.
 
     Raises:
-        UserError: where they were not.
+        UserError: if they were made with other settings.
     """
     settings = folder / paths.SDAS_SETTINGS
     if settings.exists() and settings.read_text(encoding="utf-8") != description:
         raise UserError(
-            f"{folder} holds images of other settings (see {settings}); --no-resume makes all anew in their place, "
-            "--output writes elsewhere"
+            f"{folder} holds images made with other settings (see {settings}); replace them with --no-resume, or write "
+            "to another folder with --output"
         )
 
 
 def prepare(folder: Path, description: str, resume: bool) -> None:
-    """Make the folder ready; refuse to mix images of other settings with new ones."""
+    """Create the folder and write its settings; without ``resume``, delete the images that it holds.
+
+    Raises:
+        UserError: if the folder holds images made with other settings, or cannot be written.
+    """
     with refusing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     settings = folder / paths.SDAS_SETTINGS
     if not resume:
-        # the settings last: whoever is killed before leaves no images without the settings they were made with
+        # delete the settings last, so that a kill leaves no images without the settings they were made with
         for file in [*folder.glob("[0-9]*.jpg"), *folder.glob("[0-9]*.png"), folder / paths.SDAS_MANIFEST, settings]:
             file.unlink(missing_ok=True)
     require_settings(folder, description)
@@ -84,7 +91,7 @@ def prepare(folder: Path, description: str, resume: bool) -> None:
 
 
 def write_manifest(folder: Path, wanted: Sequence[Draw], source: str) -> None:
-    """List a folder's images; it is whole then."""
+    """Write the list of a folder's images, which marks the folder as complete."""
     partial = folder / f".{paths.SDAS_MANIFEST}"
     with whole(folder / paths.SDAS_MANIFEST, partial), partial.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)

@@ -1,12 +1,12 @@
-"""Is the diffusion model ready? The deterministic DDIM round trip, and samples of several strengths.
+"""Decide whether the diffusion model is ready, by the DDIM round trip and by samples (docs/method.md, Readiness).
 
-A model is called ready where both hold:
+A model is ready if both hold:
 
-- The round trip: what DDIM rebuilds from the inversion of normal images equals them. The mean squared difference is at
-  most ``READY_ERROR`` of the images' variance about their mean image. An untrained network destroys the image and
-  scores 1 or more; but a network that has learnt next to nothing scores well.
-- The samples: at strength 0 they look like normal images. Their distance (:func:`likeness.sample_distance`) is at most
-  ``READY_DISTANCE``, twice that of normal images: noise or colours that the eye sees at once are beyond it.
+- Round trip: DDIM rebuilds normal images from their inversions. The mean squared error is at most ``READY_ERROR`` times
+  the variance of the images about their mean image. An untrained network destroys the image and has an error of 1 or
+  more, but a network that has learnt almost nothing can have a small one.
+- Samples: at strength 0 they look like normal images. Their distance (:func:`likeness.sample_distance`) is at most
+  ``READY_DISTANCE``, twice that of normal images. Obvious noise or wrong colours exceed it.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -33,21 +33,21 @@ from realnet.sdas.sampler import to_pixels
 READY_ERROR = 0.1
 READY_DISTANCE = 2.0
 NUM_PANEL_IMAGES = 8
-SMALLEST_SIDE = 96  # of a panel's images, so that their labels fit
-NUM_REFERENCES = 32  # normal images of a class that its samples are compared with
+SMALLEST_SIDE = 96  # of a panel's images in pixels, so that their labels fit
+NUM_REFERENCES = 32  # normal images of each class to compare its samples with
 
 HealthHistory = Sequence[Mapping[str, float]]
-"""Validations in order, each with the step and the :class:`Figures`; empty for a file without a record."""
+"""Validations in order, each with its step and :class:`Figures`; empty if the checkpoint has no record."""
 
 
 @dataclass(frozen=True)
 class Figures:
-    """The figures of a validation.
+    """The figures of a validation (docs/method.md, Readiness).
 
     Attributes:
-        round_trip_error: mean squared error of the round trip, images in [-1, 1].
-        relative_error: the same over the variance of the images about their mean image.
-        sample_distance: of strength-0 samples from normal images; 1 is that of normal images themselves.
+        round_trip_error: mean squared error of the round trip, for images in [-1, 1].
+        relative_error: ``round_trip_error`` divided by the variance of the images about their mean image.
+        sample_distance: distance of strength-0 samples from normal images; normal images themselves have 1.
     """
 
     round_trip_error: float
@@ -57,14 +57,14 @@ class Figures:
 
 @dataclass(frozen=True)
 class Health:
-    """What a validation found; ``panels`` are labelled pictures by name, ``round_trip`` and ``strengths``."""
+    """The result of a validation; ``panels`` holds two labelled pictures, ``round_trip`` and ``strengths``."""
 
     figures: Figures
     panels: Mapping[str, Image]
 
 
 class _Batch(NamedTuple):
-    """Images (B, 3, H, W) in [-1, 1] on the CPU, and the classes (B,) that all are of."""
+    """Images (B, 3, H, W) in [-1, 1] on the CPU, and their common class numbers (B,)."""
 
     source: Tensor
     inversion: Tensor
@@ -74,25 +74,25 @@ class _Batch(NamedTuple):
 
 
 def is_ready(history: HealthHistory) -> bool:
-    """Tell whether the last validation meets the criterion; no validation, or one without the figures, does not."""
+    """Tell whether the last validation meets both criteria; False without validation, or without its figures."""
     last = history[-1] if history else {}
     return last.get("relative_error", np.inf) <= READY_ERROR and last.get("sample_distance", np.inf) <= READY_DISTANCE
 
 
 def verdict(history: HealthHistory) -> str:
-    """Put the last entry of a health history, and the trend, into words."""
+    """Describe the last validation of a health history, and the trend, in words."""
     if not history:
-        return "not known to be ready: the checkpoint holds no validation"
+        return "not known to be ready: the checkpoint has no record of a validation"
     words = "ready" if is_ready(history) else "not ready: train longer"
     error = _figure(history, "relative_error", "round-trip error {:.3f} of the images' variance", READY_ERROR)
     distance = _figure(
-        history, "sample_distance", "strength-0 samples {:.1f} times as far from normal images as these", READY_DISTANCE
+        history, "sample_distance", "distance of strength-0 samples {:.1f} times that of normal images", READY_DISTANCE
     )
     return f"{words}; {error}; {distance}"
 
 
 def _figure(history: HealthHistory, name: str, words: str, limit: float) -> str:
-    """Return a figure's value, what it should be, and where it came from."""
+    """Describe a figure in words: its value, its limit, and its trend since the validation before."""
     values = [entry[name] for entry in history[-2:] if name in entry]
     if not values:
         return f"no {name} on record"
@@ -110,7 +110,9 @@ def check_health(
     dataset: DiffusionDataset,
     world: World,
 ) -> Health:
-    """Look at ``num_batches`` batches of normal images, spread over the data set, and as many samples of strength 0.
+    """Measure a model on ``num_batches`` batches of normal images and on as many samples of strength 0.
+
+    The normal images are evenly spread over the dataset (docs/method.md, Readiness).
 
     Raises:
         Stopped: after a signal.
@@ -134,7 +136,7 @@ def check_health(
 
 
 class _Sampler:
-    """The model at hand with its respaced process; images go out on the CPU."""
+    """A model with its respaced diffusion process; returns images on the CPU."""
 
     def __init__(self, model: nn.Module, config: DiffusionConfig, precision: Precision) -> None:
         self.config, self.device = config, precision.device
@@ -152,7 +154,7 @@ class _Sampler:
             yield _Batch(source, inverted.cpu(), rebuilt.cpu(), self.sample(classes, noise), classes)
 
     def sample(self, classes: Tensor, noise: Callable[[int], Tensor], *, strength: float = 0.0) -> Tensor:
-        """Sample an image of each class from the noise that comes next."""
+        """Sample one image for each entry of ``classes`` (B,), with noise from ``noise``."""
         y = classes.to(self.device)
 
         def step_noise(_step: int) -> Tensor:
@@ -162,7 +164,7 @@ class _Sampler:
         return x.cpu()
 
     def noise(self) -> Callable[[int], Tensor]:
-        """Return a source of noise (B, 3, H, W) that gives the same each time."""
+        """Return a new source of noise (B, 3, H, W); all sources return the same sequence."""
         generator = torch.Generator().manual_seed(self.config.seed)
         return lambda number: torch.randn(number, 3, *self.config.image_size, generator=generator)
 
@@ -176,7 +178,7 @@ def _references(dataset: DiffusionDataset) -> tuple[Tensor, Tensor]:
 
 
 def _spread(length: int, number: int) -> list[int]:
-    """Return ``number`` indexes into ``length`` items, or all, evenly spread."""
+    """Return ``number`` evenly spread indexes into ``length`` items, or all indexes if there are fewer items."""
     return [int(index) for index in np.linspace(0, length - 1, min(length, number)).round()]
 
 
@@ -186,7 +188,7 @@ def _round_trip_panel(images: _Batch) -> Image:
 
 
 def _strengths_panel(sampler: _Sampler, dataset: DiffusionDataset, world: World) -> Image:
-    """Sample every strength from one noise: a row each, a column for each class (several for few classes)."""
+    """Sample every strength from the same noise: one row per strength, one or more columns per class."""
     names = dict(zip(dataset.class_indexes, (entry.class_name for entry in dataset.entries), strict=True))
     columns = (sorted(names) * NUM_PANEL_IMAGES)[:NUM_PANEL_IMAGES]
     classes = torch.tensor(columns)
@@ -198,7 +200,7 @@ def _strengths_panel(sampler: _Sampler, dataset: DiffusionDataset, world: World)
 
 
 def _grid(rows: Mapping[str, Tensor], *, title: str, column_labels: Sequence[str] = ()) -> Image:
-    """Draw rows of images (B, 3, H, W), small ones enlarged."""
+    """Draw rows of images (B, 3, H, W), enlarging small ones."""
     pictures = [[_enlarged(picture) for picture in to_pixels(images)] for images in rows.values()]
     return label_grid(pictures, row_labels=list(rows), column_labels=column_labels, title=title)
 

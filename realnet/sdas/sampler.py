@@ -1,4 +1,7 @@
-"""SDAS: strength-controllable diffusion anomaly synthesis (paper, Eq. 4 to 6), image by image reproducible."""
+"""SDAS: strength-controllable diffusion anomaly synthesis (paper, Eq. 4 to 6; docs/method.md, SDAS).
+
+Each image is reproducible independently of the others.
+"""
 
 import logging
 from collections.abc import Sequence
@@ -32,15 +35,15 @@ ConfigT = TypeVar("ConfigT", DiffusionConfig, ClassifierConfig)
 
 @dataclass(frozen=True)
 class Sampler:
-    """The networks that sample a dataset's classes.
+    """The networks that sample a dataset's classes (docs/method.md, SDAS).
 
     Attributes:
         diffusion: the respaced process.
         unet: in eval mode, on the device.
-        guidance: None to sample without.
-        classes: in the order of the networks' class numbers.
+        guidance: the classifier to steer by; None samples without guidance.
+        classes: class names in the order of the networks' class numbers.
         image_size: (H, W).
-        source: names the checkpoints, their steps, and their weights by a checksum.
+        source: names the checkpoints, with the step and checksum of each.
         health: the checkpoint's record of validations.
     """
 
@@ -54,10 +57,10 @@ class Sampler:
 
 
 def load_sampler(dataset: str, settings: SampleConfig, classes: Sequence[str], number_format: Precision) -> Sampler:
-    """Load the diffusion model, and the classifier where one is trained and wanted.
+    """Load the diffusion model, and the classifier if one exists and the settings ask for guidance.
 
     Raises:
-        UserError: where the diffusion model is absent, or a checkpoint is of other classes.
+        UserError: if the diffusion model is missing, or a checkpoint does not fit the dataset.
     """
     path = (
         Path(settings.diffusion)
@@ -67,7 +70,7 @@ def load_sampler(dataset: str, settings: SampleConfig, classes: Sequence[str], n
     weights = checkpoint.load(path, kind="diffusion", dataset=dataset)
     described = _config_of(weights, DiffusionConfig, dataset)
     _check_classes(weights, classes, "label_emb.weight", path)
-    with torch.device("meta"):  # the weights are the file's own pages, not a copy of them
+    with torch.device("meta"):  # so that the weights stay mapped from the file, without a copy
         unet = build_unet(described, len(classes))
     checkpoint.load_into(unet, weights.state_dict, str(path))
     guided = _load_guidance(dataset, settings, classes, described, number_format) if settings.guidance else None
@@ -87,15 +90,15 @@ def load_sampler(dataset: str, settings: SampleConfig, classes: Sequence[str], n
 def sample_class(
     sampler: Sampler, class_name: str, settings: SampleConfig, folder: Path, world: World, *, resume: bool = True
 ) -> int:
-    """Write a class's images, a manifest and the settings; return how many were new.
+    """Write a class's images, a manifest and the settings; return how many were new (docs/method.md, SDAS).
 
-    An image is written whole or not at all, so a run that was cut off goes on with the first one that is missing.
-    Images beyond the number asked for stay, but the manifest, which training goes by, leaves them out.
-    Several processes share the images.
+    An image is written completely or not at all, so an interrupted run continues with the missing ones. Images beyond
+    the number asked for stay in the folder, but not in the manifest, which training reads. The processes share the
+    images.
 
     Raises:
-        UserError: where the folder holds images that were made with other settings.
-        Stopped: after a signal; the batch at hand is written.
+        UserError: if the folder holds images made with other settings.
+        Stopped: after a signal; the current batch is written.
     """
     wanted = image_folder.draws(class_name, settings)
     if world.is_main:
@@ -104,12 +107,13 @@ def sample_class(
     missing = image_folder.missing(folder, wanted)
     mine = missing[world.rank :: world.size]
     if missing and world.is_main:
-        (folder / paths.SDAS_MANIFEST).unlink(missing_ok=True)  # until it is whole again
-    distributed.barrier()  # all have looked before any writes
+        (folder / paths.SDAS_MANIFEST).unlink(missing_ok=True)  # until all images are there
+    distributed.barrier()  # every process has listed the missing images before any process writes
     _write_images(sampler, mine, settings, folder, world)
     if distributed.any_process(world.stop.asked):
         left = len(image_folder.missing(folder, wanted))
-        logger.info("%s: stopped with %d of %d images to go; the same command goes on", class_name, left, len(wanted))
+        again = "run the same command again to continue"
+        logger.info("%s: stopped, %d of %d images missing; %s", class_name, left, len(wanted), again)
         raise Stopped
     if world.is_main:
         image_folder.write_manifest(folder, wanted, sampler.source)
@@ -123,7 +127,7 @@ def _write_images(
     folder: Path,
     world: World,
 ) -> None:
-    """Sample batch by batch until all is done or a signal comes; a batch is written while the next is sampled."""
+    """Sample batch by batch until done or until a signal; write each batch while the next is sampled."""
     progress = bar(total=len(mine), description=f"{folder.name}: SDAS", is_main=world.is_main)
     with ThreadPoolExecutor(max_workers=2) as writers, progress:
         written: list[Future] = []
@@ -141,7 +145,7 @@ def _write_images(
 
 
 def _padded(batch: Sequence[Draw], size: int) -> Sequence[Draw]:
-    """Fill a last batch, as its size shows in the rounding: a run that goes on makes the same files."""
+    """Fill up the last batch: rounding depends on the batch size, and a continued run must make the same files."""
     return [*batch, *[batch[-1]] * (size - len(batch))]
 
 
@@ -150,7 +154,7 @@ def sample_batch(
 ) -> list[Image]:
     """Return the images of several draws, uint8 RGB (H, W, 3).
 
-    None depends on the others, but for the rounding, which their number can change: by a grey level.
+    Images do not depend on each other. Only the size of the batch can change a value by one grey level, by rounding.
     """
     device = number_format.device
     generators = [torch.Generator().manual_seed(draw.seed) for draw in batch]
@@ -204,8 +208,8 @@ def _load_guidance(
     classifier_config = _config_of(weights, ClassifierConfig, dataset)
     if classifier_config.image_size != described.image_size:
         raise UserError(
-            f"{path} is for images of {classifier_config.image_size}, the diffusion model for {described.image_size}; "
-            "train both at one image_size, or sample with --no-guidance"
+            f"{path} is for images of {classifier_config.image_size}, but the diffusion model is for "
+            f"{described.image_size}; train both at the same image_size, or sample with --no-guidance"
         )
     with torch.device("meta"):
         classifier = build_classifier(classifier_config, len(classes))
@@ -215,13 +219,13 @@ def _load_guidance(
 
 
 def _named(path: Path, weights: checkpoint.Checkpoint) -> str:
-    """Name a checkpoint by its file, its step and its weights, which alone tell published ones apart."""
+    """Name a checkpoint by its file, step and checksum; only the checksum tells published files apart."""
     digest = checkpoint.checksum(weights.state_dict)[:16]
     return f"{path.name}, step {weights.facts.get('step', 'unknown')}, SHA-256 {digest}"
 
 
 def _config_of(weights: checkpoint.Checkpoint, model: type[ConfigT], dataset: str) -> ConfigT:
-    """Return the config that a checkpoint brings, or for a published one the dataset's own."""
+    """Return the config in a checkpoint; a published one has none, so return the dataset's."""
     if weights.config is not None:
         return model.model_validate(weights.config)
     return config.load(model, paths.experiment(dataset) / f"{weights.kind}.yaml")
@@ -230,15 +234,15 @@ def _config_of(weights: checkpoint.Checkpoint, model: type[ConfigT], dataset: st
 def _check_classes(weights: checkpoint.Checkpoint, classes: Sequence[str], head: str, path: Path) -> None:
     if weights.classes is not None and list(weights.classes) != list(classes):
         raise UserError(
-            f"{path} was trained on the classes {', '.join(weights.classes)}, the dataset has {', '.join(classes)}; "
-            "train it again, or restore the dataset's classes"
+            f"{path} was trained on the classes {', '.join(weights.classes)}, but the dataset has "
+            f"{', '.join(classes)}; train it again, or restore the dataset's classes"
         )
     number = len(weights.state_dict[head])
     if number != len(classes):
-        raise UserError(f"{path} knows {number} classes, the dataset has {len(classes)}; give the dataset's own file")
+        raise UserError(f"{path} has {number} classes, but the dataset has {len(classes)}; give the dataset's own file")
 
 
 def _finish(written: Sequence[Future]) -> None:
-    """Wait for images that are being written; raise what went wrong, such as a full disk."""
+    """Wait until images are written; raise the error of a failed one, for example a full disk."""
     for future in written:
         future.result()

@@ -1,4 +1,4 @@
-"""Feed a training loop: the micro-batches of every step, from the step it starts at."""
+"""Feed a training loop with micro-batches, from the step at which it starts."""
 
 from collections.abc import Iterator, Mapping, Sized
 from typing import Any
@@ -16,7 +16,7 @@ def make_order(dataset: Sized, config: TrainConfig, world: World, *, seed: int) 
     """Return the order in which a process sees the training items.
 
     Raises:
-        UserError: where they are too few for a batch.
+        UserError: if there are too few items for a batch.
     """
     require_batches({"the dataset": len(dataset)}, config, world.size)
     return EpochOrder(
@@ -30,31 +30,31 @@ def make_order(dataset: Sized, config: TrainConfig, world: World, *, seed: int) 
 
 
 def require_batches(numbers: Mapping[str, int], config: TrainConfig, num_processes: int = 1) -> None:
-    """Check that a step's batch, over all processes, takes no image twice.
+    """Check that there are enough images for the batch of one step, over all processes.
 
     Args:
-        numbers: training images, by the name of what is trained on them.
-        config: of the stage.
-        num_processes: of the run.
+        numbers: how many training images there are for each network, by its name in words.
+        config: training settings of the stage.
+        num_processes: number of processes of the run.
 
     Raises:
-        UserError: names all that have too few.
+        UserError: names every network with too few images.
     """
     needed = config.batch_size * config.accumulation * num_processes
     few = [f"{name}: {number} training images" for name, number in numbers.items() if number < needed]
     if few:
         factors = f"train.batch_size {config.batch_size} x train.accumulation {config.accumulation}"
         head = f"too few images for a batch of {needed} ({factors} x {num_processes} processes)"
-        raise UserError("\n  ".join([f"{head}; add images, or give --set train.batch_size=N a smaller N:", *few]))
+        raise UserError("\n  ".join([f"{head}; add images, or lower the batch with --set train.batch_size=N:", *few]))
 
 
 def total_steps(config: TrainConfig, order: EpochOrder) -> int:
-    """Return the optimiser steps of the whole training."""
+    """Return the number of optimiser steps of the whole training."""
     return config.num_steps or config.num_epochs * order.steps_per_epoch
 
 
 def batches(dataset: Dataset, order: EpochOrder, runtime: RuntimeConfig, world: World) -> Iterator[dict[str, Any]]:
-    """Yield micro-batches without end, collated on the CPU."""
+    """Return an iterator over micro-batches, collated on the CPU, in the given order."""
     loader = DataLoader(
         dataset,
         batch_size=order.batch_size,

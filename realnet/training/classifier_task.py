@@ -1,4 +1,4 @@
-"""Training of the noise-aware classifier that guides sampling (method, section 1)."""
+"""Train the noise-aware classifier that guides sampling (docs/method.md, Guidance classifier)."""
 
 import logging
 from collections.abc import Mapping
@@ -26,14 +26,15 @@ from realnet.training.loop import fit
 logger = logging.getLogger("realnet")
 
 NEW_HEADS = ("out.2.c_proj.weight", "out.2.c_proj.bias")
-"""The last projection: it stays at its initialisation where the classes are not ImageNet's."""
+"""The last projection; it keeps its random initialisation if its number of classes is not ImageNet's."""
 
 
 def train_classifier(config: ClassifierConfig, data: NormalImages, world: World, *, resume: bool = True) -> Path:
-    """Train the classifier, or go on with it; return the path of ``ckpt_last.pth``.
+    """Train the classifier, or continue its training; return the path of ``ckpt_last.pth``.
 
     Raises:
-        UserError: for a dataset of one class, weights that do not fit, or settings other than before.
+        UserError: for a dataset of one class, for weights that do not fit, or for settings other than in the earlier
+            part of this run.
     """
     check_classes(data)
     last = paths.output(data.dataset, "classifier", "checkpoints") / paths.LAST
@@ -47,13 +48,13 @@ def check_classes(data: NormalImages) -> None:
     """Raise UserError for a dataset of one class."""
     if len(data.classes) < 2:
         raise UserError(
-            f"{data.dataset} has one class ({data.classes[0]}): a classifier has nothing to tell apart, and sampling "
+            f"{data.dataset} has one class ({data.classes[0]}): a classifier has nothing to distinguish, and sampling "
             "needs none; leave this stage out"
         )
 
 
 class ClassifierTask:
-    """The classifier of noisy images, as the training loop sees it."""
+    """The training task of the classifier of noisy images (docs/method.md, Guidance classifier)."""
 
     loss_names: tuple[str, ...] = ("cross_entropy",)
 
@@ -62,14 +63,14 @@ class ClassifierTask:
         self.title = f"{data.dataset} classifier"
         self.validation_interval_epochs = config.train.validation_interval_epochs
         self.diffusion = build_diffusion(config.process)
-        self.hits = torch.zeros(2, device=world.device)  # right ones, all
+        self.hits = torch.zeros(2, device=world.device)  # number of correct images, number of all images
         self.train_set = noisy_images(config, data)
         torch.manual_seed(config.seed)
         self.model = move_to_device(build_classifier(config, len(data.classes)), world.device, config.runtime).train()
         compile_networks(config.runtime, self.model)
 
     def subject(self) -> Mapping[str, Any]:
-        """Return what is trained on what."""
+        """Describe the network and its training data; see :meth:`Task.subject`."""
         return self.data.subject("classifier")
 
     def parameters(self) -> list[Tensor]:
@@ -77,20 +78,20 @@ class ClassifierTask:
         return list(self.model.parameters())
 
     def begin(self) -> None:
-        """Start from ImageNet weights, where the config names them."""
+        """Load ImageNet weights, if the config names a file."""
         load_pretrained(self.model, self.config.pretrained, kind="classifier", new_heads=NEW_HEADS)
         if self.world.is_main:
             keep_index(self.data.dataset, self.data.classes)
 
     def losses(self, batch: dict[str, Any]) -> Tensor:
-        """Return the cross-entropy to the class of q(x_t | x_0)."""
+        """Return the mean cross-entropy of the noisy images x_t to their classes, (1,)."""
         image, noise, t, y = to_device(batch, self.world.device)
         logits = classify(self.model, self.diffusion, image, noise, t)
         self.hits += torch.stack([(logits.argmax(dim=1) == y).sum(), torch.tensor(len(y), device=y.device)])
         return F.cross_entropy(logits, y)[None]
 
     def after_step(self) -> None:
-        """Nothing follows a step."""
+        """Do nothing."""
 
     def validate(self, step: int, run: Run) -> bool:
         """Log the top-1 accuracy on the noisy training images since the last validation."""
@@ -101,14 +102,14 @@ class ClassifierTask:
         return True
 
     def finish(self, path: Path) -> None:
-        """Nothing follows training."""
+        """Do nothing."""
 
     def state(self) -> Mapping[str, Any]:
-        """Return the weights, and the counts of the accuracy."""
+        """Return the weights and the counts for the accuracy."""
         return {"model": self.model.state_dict(), "hits": self.hits}
 
     def restore(self, stored: Mapping[str, Any], source: str) -> None:
-        """Take back :meth:`state`."""
+        """Restore what :meth:`state` returned."""
         checkpoint.load_into(self.model, stored["model"], source)
         self.hits.copy_(stored["hits"])
 
@@ -126,5 +127,5 @@ class ClassifierTask:
 
 
 def classify(model: nn.Module, diffusion: GaussianDiffusion, image: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-    """Return the logits (B, classes), float32, of images (B, 3, H, W) with noise of the timesteps t (B,)."""
+    """Add the noise of timesteps t (B,) to images (B, 3, H, W); return their logits (B, classes), float32."""
     return model(diffusion.q_sample(image, t, noise), diffusion.original_timesteps(t)).float()

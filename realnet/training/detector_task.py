@@ -1,9 +1,9 @@
-"""Training of a class's detector: AFS once, then reconstruction and RRS (method, section 3)."""
+"""Train a class's detector: AFS once, then reconstruction and RRS (docs/method.md, Detector training)."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from realnet.anomalies.items import DetectorTrainDataset
-from realnet.anomalies.synthesis import AnomalySynthesizer, build_synthesizer
-from realnet.config import RealNetConfig, paths
-from realnet.data.index import Entry
+from realnet.config import PUBLISHED_BLOCKS, RealNetConfig, paths
 from realnet.data.order import EpochOrder
-from realnet.data.registry import OpenDataset, keep_index
-from realnet.detection.calibration import Calibration, calibrate, split_holdout
+from realnet.data.registry import keep_index
+from realnet.detection.calibration import calibrate, draw_examples, draw_probes
+from realnet.detection.fusion import choose_pool, fit_fusion
 from realnet.errors import Stopped
 from realnet.evaluation.scores import Metric, curves_of, score_split, summarise
 from realnet.evaluation.test_split import TestSplit
-from realnet.inspection.check import advise, require_sound
 from realnet.models import checkpoint
 from realnet.models.afs import afs_criteria
 from realnet.models.build import build_detector
@@ -32,68 +30,26 @@ from realnet.runtime.distributed import World
 from realnet.runtime.placement import compile_networks, move_to_device
 from realnet.runtime.progress import bar
 from realnet.runtime.signals import leave_signals_to_main
-from realnet.training import state
+from realnet.training.detector_data import DetectorData
 from realnet.training.logs import Run
 from realnet.training.loop import fit
+from realnet.training.normal_statistics import Choice, NormalStatistics
 from realnet.training.pairs import detect_pairs, detector_losses
 
 logger = logging.getLogger("realnet")
 
-
-@dataclass(frozen=True)
-class DetectorData:
-    """A class's images, and how anomalies are made on them; ``held_out`` are normal images that are not trained on."""
-
-    dataset: str
-    class_name: str
-    image_root: Path
-    train: Sequence[Entry]
-    test: Sequence[Entry]
-    synthesizer: AnomalySynthesizer
-    held_out: Sequence[Entry] = ()
-
-    def subject(self, config: RealNetConfig, backbone_checksum: str) -> dict[str, object]:
-        """Return what is trained on what, as a run's identity has it."""
-        sources = (file.as_posix() for files in self.synthesizer.sources.values() for file in files)
-        return {
-            "stage": "detector",
-            "dataset": self.dataset,
-            "class": self.class_name,
-            "training images": state.fingerprint(entry.filename for entry in self.train),
-            "anomaly sources": state.fingerprint(sources),
-            "backbone's weights (SHA-256)": backbone_checksum,
-            "train.accumulation (batch norms see each micro-batch by itself)": config.train.accumulation,
-        }
-
-
-def detector_data(dataset: OpenDataset, class_name: str, config: RealNetConfig) -> DetectorData:
-    """Find and check a class's images, and the sources of its anomalies.
-
-    Raises:
-        UserError: where images or sources are absent, or not fit for use.
-    """
-    index = dataset.index(class_name, write=False)
-    synthesizer = build_synthesizer(
-        config.anomalies,
-        dataset.name,
-        class_name,
-        image_size=config.image_size,
-        foreground=dataset.config.foreground_of(class_name),
-    )
-    sources = [file for files in synthesizer.sources.values() for file in files]
-    require_sound(dataset, [class_name], sources=sources)
-    advise(index.train)
-    train, held_out = split_holdout(index.train, config.calibration.holdout_fraction)
-    return DetectorData(dataset.name, class_name, dataset.image_root, train, index.test, synthesizer, held_out)
+SLOW = "the published detector takes days on a CPU; --preset cpu trains a small one in minutes"
 
 
 def train_detector(config: RealNetConfig, data: DetectorData, world: World, *, resume: bool = True) -> Path:
-    """Train a class's detector, or go on with it; return the path of ``ckpt_last.pth``.
+    """Train a class's detector, or continue its training; return the path of ``ckpt_last.pth``.
 
     Raises:
-        UserError: for settings that do not fit the data, the weights, or an earlier part of this run.
+        UserError: for settings that do not fit the data, the weights, or the earlier part of this run.
     """
     last = paths.output(data.dataset, "realnet", "checkpoints", data.class_name) / paths.LAST
+    if is_slow(config, world.device) and world.is_main:
+        logger.warning("WARNING: %s", SLOW)
     task = DetectorTask(config, data, world, best=last.with_name(paths.BEST))
     log_folder = paths.output(data.dataset, "realnet", "log", data.class_name)
     fit(task, task.train_set, config, world, last=last, log_folder=log_folder, resume=resume)
@@ -101,7 +57,7 @@ def train_detector(config: RealNetConfig, data: DetectorData, world: World, *, r
 
 
 class DetectorTask:
-    """The detector of a class, as the training loop sees it."""
+    """The training task of a class's detector (docs/method.md, Detector training)."""
 
     loss_names: tuple[str, ...] = ("segmentation", "reconstruction")
 
@@ -110,6 +66,8 @@ class DetectorTask:
         self.title = f"{data.dataset}/{data.class_name} detector"
         self.validation_interval_epochs = config.train.evaluation_interval_epochs
         self.best_score = -1.0
+        self.choice: Choice | None = None
+        self.statistics: NormalStatistics | None = None
         self.train_set = DetectorTrainDataset(
             data.train,
             data.image_root,
@@ -127,16 +85,16 @@ class DetectorTask:
         compile_networks(config.runtime, self.model)
 
     def subject(self) -> Mapping[str, Any]:
-        """Return what is trained on what."""
-        return self.data.subject(self.config, self.model.backbone.checksum())
+        """Describe the network and its training data; see :meth:`Task.subject`."""
+        return self.data.subject(self.config, self.model.backbone.identity())
 
     def parameters(self) -> list[Tensor]:
-        """Return the reconstruction's and RRS's weights."""
+        """Return the weights of reconstruction and RRS."""
         return [*self.model.recon.parameters(), *self.model.rrs.parameters()]
 
     @torch.no_grad()
     def begin(self) -> None:
-        """Choose the features: AFS over ``init_batches`` batches of anomalous items, all blocks in one pass."""
+        """Choose the features by AFS over ``afs.init_batches`` batches of anomalous items (docs/method.md, AFS)."""
         if self.world.is_main:
             keep_index(self.data.dataset, [self.data.class_name])
         criteria = {key: torch.zeros(s.level.channels) for key, s in self.model.afs.selections().items()}
@@ -151,20 +109,30 @@ class DetectorTask:
             for key, value in batch_criteria.items():
                 criteria[key] += value
         self.model.afs.choose({key: distributed.mean(value) for key, value in criteria.items()})
+        self._fit_statistics()
         if self.world.is_main:
             self.best.unlink(missing_ok=True)  # of an earlier run
 
+    def _fit_statistics(self) -> None:
+        """Fit the normal statistics, if the config asks for them; a continued run keeps its earlier choice."""
+        if self.config.features.normalise == "none":
+            return
+        images, augment = self.train_set.images, self.config.train.augment
+        self.statistics = NormalStatistics(self.model, images, self.config.features, augment=augment, world=self.world)
+        self.choice = self.statistics.fit(self.choice)
+
     def losses(self, batch: dict[str, Any]) -> Tensor:
-        """Return the weighted (segmentation, reconstruction) losses."""
-        detection, clean = detect_pairs(self.model, batch, self.world.device)
+        """Return the weighted (segmentation, reconstruction) losses, (2,)."""
+        normalise = self.statistics.normalise if self.statistics else None
+        detection, clean = detect_pairs(self.model, batch, self.world.device, normalise)
         mask = batch["mask"].to(self.world.device, non_blocking=True)
         return detector_losses(detection, clean, mask, self.config.loss)
 
     def after_step(self) -> None:
-        """Nothing follows a step."""
+        """Do nothing."""
 
     def validate(self, step: int, run: Run) -> bool:
-        """Score the test split, and keep ``ckpt_best`` by the published protocol."""
+        """Score the test split and, as published, keep the best weights on it as ``ckpt_best``."""
         if not self.config.train.evaluation or not len(self.test_split):
             return True
         scores = score_split(
@@ -185,13 +153,18 @@ class DetectorTask:
         return True
 
     def state(self) -> Mapping[str, Any]:
-        """Return the learned weights, AFS's choice, and the best score."""
-        return {"model": self.model.trainable_state(), "best_score": self.best_score}
+        """Return the learned weights, the choice of normal statistics, and the best score."""
+        choice = self.choice and list(self.choice)
+        return {"model": self.model.trainable_state(), "best_score": self.best_score, "features": choice}
 
     def restore(self, stored: Mapping[str, Any], source: str) -> None:
-        """Take back :meth:`state`."""
+        """Restore what :meth:`state` returned."""
+        self.choice = Choice(*stored["features"]) if stored.get("features") else None
+        if self.choice:
+            self.model.measure_by(self.choice.kind, self.config.image_size)
         self._load(stored["model"], source)
         self.best_score = stored["best_score"]
+        self._fit_statistics()
 
     def _load(self, learned: Mapping[str, Tensor], source: str) -> None:
         backbone = {f"backbone.{key}": value for key, value in self.model.backbone.state_dict().items()}
@@ -202,29 +175,38 @@ class DetectorTask:
         self._write(path, step, {"epoch": epoch})
 
     def _write(self, path: Path, step: int, facts: Mapping[str, Any]) -> None:
-        backbone = {"name": self.config.backbone.name, "checksum": self.model.backbone.checksum()}
         weights = Checkpoint(
             kind="realnet",
             state_dict=self.model.trainable_state(),
             dataset=self.data.dataset,
             classes=(self.data.class_name,),
             class_name=self.data.class_name,
-            config=self.config.model_dump(mode="json"),
-            facts={"step": step, **facts, "backbone": backbone},
+            config=self._resolved().model_dump(mode="json"),
+            facts={"step": step, **facts, "backbone": self.model.backbone.facts()},
         )
         checkpoint.save(path, weights)
 
-    def finish(self, path: Path) -> None:
-        """Complete checkpoints with the thresholds of their weights, where they have none yet; on the main process.
+    def _resolved(self, pool: int | None = None) -> RealNetConfig:
+        """Return the config of the trained detector, with the values chosen for ``auto``."""
+        features, evaluation = self.config.features, self.config.evaluation
+        if self.choice:
+            changes = {"normalise": self.choice.kind, "shrinkage": self.choice.shrinkage}
+            features = features.model_copy(update=changes)
+        if pool is not None:
+            evaluation = evaluation.model_copy(update={"score_pool": pool})
+        return self.config.model_copy(update={"features": features, "evaluation": evaluation})
 
-        Until then, such as in a run that was stopped, a file gives scores but no verdicts; the same command goes on.
+    def finish(self, path: Path) -> None:
+        """Add fusion, score pool and calibration to the checkpoints that lack them, on the main process.
+
+        If a run stops before this is done, a checkpoint gives scores but no verdicts; the same command then continues.
         """
         if self.world.is_main:
             with suppress(Stopped):
                 self._calibrate_files(path, self.best)
 
     def _calibrate_files(self, *files: Path) -> None:
-        done: dict[int, dict[str, Any] | None] = {}
+        done: dict[int, Checkpoint] = {}
         for path in filter(Path.is_file, files):
             stored = checkpoint.load(path, kind="realnet")
             step = stored.facts["step"]
@@ -232,21 +214,34 @@ class DetectorTask:
                 continue
             if step not in done:
                 self._load(stored.state_dict, str(path))
-                calibration = self._calibrate(path)
-                done[step] = asdict(calibration) if calibration else None
-            checkpoint.save(path, replace(stored, facts={**stored.facts, "calibration": done[step]}))
+                logger.info("%s: calibrating %s", self.title, path.name)
+                done[step] = self._completed(stored)
+            checkpoint.save(path, replace(done[step], facts={**done[step].facts, **stored.facts}))
 
-    def _calibrate(self, path: Path) -> Calibration | None:
-        logger.info("%s: calibrating %s", self.title, path.name)
-        return calibrate(
+    def _completed(self, stored: Checkpoint) -> Checkpoint:
+        """Return a checkpoint with fusion, score pool and thresholds added; its weights must be loaded already."""
+        entries, description = self.data.held_out or self.data.train, f"{self.data.class_name}: calibration"
+        examples = draw_examples(entries, self.data.image_root, self.data.synthesizer, self.config)
+        config = self._resolved()
+        probes = draw_probes(examples, self.data.synthesizer.foreground, config)
+        if config.detector.fuse.position:
+            fit_fusion(self.model, probes, config=config, world=self.world, description=description)
+        if config.evaluation.score_pool == "auto":
+            pool = choose_pool(self.model, probes, config=config, world=self.world, description=description)
+            config = self._resolved(pool)
+        calibration = calibrate(
             self.model,
-            self.data.held_out or self.data.train,
-            self.data.image_root,
-            synthesizer=self.data.synthesizer,
-            config=self.config,
+            examples,
+            config=config,
             world=self.world,
             held_out=bool(self.data.held_out),
-            description=f"{self.data.class_name}: calibration",
+            description=description,
+        )
+        return replace(
+            stored,
+            state_dict=self.model.trainable_state(),
+            config=config.model_dump(mode="json"),
+            facts={**stored.facts, "calibration": asdict(calibration) if calibration else None},
         )
 
     def _anomalous_batches(self) -> Any:
@@ -271,13 +266,18 @@ class DetectorTask:
             loader, total=self.config.afs.init_batches, description=description, is_main=self.world.is_main
         ):
             if distributed.any_process(self.world.stop.asked):
-                raise Stopped("stopped before the first step; the same command goes on")
+                raise Stopped("stopped before the first step; run the same command again to continue")
             yield batch
         self.train_set.only_anomalous = False
 
 
+def is_slow(config: RealNetConfig, device: torch.device) -> bool:
+    """Tell whether the published detector is to be trained on a CPU, which takes days."""
+    return device.type == "cpu" and config.preset == "published" and config.blocks == PUBLISHED_BLOCKS
+
+
 def published_score(metrics: Mapping[str, Metric]) -> float | None:
-    """Return the mean of image and pixel AUROC, of those there are: what ``ckpt_best`` is chosen by."""
+    """Return the mean of image and pixel AUROC, which chooses ``ckpt_best``; leave out one that is not computed."""
     values = [metrics[name].value for name in ("image_auroc", "pixel_auroc")]
     present = [value for value in values if value is not None]
     return sum(present) / len(present) if present else None

@@ -1,4 +1,4 @@
-"""Training of a dataset's diffusion model (method, section 1)."""
+"""Train a dataset's diffusion model (docs/method.md, Diffusion training)."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -31,12 +31,12 @@ from realnet.training.optimisation import EMA
 logger = logging.getLogger("realnet")
 
 NEW_HEADS = ("label_emb.weight",)
-"""Tensors that stay at their initialisation where the pretrained file's classes are not this dataset's."""
+"""Tensors that keep their random initialisation if the pretrained file has another number of classes."""
 
 
 @dataclass(frozen=True)
 class NormalImages:
-    """The normal training images of a dataset; classes are in the order of the networks' class numbers."""
+    """The normal training images of a dataset, with its classes in the order of the networks' class numbers."""
 
     dataset: str
     classes: Sequence[str]
@@ -44,7 +44,7 @@ class NormalImages:
     entries: Sequence[Entry]
 
     def subject(self, stage: str) -> dict[str, str]:
-        """Return what a stage trains on, as a run's identity has it."""
+        """Describe a stage and its training data for a run's identity (:func:`state.identity`)."""
         images = state.fingerprint((entry.class_name, entry.filename) for entry in self.entries)
         return {"stage": stage, "dataset": self.dataset, "classes": ", ".join(self.classes), "training images": images}
 
@@ -53,7 +53,7 @@ def normal_images(dataset_name: str) -> NormalImages:
     """Find and check the normal training images of all classes of a dataset.
 
     Raises:
-        UserError: as the index and the check do.
+        UserError: if the dataset is incomplete, or an image is unusable.
     """
     dataset = open_dataset(dataset_name)
     require_sound(dataset, dataset.classes, with_test=False)
@@ -63,10 +63,10 @@ def normal_images(dataset_name: str) -> NormalImages:
 
 
 def train_diffusion(config: DiffusionConfig, data: NormalImages, world: World, *, resume: bool = True) -> Path:
-    """Train the class-conditional diffusion model, or go on with it; return the path of ``ckpt_last.pth``.
+    """Train the class-conditional diffusion model, or continue its training; return the path of ``ckpt_last.pth``.
 
     Raises:
-        UserError: for weights that do not fit, or settings other than those of an earlier part of this run.
+        UserError: for weights that do not fit, or for settings other than in the earlier part of this run.
     """
     last = paths.output(data.dataset, "diffusion", "checkpoints") / paths.LAST
     task = DiffusionTask(config, data, world)
@@ -76,7 +76,7 @@ def train_diffusion(config: DiffusionConfig, data: NormalImages, world: World, *
 
 
 class DiffusionTask:
-    """The diffusion model, as the training loop sees it."""
+    """The training task of the diffusion model (docs/method.md, Diffusion training)."""
 
     loss_names: tuple[str, ...] = ("mse", "vb")
 
@@ -86,7 +86,7 @@ class DiffusionTask:
         self.validation_interval_epochs = config.validation.interval_epochs
         self.health: list[dict[str, float]] = []
         self.diffusion = build_diffusion(config.process)
-        build_diffusion(config.process, config.validation.respacing)  # what cannot work is refused before any step
+        build_diffusion(config.process, config.validation.respacing)  # fails now, not at the first validation
         self.train_set = noisy_images(config, data)
         torch.manual_seed(config.seed)
         self.model = move_to_device(build_unet(config, len(data.classes)), world.device, config.runtime).train()
@@ -94,7 +94,7 @@ class DiffusionTask:
         compile_networks(config.runtime, self.model, self.ema.model)
 
     def subject(self) -> Mapping[str, Any]:
-        """Return what is trained on what."""
+        """Describe the network and its training data; see :meth:`Task.subject`."""
         return self.data.subject("diffusion")
 
     def parameters(self) -> list[Tensor]:
@@ -102,23 +102,23 @@ class DiffusionTask:
         return list(self.model.parameters())
 
     def begin(self) -> None:
-        """Start from ImageNet weights, where the config names them."""
+        """Load ImageNet weights, if the config names a file."""
         load_pretrained(self.model, self.config.pretrained, kind="diffusion", new_heads=NEW_HEADS)
         if self.world.is_main:
             keep_index(self.data.dataset, self.data.classes)
         self.ema.model.load_state_dict(self.model.state_dict())
 
     def losses(self, batch: dict[str, Any]) -> Tensor:
-        """Return the batch's mean (mse, vb)."""
+        """Return the batch's mean (mse, vb), (2,)."""
         image, noise, t, y = to_device(batch, self.world.device)
         return diffusion_losses(self.model, self.diffusion, image, noise, t, y)
 
     def after_step(self) -> None:
-        """Move the average of the weights."""
+        """Update the average of the weights."""
         self.ema.update(self.model)
 
     def validate(self, step: int, run: Run) -> bool:
-        """Log the health of the averaged model, with panels and a verdict."""
+        """Check the averaged model; log figures, panels and a verdict (docs/method.md, Readiness)."""
         health = self._look() if self.world.is_main else None
         if distributed.any_process(self.world.is_main and health is None):
             return False
@@ -133,7 +133,7 @@ class DiffusionTask:
         return True
 
     def _look(self) -> Health | None:
-        """Check the averaged model's health; None after a signal."""
+        """Return the health of the averaged model; None after a signal."""
         averaged = self.ema.model.to(self.world.device)
         try:
             return check_health(averaged, self.config, self.train_set, self.world)
@@ -143,20 +143,20 @@ class DiffusionTask:
             self.ema.model.to(self.ema.device)
 
     def finish(self, path: Path) -> None:
-        """Nothing follows training."""
+        """Do nothing."""
 
     def state(self) -> Mapping[str, Any]:
-        """Return the weights, their average, and the health record."""
+        """Return the weights, their average, and the record of validations."""
         return {"model": self.model.state_dict(), "ema": self.ema.model.state_dict(), "health": self.health}
 
     def restore(self, stored: Mapping[str, Any], source: str) -> None:
-        """Take back :meth:`state`."""
+        """Restore what :meth:`state` returned."""
         checkpoint.load_into(self.model, stored["model"], source)
         checkpoint.load_into(self.ema.model, stored["ema"], source)
         self.health = list(stored["health"])
 
     def save(self, path: Path, step: int, epoch: int) -> None:
-        """Write the averaged weights, which samples are made with."""
+        """Write the averaged weights, which sampling uses."""
         weights = Checkpoint(
             kind="diffusion",
             state_dict=self.ema.model.state_dict(),
@@ -169,7 +169,7 @@ class DiffusionTask:
 
 
 def noisy_images(config: DiffusionConfig | ClassifierConfig, data: NormalImages) -> DiffusionDataset:
-    """Return the training items of the diffusion model and of the classifier."""
+    """Return the training items that diffusion model and classifier share."""
     return DiffusionDataset(
         data.entries,
         data.image_root,
@@ -190,7 +190,16 @@ def to_device(batch: Mapping[str, Tensor], device: torch.device) -> tuple[Tensor
 def diffusion_losses(
     model: nn.Module, diffusion: GaussianDiffusion, image: Tensor, noise: Tensor, t: Tensor, y: Tensor
 ) -> Tensor:
-    """Return the batch's mean (mse, vb), (2,), of images and noise (B, 3, H, W), timesteps and classes (B,)."""
+    """Return a batch's mean (mse, vb), (2,) (docs/method.md, Diffusion loss).
+
+    Args:
+        model: the U-Net.
+        diffusion: the diffusion process.
+        image: (B, 3, H, W) in [-1, 1].
+        noise: (B, 3, H, W), standard normal.
+        t: (B,) int64, timesteps.
+        y: (B,) int64, class numbers.
+    """
     losses = diffusion.training_losses(model, image, t, noise, y=y)
     return torch.stack([losses.mse.mean(), losses.vb.mean()])
 
@@ -198,19 +207,19 @@ def diffusion_losses(
 def load_pretrained(
     model: nn.Module, path: str | None, *, kind: checkpoint.Kind, new_heads: Sequence[str]
 ) -> list[str]:
-    """Load ImageNet weights for fine-tuning; list and return the tensors that stay at their initialisation.
+    """Load ImageNet weights for fine-tuning; log and return the names of tensors that keep their initial values.
 
     Raises:
-        UserError: where the file is absent or does not fit.
+        UserError: if the file is missing or does not fit.
     """
     if path is None:
         return []
     if not Path(path).is_file():
         raise UserError(
-            f"pretrained: {path} does not exist; download it as README.md says, "
+            f"pretrained: {path} does not exist; download it as README.md describes, "
             "or train from random weights with --set pretrained=null"
         )
     weights = checkpoint.load(Path(path), kind=kind)
     names = checkpoint.load_into(model, weights.state_dict, path, may_differ=new_heads)
-    logger.info("from %s; new for this dataset's classes: %s", path, ", ".join(names) or "nothing")
+    logger.info("loaded %s; newly initialised for this dataset's classes: %s", path, ", ".join(names) or "nothing")
     return names

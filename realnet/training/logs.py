@@ -1,4 +1,4 @@
-"""What surrounds a training loop: progress, log, metrics, and an orderly end."""
+"""The logs of a training run: progress, log file, metrics and pictures."""
 
 import errno
 import json
@@ -28,14 +28,14 @@ logger = logging.getLogger("realnet")
 
 
 class Run:
-    """A context for a training: logs to the console, a file, ``metrics.jsonl`` and TensorBoard, on rank 0.
+    """A context manager that logs a training run on rank 0: console, ``log.txt``, ``metrics.jsonl``, TensorBoard.
 
-    Nothing is written before :meth:`open`; the file then begins with what was logged until then, and ends with the
-    error that ended the run, if one did. What cannot be written from then on, such as on a full disk, is missing in the
-    logs; that is said once, and the run goes on.
+    Nothing is written before :meth:`open`, which writes earlier messages to the file first. If an error ends the run,
+    the file ends with it. If the logs cannot be written later, for example on a full disk, a warning is shown once, and
+    the run continues without these lines.
 
     Args:
-        folder: where the logs go.
+        folder: the folder of the logs.
         world: this process.
     """
 
@@ -56,7 +56,7 @@ class Run:
     ) -> None:
         if isinstance(error, Stopped):
             logger.info("%s", error)
-        elif kind and error:  # the console has it from the script
+        elif kind and error:  # the script prints it on the console
             reason = None if isinstance(error, UserError) else (kind, error, trace)
             self._log.handle(logger.makeRecord(logger.name, logging.ERROR, __file__, 0, "%s", (error,), reason))
         if self._writer is not None:
@@ -65,15 +65,16 @@ class Run:
         self._handlers.close()
 
     def open(self, config: Section, start_step: int, *, validated: bool = True) -> None:
-        """Begin to write.
+        """Start to write the logs.
 
         Args:
             config: saved as ``config.yaml``.
-            start_step: what the logs hold beyond it, from a run that was cut off, is dropped.
-            validated: whether the validation after that step, if one belongs there, is done; else it is dropped too.
+            start_step: entries after this step, left by an interrupted run, are removed.
+            validated: whether the validation after ``start_step``, if there is one, is done; if not, its entries are
+                removed too.
 
         Raises:
-            UserError: where nothing can be written.
+            UserError: if the folder cannot be written.
         """
         if self.world.is_main:
             with refusing(self.folder):
@@ -94,7 +95,7 @@ class Run:
         self._writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=start_step + 1)
 
     def steps(self, start_step: int, num_steps: int, description: str) -> Iterator[int]:
-        """Yield the steps that are left, with a progress bar."""
+        """Yield the remaining steps, with a progress bar."""
         progress = bar(total=num_steps, description=description, initial=start_step, is_main=self.world.is_main)
         with progress:
             for step in range(start_step, num_steps):
@@ -123,7 +124,7 @@ class Run:
 
     @contextmanager
     def _sparing(self) -> Iterator[None]:
-        """Lose a log rather than the training."""
+        """Let the training continue if a log cannot be written."""
         try:
             yield
         except (OSError, UserError) as error:
@@ -132,7 +133,7 @@ class Run:
     def _lose(self, error: BaseException | None) -> None:
         if not self._has_gaps:
             self._has_gaps = True
-            logger.warning("WARNING: the logs in %s have gaps from here on (%s); free space there", self.folder, error)
+            logger.warning("WARNING: the logs in %s have gaps from here on (%s); free disk space", self.folder, error)
 
     @property
     def _metrics(self) -> Path:
@@ -144,13 +145,13 @@ class Run:
         last = step if validated else step - 0.5
         lines = self._metrics.read_text().splitlines() if step else []
         kept = [line for line in lines if _place_of(line) <= last]
-        partial = self._metrics.with_suffix(".partial")  # a kill leaves the old lines or the kept ones
+        partial = self._metrics.with_suffix(".partial")  # so that a kill leaves either the old file or the new one
         with whole(self._metrics, partial):
             partial.write_text("".join(f"{line}\n" for line in kept))
 
 
 class _LogFile(logging.FileHandler):
-    """A log that loses lines which cannot be written."""
+    """A log file that drops lines that cannot be written."""
 
     def __init__(self, path: Path, lose: Callable[[BaseException | None], None]) -> None:
         super().__init__(path, encoding="utf-8", errors="backslashreplace")
@@ -166,7 +167,7 @@ class _LogFile(logging.FileHandler):
 
 @contextmanager
 def _quiet_threads() -> Iterator[None]:
-    """Spare the console the tracebacks of TensorBoard's thread, whose errors the next call to it raises."""
+    """Hide tracebacks of OSErrors in TensorBoard's thread; the next call to TensorBoard raises them anyway."""
 
     def report(lost: threading.ExceptHookArgs) -> None:
         if not isinstance(lost.exc_value, OSError):
@@ -180,7 +181,7 @@ def _quiet_threads() -> Iterator[None]:
 
 
 def _append(path: Path, line: str) -> None:
-    """Add a line to a file; all of it or nothing."""
+    """Append a line to a file completely or not at all."""
     data = line.encode()
     with path.open("ab", buffering=0) as file:
         end = file.tell()
@@ -190,16 +191,16 @@ def _append(path: Path, line: str) -> None:
 
 
 def _place_of(line: str) -> float:
-    """Return the step of a line of metrics, that of a training loss coming half a step before a validation's."""
+    """Return the step of a line of metrics, less half a step for training losses, which come before a validation."""
     try:
         values = json.loads(line)
-    except ValueError:  # a line that a kill cut off
+    except ValueError:  # an incomplete line, left by a kill
         return float("inf")
     return values["step"] - 0.5 * ("loss" in values)
 
 
 def seed_step(seed: int, rank: int, step: int) -> None:
-    """Seed the networks' random numbers (dropout) of a step, so that a run that goes on needs no stored state."""
+    """Seed the networks' random numbers (dropout) for a step, so that a continued run needs no stored random state."""
     torch.manual_seed(int(np.random.SeedSequence((seed, rank, step)).generate_state(1, np.uint64)[0]))
 
 

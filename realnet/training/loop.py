@@ -1,4 +1,7 @@
-"""The training loop of all stages: batches, forward and backward, step, log, validation, checkpoint."""
+"""The training loop of all stages: batches, forward and backward, step, log, validation, checkpoint.
+
+See docs/method.md, Diffusion training.
+"""
 
 import logging
 import math
@@ -25,12 +28,12 @@ logger = logging.getLogger("realnet")
 
 
 class Task(Protocol):
-    """What a stage trains.
+    """The networks, losses and validation of a stage.
 
     Attributes:
-        title: names the run in logs and progress bars.
-        loss_names: of the terms that ``losses`` returns.
-        validation_interval_epochs: how often ``validate`` is called; it is called after the last step too.
+        title: name of the run in logs and progress bars.
+        loss_names: names of the terms that ``losses`` returns.
+        validation_interval_epochs: number of epochs between calls of ``validate``, which also follows the last step.
     """
 
     title: str
@@ -38,44 +41,44 @@ class Task(Protocol):
     validation_interval_epochs: int
 
     def subject(self) -> Mapping[str, Any]:
-        """Return what is trained on what: plain values by their names in words."""
+        """Describe what is trained, and on which data: plain values by their names in words."""
         ...
 
     def parameters(self) -> list[Tensor]:
-        """Return what the optimiser trains."""
+        """Return the tensors that the optimiser trains."""
         ...
 
     def begin(self) -> None:
-        """Do what comes once before the first step; not called when a run goes on.
+        """Prepare the first step; not called in a continued run.
 
         Raises:
-            UserError: where the run cannot start; nothing is written yet.
-            Stopped: after a signal, on all processes alike.
+            UserError: if the run cannot start; nothing is written yet.
+            Stopped: after a signal, on all processes.
         """
         ...
 
     def losses(self, batch: dict[str, Any]) -> Tensor:
-        """Return the weighted terms (K,) of a micro-batch's loss, which is their sum."""
+        """Return the weighted terms (K,) of a micro-batch's loss; the loss is their sum."""
         ...
 
     def after_step(self) -> None:
-        """Follow an optimiser step (averages of the weights)."""
+        """Do what follows each optimiser step, for example update an average of the weights."""
         ...
 
     def validate(self, step: int, run: Run) -> bool:
-        """Look at the network after ``step`` steps; called on every process.
+        """Validate the network after ``step`` steps; called on every process.
 
         Returns:
-            Whether it was done: False, on all processes alike and without a trace, where a signal came in between.
+            Whether validation is done. After a signal, False on all processes, and nothing has been logged or changed.
         """
         ...
 
     def state(self) -> Mapping[str, Any]:
-        """Return what the task needs to go on, the optimiser apart."""
+        """Return what the task needs to continue, except the optimiser's state."""
         ...
 
     def restore(self, stored: Mapping[str, Any], source: str) -> None:
-        """Take back what ``state`` returned."""
+        """Restore what ``state`` returned; errors name ``source``."""
         ...
 
     def save(self, path: Path, step: int, epoch: int) -> None:
@@ -97,28 +100,28 @@ def fit(
     log_folder: Path,
     resume: bool = True,
 ) -> None:
-    """Train a task to its end, or until a signal; go on from the last state where there is one.
+    """Train a task to its end or until a signal, from the last saved state if there is one.
 
     Args:
         task: the networks and their losses.
         dataset: training items, by (epoch, index).
         config: of the stage.
         world: this process.
-        last: where the weights for use go; the training state lies beside it.
-        log_folder: where the logs go.
-        resume: go on from the last state; otherwise start anew.
+        last: the file for the weights for use; the training state is saved beside it.
+        log_folder: the folder of the logs.
+        resume: continue from the last state; if False, start from step 0.
 
     Raises:
-        UserError: for settings, data or weights other than those of the part of the run that is done; where the loss
-            or a weight is not a number any more.
-        Stopped: after a signal; what is done is saved.
+        UserError: for settings, data or weights other than in the earlier part of this run, or if the loss or a weight
+            becomes NaN or infinite.
+        Stopped: after a signal; the finished steps are saved.
     """
     with Run(log_folder, world) as run:
-        # begin, or take up the last state
+        # begin, or continue from the last state
         order = make_order(dataset, config.train, world, seed=config.seed)  # type: ignore[arg-type]  # has a length
         num_steps = total_steps(config.train, order)
         identity, state_path = state.identity(config, order, task.subject()), state.path_of(last)
-        stored = state.load(state_path, identity) if resume else None
+        stored = state.load(state_path, identity, state.defaults_of(config)) if resume else None
         done = saved = order.start_step = stored["step"] if stored else 0
         state.require_agreement({"steps done": done, **identity})
         optimisation = Optimisation(task.parameters(), config.optimiser, num_steps=num_steps, precision=world.precision)
@@ -138,13 +141,13 @@ def fit(
                 raise _diverged(done, saved, config)
             if world.is_main:
                 task.save(last, done, order.epoch_of(done))
-                # last: whoever is killed before this point repeats the steps since the state that is there
+                # save the state last: after a kill before this point, the run repeats the steps since the older state
                 parts = {"validated": validated, "task": dict(task.state()), "optimisation": optimisation.state_dict()}
                 state.save(state_path, done, identity, parts, keep_previous=done > saved)
             saved = done
 
         def stopped() -> Stopped:
-            return Stopped(f"stopped after step {done} of {num_steps}; the same command goes on from there")
+            return Stopped(f"stopped after step {done} of {num_steps}; run the same command again to continue")
 
         logger.info("%s: %d training images, step %d of %d", task.title, order.num_items, done, num_steps)
         totals, since, count = torch.zeros(len(task.loss_names), device=world.device), time.perf_counter(), 0
@@ -155,9 +158,9 @@ def fit(
                 raise stopped()
             save()
         if done >= num_steps:
-            logger.info("%s: all %d steps are done already; --no-resume starts anew", task.title, num_steps)
+            logger.info("%s: all %d steps are already done; --no-resume starts again", task.title, num_steps)
             if world.is_main and not checkpoint.is_whole(last):
-                logger.info("%s was lost or damaged; it is written again from the state", last)
+                logger.info("%s was lost or damaged; writing it again from the training state", last)
                 task.save(last, done, order.epoch_of(done))
         feed = batches(dataset, order, config.runtime, world)
         for step in run.steps(done, num_steps, task.title):
@@ -186,7 +189,7 @@ def fit(
                 run.scalars(done, values | throughput(world, since, count * order.global_batch))
                 totals, since, count = torch.zeros_like(totals), time.perf_counter(), 0
 
-            # validate: the first time what is done is saved before, as it may fail
+            # validate; save before the first validation, because it may fail
             validated = not (is_last or done % (task.validation_interval_epochs * order.steps_per_epoch) == 0)
             if not (validated or stopping):
                 if not has_validated:
@@ -210,9 +213,9 @@ def _are_finite(*tensors: Tensor) -> bool:
 
 
 def _diverged(step: int, saved: int, config: TrainingConfig) -> UserError:
-    kept = f"what is saved is of step {saved}" if saved else "nothing is saved"
+    kept = f"the saved state is of step {saved}" if saved else "nothing is saved"
     return UserError(
-        f"the training has diverged: at step {step} the loss or a weight is not a number any more; {kept}. Start anew "
-        f"with --no-resume and a lower optimiser.learning_rate (it is {config.optimiser.learning_rate:g}), or with "
+        f"the training has diverged: at step {step} the loss or a weight is NaN or infinite; {kept}. Start again with "
+        f"--no-resume and a lower optimiser.learning_rate (it is {config.optimiser.learning_rate:g}), a lower "
         f"optimiser.max_grad_norm (it is {config.optimiser.max_grad_norm}) or runtime.precision=fp32"
     )

@@ -1,4 +1,7 @@
-"""One optimiser step from one or several micro-batches, on one or several processes."""
+"""Make an optimiser step from one or more micro-batches on one or more processes.
+
+See docs/method.md, Diffusion training.
+"""
 
 import copy
 import math
@@ -12,11 +15,11 @@ from realnet.config import OptimiserConfig
 from realnet.runtime import distributed
 from realnet.runtime.precision import Precision
 
-FINAL_FRACTION = 0.01  # of the learning rate, at the end of the cosine schedule
+FINAL_FRACTION = 0.01  # of the learning rate, left at the end of the cosine schedule
 
 
 def learning_rate(config: OptimiserConfig, step: int, num_steps: int) -> float:
-    """Return the learning rate of a step (0-based) of ``num_steps``."""
+    """Return the learning rate of step ``step`` (0-based) of ``num_steps``."""
     warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
     if config.schedule == "constant":
         return config.learning_rate * warmup
@@ -42,11 +45,11 @@ class Optimisation:
         self.scaler = torch.amp.GradScaler(precision.device.type, enabled=precision.needs_scaler)
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradients of a micro-batch's share of the loss."""
+        """Add the gradients of one micro-batch's share of the loss."""
         self.scaler.scale(loss).backward()
 
     def step(self, step: int) -> None:
-        """Average the gradients over the processes, clip them, and make step number ``step`` (0-based)."""
+        """Average the gradients over the processes, clip them, and take step number ``step`` (0-based)."""
         distributed.average_gradients(self.parameters)
         for group in self.adam.param_groups:
             group["lr"] = learning_rate(self.config, step, self.num_steps)
@@ -58,18 +61,21 @@ class Optimisation:
         self.adam.zero_grad(set_to_none=True)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the optimiser's and the scaler's state."""
+        """Return the state of optimiser and scaler."""
         return {"adam": self.adam.state_dict(), "scaler": self.scaler.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned; a scaler starts anew where there was none."""
+        """Restore what :meth:`state_dict` returned; without a scaler's state, the scaler keeps its initial one."""
         self.adam.load_state_dict(state["adam"])
         if state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
 
 
 class EMA:
-    """The exponential moving average of all of a network's state: θ' ← decay·θ' + (1 - decay)·θ."""
+    """The exponential moving average of a network's parameters and buffers: θ' ← decay·θ' + (1 - decay)·θ.
+
+    See docs/method.md, Diffusion training.
+    """
 
     def __init__(self, model: nn.Module, decay: float, *, on_cpu: bool = False) -> None:
         self.decay = decay

@@ -1,6 +1,9 @@
-"""Detection on images with anomalies beside their clean originals, which the backbone sees together."""
+"""Run the detector on images with anomalies and the backbone on their clean originals, in one pass of the backbone.
 
-from collections.abc import Mapping
+See docs/method.md, Detector training.
+"""
+
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -10,45 +13,62 @@ from realnet.config import LossConfig
 from realnet.models.losses import cross_entropy_loss, focal_loss, reconstruction_loss
 from realnet.models.realnet import Detection, RealNet
 
+Normalise = Callable[[Mapping[str, Tensor], Tensor], dict[str, Tensor]]
+"""Maps selected features (B, C, h, w), by block, and the numbers (B,) of their images to normalised features."""
 
-def detect_pairs(model: RealNet, batch: dict[str, Any], device: torch.device) -> tuple[Detection, dict[str, Tensor]]:
-    """Detect on a training batch; return that and the clean originals' features by block.
 
-    The backbone runs once on what differs: an item without anomaly is its own original.
+def detect_pairs(
+    model: RealNet, batch: dict[str, Any], device: torch.device, normalise: Normalise | None = None
+) -> tuple[Detection, dict[str, Tensor]]:
+    """Run the detector on a training batch; return its output and the clean originals' features, by block.
+
+    An item without anomaly equals its original, so the backbone runs on it only once.
     """
     anomalous = batch["has_anomaly"].nonzero().flatten()  # on the CPU: no synchronisation
     images = torch.cat([batch["image"], batch["clean"][anomalous]]).to(device, non_blocking=True)
     if device.type == "cuda":
         images = images.contiguous(memory_format=torch.channels_last)
-    return detect_joined(model, images, anomalous.to(device, non_blocking=True))
+    places = anomalous.to(device, non_blocking=True)
+    if normalise is None:
+        return detect_joined(model, images, places)
+    indexes = torch.cat([batch["index"], batch["index"][anomalous]])
+    return detect_joined(model, images, places, lambda selected: normalise(selected, indexes))
 
 
-def detect_joined(model: RealNet, images: Tensor, anomalous: Tensor) -> tuple[Detection, dict[str, Tensor]]:
-    """Detect as :func:`detect_pairs` on B items and the clean originals of K of them.
+def detect_joined(
+    model: RealNet,
+    images: Tensor,
+    anomalous: Tensor,
+    normalise: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None,
+) -> tuple[Detection, dict[str, Tensor]]:
+    """Do the work of :func:`detect_pairs` on B items and the clean originals of K of them.
 
     Args:
         model: the detector.
-        images: (B + K, 3, H, W).
-        anomalous: (K,) which of the B items the originals belong to.
+        images: (B + K, 3, H, W), the items and then the originals.
+        anomalous: (K,), the index of the item that each original belongs to.
+        normalise: maps the selected features of the B + K images to normalised ones; None normalises as in use.
     """
     with torch.inference_mode():
         levels = model.backbone(images)
     number, size = len(images) - len(anomalous), (images.shape[-2], images.shape[-1])
     selected, clean = {}, {}
-    for name, features in model.afs(levels, size).items():
+    with torch.no_grad():
+        joined = (normalise or model.normalise)(model.afs(levels, size))
+    for name, features in joined.items():
         selected[name] = features[:number]
         clean[name] = features[:number].index_copy(0, anomalous, features[number:])
     return model.detect(selected, size), clean
 
 
 def detector_losses(detection: Detection, clean: Mapping[str, Tensor], mask: Tensor, weights: LossConfig) -> Tensor:
-    """Return the weighted (segmentation, reconstruction) losses, (2,).
+    """Return the weighted (segmentation, reconstruction) losses, (2,) (docs/method.md, Detector loss).
 
     Args:
-        detection: on images with anomalies.
-        clean: the features (B, C, h, w) of the images without them, by block.
+        detection: the detector's output for images with anomalies.
+        clean: features (B, C, h, w) of the images without anomalies, by block.
         mask: (B, 1, H, W) in {0, 1}.
-        weights: which losses, and how much each counts.
+        weights: which segmentation loss, and the weight of each loss.
     """
     if weights.segmentation == "focal":
         segmentation = focal_loss(detection.logits, mask, gamma=weights.focal_gamma)

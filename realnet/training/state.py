@@ -1,4 +1,4 @@
-"""The state of a training run: what ``kill -9`` and the same command again need to go on."""
+"""The state of a training run, with which the same command continues after a kill."""
 
 import hashlib
 import logging
@@ -16,7 +16,7 @@ from realnet.training.batches import make_order, total_steps
 
 logger = logging.getLogger("realnet")
 
-# what may change between a run and its continuation; :func:`identity` has what matters of batches, steps and weights
+# may differ between a run and its continuation; identity() adds what matters about batches, steps and weights
 FREE_KEYS = (
     "runtime.",
     "train.batch_size",
@@ -35,17 +35,17 @@ FREE_KEYS = (
 
 
 def path_of(weights: Path) -> Path:
-    """Return where the training state beside ``ckpt_last.pth`` lies: ``ckpt_last.state.pth``."""
+    """Return the path of the training state beside ``ckpt_last.pth``: ``ckpt_last.state.pth``."""
     return weights.with_suffix(".state.pth")
 
 
 def identity(config: TrainingConfig, order: EpochOrder, subject: Mapping[str, Any]) -> dict[str, Any]:
-    """Return, by its name in words, what must not change between a run and its continuation.
+    """Return the values that must not change between a run and its continuation, by their names in words.
 
     Args:
-        config: of the stage; all its keys but ``FREE_KEYS`` count.
+        config: of the stage; all keys except ``FREE_KEYS`` are included.
         order: of the training items.
-        subject: what is trained on what.
+        subject: what is trained, and on which data.
     """
     settings = _flatten(config.model_dump(mode="json"))
     lasting = {"steps in all (the cosine schedule follows them)": total_steps(config.train, order)}
@@ -58,7 +58,7 @@ def identity(config: TrainingConfig, order: EpochOrder, subject: Mapping[str, An
 
 
 def fingerprint(names: Iterable[object]) -> str:
-    """Return the number of names and a digest of them in their order."""
+    """Return, as text, the number of names and a digest of them in their order."""
     listed = [str(name) for name in names]
     return f"{len(listed)} (digest {hashlib.sha256(repr(listed).encode()).hexdigest()[:8]})"
 
@@ -67,80 +67,86 @@ def require_agreement(mine: Mapping[str, Any]) -> None:
     """Check that all processes start the same run at the same step.
 
     Raises:
-        UserError: on all processes alike; names what differs.
+        UserError: on all processes; names what differs.
     """
     every = distributed.gather(dict(mine))
     names = dict.fromkeys(name for one in every for name in one)
     values = {name: [one.get(name) for one in every] for name in names}
     differing = [f"{name}: {found}" for name, found in values.items() if any(value != found[0] for value in found)]
     if differing:
-        head = "the processes differ; do the machines not share a file system, or was each given another command?"
-        raise UserError("\n  ".join([f"{head} By rank:", *differing]))
+        head = "the processes differ; run the same command on all machines, with a shared file system. By rank:"
+        raise UserError("\n  ".join([head, *differing]))
 
 
 def save(
     path: Path, step: int, identity: Mapping[str, Any], parts: Mapping[str, Any], *, keep_previous: bool = True
 ) -> None:
-    """Write the state after ``step`` steps; the one before it is kept as ``.previous``, unless told otherwise."""
+    """Write the state after ``step`` steps; with ``keep_previous``, keep the state before it as ``.previous``."""
     values = {"kind": "training state", "step": step, "identity": dict(identity), **parts}
     checkpoint.write(path, values, keep_previous=keep_previous)
 
 
-def load(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Read the last complete state; None where there is none.
+def load(path: Path, identity: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Read the last complete state; return None if there is no file.
 
     Raises:
-        UserError: where it is of a run of another :func:`identity`, whose differences are listed; or where no file
-            that is there can be read.
+        UserError: if it belongs to a run of another :func:`identity` (the message lists the differences), or if none of
+            the files can be read.
     """
     candidates = [candidate for candidate in (path, checkpoint.previous(path)) if candidate.is_file()]
     for candidate in candidates:
         try:
             values = checkpoint.read(candidate)
         except UserError as error:
-            logger.warning("WARNING: %s; falling back to the state before it", error)
+            logger.warning("WARNING: %s; falling back to the previous state", error)
             continue
-        _check_identity(values.get("identity", {}), identity, candidate)
+        _check_identity(values.get("identity", {}), identity, defaults, candidate)
         return values
     if candidates:
-        raise UserError(f"{path} cannot be read, nor is there a state before it; start anew with --no-resume")
+        raise UserError(f"{path} cannot be read, and there is no readable previous state; start again with --no-resume")
     return None
 
 
 def first_step(
     config: TrainingConfig, items: Sized, world: World, last: Path, subject: Callable[[], Mapping[str, Any]]
 ) -> int:
-    """Return the step that a run to come would begin at; 0: it would begin anew.
+    """Return the step at which a run would start; 0 if there is no saved state.
 
     Args:
         config: of the stage.
         items: the training items.
-        world: this process of that run.
-        last: where its weights lie.
-        subject: says what is trained on what.
+        world: this process of the run.
+        last: the file for the weights.
+        subject: returns what is trained, and on which data.
 
     Raises:
-        UserError: for too few items, and as :func:`load`.
+        UserError: for too few items, and as in :func:`load`.
     """
     order, path = make_order(items, config.train, world, seed=config.seed), path_of(last)
     if not (path.is_file() or checkpoint.previous(path).is_file()):
         return 0
-    stored = load(path, identity(config, order, subject()))
+    stored = load(path, identity(config, order, subject()), defaults_of(config))
     return stored["step"] if stored else 0
 
 
 def discard(path: Path) -> None:
-    """Remove the states of an earlier run, so that nothing falls back to them."""
+    """Delete the states of an earlier run, so that no later run continues from them."""
     for candidate in (checkpoint.previous(path), path):
         candidate.unlink(missing_ok=True)
 
 
-def _check_identity(before: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
-    changed = [key for key in {**now, **before} if before.get(key) != now.get(key)]
+def defaults_of(config: TrainingConfig) -> dict[str, Any]:
+    """Return the values to assume for keys of a stage's config that a state from an older version does not have."""
+    return _flatten(type(config)().model_dump(mode="json"))
+
+
+def _check_identity(before: Mapping[str, Any], now: Mapping[str, Any], defaults: Mapping[str, Any], path: Path) -> None:
+    then = {**{key: value for key, value in defaults.items() if key in now}, **before}
+    changed = [key for key in {**now, **then} if then.get(key) != now.get(key)]
     if changed:
-        listed = [f"{key}: {before.get(key)} then, {now.get(key)} now" for key in changed]
-        advice = "restore what has changed, or start anew with --no-resume"
-        raise UserError("\n  ".join([f"{path} is of another run; {advice}:", *listed]))
+        listed = [f"{key}: {then.get(key)} then, {now.get(key)} now" for key in changed]
+        advice = "restore the values below, or start again with --no-resume"
+        raise UserError("\n  ".join([f"{path} belongs to another run; {advice}:", *listed]))
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

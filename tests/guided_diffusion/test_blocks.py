@@ -64,7 +64,7 @@ def test_attention_pool_splits_query_key_and_value_before_heads():
     answer = F.conv1d(plain_attention(query, key, value).mT, pool.c_proj.weight, pool.c_proj.bias)
     expected = answer[:, :, 0]
     torch.testing.assert_close(pool(x), expected, rtol=1e-4, atol=1e-5)
-    with pytest.raises(ValueError, match=r"15 positions, this one has \(4, 5\)"):
+    with pytest.raises(ValueError, match=r"15 positions, but this map is \(4, 5\)"):
         pool(torch.zeros(1, 64, 4, 5))
 
 

@@ -96,7 +96,7 @@ CHECKPOINTS = [
     (
         spoil.detectors,
         [f"{script} {LARGER}" for script in (PREDICT, f"{PREDICT} --dry-run", f"evaluation_realnet {WEAVE}")],
-        ["evaluation.score_pool is 48, more than the 32x32 pixels that", "ckpt_last.pth is for"],
+        ["evaluation.score_pool is 48, but", "ckpt_last.pth is for 32x32 pixels"],
     ),
     (
         spoil.diffusion,
@@ -130,19 +130,23 @@ CHECKPOINTS = [
         [f"train_diffusion --set pretrained=given.pt{more}" for more in ("", " --dry-run")],
         ["given.pt does not fit", "missing: out.2.bias", "shape: time_embed.0.weight (256, 64), needed (128, 32)"],
     ),
-    (spoil.cut_detector, [f"evaluation_realnet {WEAVE}", PREDICT], ["ckpt_last.pth is no complete", "make it or down"]),
+    (
+        spoil.cut_detector,
+        [f"evaluation_realnet {WEAVE}", PREDICT],
+        ["ckpt_last.pth is not a complete", "make it or down"],
+    ),
     (
         spoil.cut_states,
         ["train_diffusion", "train_diffusion --dry-run"],
-        ["state.pth cannot be read", "start anew with --no-resume"],
+        ["state.pth cannot be read", "start again with --no-resume"],
     ),
-    (spoil.diffusion_and_a_third_class, ["sample"], ["weave, widget, the dataset has weave, widget, zebra; train it"]),
+    (spoil.diffusion_and_a_third_class, ["sample"], ["weave, widget, but the dataset has weave, widget, zebra; train"]),
     (
         spoil.published_diffusion_of_three_classes,
         ["sample"],
-        ["knows 3 classes, the dataset has 2; give the"],
+        ["has 3 classes, but the dataset has 2; give the"],
     ),
-    (spoil.classifier_of_three_classes, ["sample"], ["knows 3 classes, the dataset has 2; give the dataset's own"]),
+    (spoil.classifier_of_three_classes, ["sample"], ["has 3 classes, but the dataset has 2; give the"]),
 ]
 
 CONFIGS = [
@@ -152,11 +156,11 @@ CONFIGS = [
         ["train.batch_sise: unknown key (value 2); did you mean train.batch_size?", "num_steps", "1.5", "image_size"],
     ),
     (sound, ["train_realnet --set rrs.mods=1"], ["rrs.mods: unknown key (value 1); did you mean rrs.modes?"]),
-    (sound, ["sample --strength 0.2 0.1"], ["strength: the first number of a range is its smallest, got 0.2 to 0.1"]),
+    (sound, ["sample --strength 0.2 0.1"], ["strength: a range starts with its smaller number, got 0.2 to 0.1"]),
     (sound, ["sample --num_samples 0"], ["num_samples: Input should be greater than 0 (got 0)"]),
     (sound, [f"{s} --config absent.yaml" for s in TRAINING], ["cannot read the config absent.yaml", "--config"]),
     (sound, [f"{s} --device gpu7" for s in TRAINING], ["--device gpu7 is unavailable here", "cpu"]),
-    (sound, [f"{s} --device gpu7 --dry-run" for s in TRAINING], ["--device gpu7 is no device; give cpu, cuda or mps"]),
+    (sound, [f"{s} --device gpu7 --dry-run" for s in TRAINING], ["--device gpu7 is not a device; give cpu, cuda"]),
     (sound, ["train_diffusion --set image_size=33"], ["image_size 33x33 must be a multiple of 2"]),
     (sound, ["train_realnet --set image_size=40"], ["image_size 40x40: both sides must be multiples of 32"]),
     (sound, ["train_realnet --set 'blocks={a: {levels: {layer9: 8}}}'"], ["no level 'layer9'; it has layer1 (64"]),

@@ -265,7 +265,7 @@ def test_a_published_checkpoint_scores_as_our_own(both_classes):
     assert theirs.calibration is None and "picked on the test labels" in theirs.threshold_note
     assert images(VIS / "weave/given") == {f"test/{name}" for name in images(TEST)}
     assert (VIS / "report.html").stat().st_mtime_ns == before
-    with pytest.raises(UserError, match="name it by --class_name"):
+    with pytest.raises(UserError, match="is for one class, got 2; give --class_name"):
         evaluate("--checkpoint", str(published))
 
 
@@ -317,3 +317,28 @@ def test_a_class_that_fails_on_one_process_fails_on_all(both_classes):
     ended = by_two_processes()
     assert ended.returncode == 1 and "left out\nweave: cannot write " in ended.stdout, ended.stderr
     assert metrics_of("widget") == alone
+
+
+def test_references_stand_beside_the_detector(both_classes, capsys):
+    assert evaluate("--references", "padim", "nearest") == 0
+    printed = capsys.readouterr().out
+    assert "detectors side by side (mean over 2 classes)" in printed and "RealNet, last step" in printed
+    result = read_class(VIS / "weave")
+    assert [one.protocol for one in result.checkpoints][-2:] == ["padim", "nearest"]
+    assert not (VIS / "weave/padim").exists() and (VIS / "weave/last").is_dir()
+    assert evaluate("--references", "padim", "nearest") == 0 and "kept" in capsys.readouterr().out
+    assert evaluate() == 0 and "kept" not in capsys.readouterr().out
+
+
+def test_references_alone_need_no_checkpoint_and_leave_results_as_they_are(both_classes, capsys):
+    evaluate("--class_name", "weave")
+    before = (VIS / "weave/metrics.json").read_bytes()
+    shutil.rmtree("experiments/tiny/realnet_checkpoints")
+    assert evaluate("--class_name", "weave", "--references", "only", "--dry-run") == 0
+    assert "PaDiM" in capsys.readouterr().out
+    assert evaluate("--class_name", "weave", "--references", "only") == 0
+    assert (VIS / "weave/metrics.json").read_bytes() == before
+    found = read_class(VIS / "weave/references")
+    assert [one.protocol for one in found.checkpoints] == ["padim", "nearest"]
+    assert found.checkpoints[0].metrics["image_auroc"].value > 0.5
+    assert (VIS / "weave/references/report.html").is_file() and (VIS / "weave/references/padim/test").is_dir()

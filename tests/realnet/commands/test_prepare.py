@@ -2,6 +2,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -170,3 +171,23 @@ def test_toy_images_are_drawn_once(workspace, run_script, monkeypatch):
     run_script("prepare_data", "toy")
     run_script("prepare_data", "toy", "--force")
     assert len(drawn) == 3
+
+
+def test_solar_cells_come_from_the_package_or_a_folder(tmp_path, monkeypatch, run_script):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(ROOT / "experiments/solar", "experiments/solar", ignore=shutil.ignore_patterns("*_*"))
+    package = tmp_path / "site/elpv_dataset"
+    lines = []
+    for kind in ("mono", "poly"):
+        for index in range(12):
+            name = f"images/{kind}{index:03d}.png"
+            write_image(package / "data" / name, np.full((8, 8, 3), 10 * index, np.uint8))
+            lines.append(f"{name} {'1.0' if index % 4 == 0 else '0.0'} {kind}")
+    (package / "data/labels.csv").write_text("\n".join(lines))
+    with pytest.raises(UserError, match=r"elpv-dataset is not installed; install it with: pip install elpv-dataset"):
+        run_script("prepare_data", "solar")
+    (package / "__init__.py").touch()
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "site"), *sys.path])
+    printed = run_script("prepare_data", "solar")
+    assert "CC BY-NC-SA 4.0, not for commercial use" in printed and "24 files go to data/solar/images" in printed
+    assert len(list(Path("data/solar/images/mono/test/defect").iterdir())) == 3

@@ -113,9 +113,9 @@ def test_dry_run_prints_the_plan_and_touches_nothing(tiny, run_script, script):
 def test_a_dry_run_says_where_a_run_goes_on(tiny, run_script, script, more):
     command = (script, "--dataset", "tiny")
     run_script(*command, "--set", "train.num_steps=2")
-    assert "begins goes on from step 2" in " ".join(run_script(*command, "--dry-run", "--set", more).split())
-    assert " begins anew" in " ".join(run_script(*command, "--dry-run", "--no-resume").split())
-    with pytest.raises(UserError, match=r"is of another run(.|\n)*optimiser.learning_rate: 0.0001 then, 0.5 now"):
+    assert "begins at step 2" in " ".join(run_script(*command, "--dry-run", "--set", more).split())
+    assert "begins at step 0" in " ".join(run_script(*command, "--dry-run", "--no-resume").split())
+    with pytest.raises(UserError, match=r"belongs to another run(.|\n)*optimiser.learning_rate: 0.0001 then, 0.5 now"):
         run_script(*command, "--dry-run", "--set", "optimiser.learning_rate=0.5")
 
 
@@ -125,7 +125,7 @@ def test_a_dry_run_of_sampling_looks_at_what_is_there(tiny, run_script):
     run_script(*command)
     (tiny / "data/tiny/sdas/weave/00001.jpg").unlink()
     assert "new 1 of these" in " ".join(run_script(*command, "--dry-run").split())
-    with pytest.raises(UserError, match="weave holds images of other settings"):
+    with pytest.raises(UserError, match="weave holds images made with other settings"):
         run_script(*command, "--dry-run", "--strength", "0", "0")
     assert "new 3 of these" in " ".join(
         run_script(*command, "--dry-run", "--strength", "0", "0", "--no-resume").split()

@@ -82,7 +82,7 @@ class Life:
         expected = -signal.SIGKILL if fate.sent == signal.SIGKILL else 0
         assert end.code == expected, f"seed {SEED}, {fate}: {end.output}"
         if fate.sent != signal.SIGKILL:
-            assert "the same command goes on" in end.output
+            assert "run the same command again to continue" in end.output
         return end.output
 
     def end_well(self) -> None:
@@ -154,8 +154,8 @@ def test_a_truncated_state_and_a_full_disk(tiny):
     life = Life(f"{CLASSIFIER} --set train.num_steps=5")
     life.suffer(Fate("after ckpt_last.state.pth", 2))
     spoil.cut(STATE)
-    assert "falling back to the state before it" in life.suffer(Fate("before ckpt_last.state.pth"))
-    assert "falling back to the state before it" in life.suffer(Fate("after ckpt_last.state.pth"))
+    assert "falling back to the previous state" in life.suffer(Fate("before ckpt_last.state.pth"))
+    assert "falling back to the previous state" in life.suffer(Fate("after ckpt_last.state.pth"))
     before = left_by_a_run()
     end = mortal.live(*life.command, max_bytes=2 * 10**5)
     assert end.code == 2 and "could not write" in end.output and "free some disk space" in end.output
@@ -166,5 +166,7 @@ def test_a_truncated_state_and_a_full_disk(tiny):
 def test_a_stop_ends_the_command_not_only_the_class_at_hand(tiny):
     command = [*shlex.split(DETECTOR), "--dataset", "tiny", "--set", "train.num_steps=1"]
     end = mortal.live(*command, fate=Fate("step", 1, signal.SIGTERM))
-    assert end.code == 0 and "the same command goes on" in end.output and "widget detector" not in end.output
+    assert (
+        end.code == 0 and "run the same command again to continue" in end.output and "widget detector" not in end.output
+    )
     assert not Path("experiments/tiny/realnet_checkpoints/widget").exists()

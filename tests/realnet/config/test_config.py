@@ -113,7 +113,7 @@ def test_an_unknown_key_is_named_with_the_nearest_one(refusal, model, text, mess
     [
         ("train: {batch_size: 0}", "train.batch_size: Input should be greater than 0 (got 0)"),
         ("train: {batch_size: many}", "train.batch_size: Input should be a valid integer"),
-        ("train: {batch_size: true}", "train.batch_size: takes no true or false (got True)"),
+        ("train: {batch_size: true}", "train.batch_size: must not be true or false (got True)"),
         ("train: 3", "train: takes keys and values (got 3)"),
         ("train: {augment: maybe}", "train.augment: Input should be a valid boolean"),
         ("optimiser: {learning_rate: .inf}", "optimiser.learning_rate: Input should be a finite number (got inf)"),
@@ -126,7 +126,7 @@ def test_an_unknown_key_is_named_with_the_nearest_one(refusal, model, text, mess
         ("rrs: {modes: {median: 3}}", "rrs.modes.median: Input should be 'max' or 'mean'"),
         ("loss: {segmentation: dice}", "loss.segmentation: Input should be 'cross_entropy' or 'focal' (got 'dice')"),
         ("anomalies: {types: {normal: 1}}", "hold no anomaly source; give sdas, dtd or self a weight"),
-        ("anomalies: {opacity: {sdas: [0.9, 0.5]}}", "the first number of a range is its smallest, got 0.9 to 0.5"),
+        ("anomalies: {opacity: {sdas: [0.9, 0.5]}}", "a range starts with its smaller number, got 0.9 to 0.5"),
         ("anomalies: {opacity: {sdas: [0.5, 1.5]}}", "opacity lies within 0 and 1; that of sdas does not"),
         ("anomalies: {opacity: {dtd: [0.5, 1]}}", "opacity lacks a range for sdas"),
         ("anomalies: {min_perlin_scale: 6}", "perlin_scale 6 must exceed min_perlin_scale 6"),
@@ -144,12 +144,12 @@ def test_a_wrong_or_impossible_value_is_named_with_its_key(refusal, text, messag
         (DiffusionConfig, "image_size: 100", "image_size 100x100 must be a multiple of 32 for 6 levels"),
         (ClassifierConfig, "image_size: [64, 48]", "image_size 64x48 must be a multiple of 32"),
         (DiffusionConfig, "model: {channel_mult: []}", "model.channel_mult: Tuple should have at least 1 item"),
-        (SampleConfig, "strength: [-0.1, 0.2]", "strength starts at 0 (normal images), got -0.1"),
+        (SampleConfig, "strength: [-0.1, 0.2]", "strength must be 0 (normal images) or more, got -0.1"),
         (DatasetConfig, "classes: [a]", "image_root: is missing"),
         (
             DatasetConfig,
             "image_root: x\nclasses: [a]\nforeground: {b: full}",
-            "foreground names b, which classes does not",
+            "foreground names b, which classes does not list",
         ),
     ],
 )
@@ -175,7 +175,7 @@ def test_all_problems_of_a_file_come_in_one_message(refusal):
     ("text", "message"),
     [
         ("train: [", "is not valid YAML"),
-        ("seed: 1\ntrain: {}\nseed: 2", "the key 'seed' stands twice"),
+        ("seed: 1\ntrain: {}\nseed: 2", "the key 'seed' appears twice"),
         ("- 1", "must hold keys and values, got list"),
     ],
 )
@@ -272,3 +272,18 @@ def test_an_unknown_dataset_is_refused_with_those_there_are(tmp_path, monkeypatc
     assert experiments() == ["a", "b"] and load_dataset("a").image_root == "x"
     with pytest.raises(UserError, match=r"\(datasets: a, b\)"):
         load_dataset("mine")
+
+
+def test_a_preset_gives_the_defaults_below_the_file(tmp_path):
+    path = tmp_path / "realnet.yaml"
+    path.write_text("preset: cpu\ntrain: {num_steps: 7}\nblocks: {one: {levels: {layer1: all}}}\n")
+    found = load(RealNetConfig, path)
+    assert found.backbone.name == "tf_efficientnet_lite0" and found.features.normalise == "auto"
+    assert found.train.num_steps == 7 and found.train.batch_size == 8  # a section is joined
+    assert list(found.blocks) == ["one"]  # what has names of its own is replaced
+    assert load(RealNetConfig, path, ["preset=published"]).backbone.name == "wide_resnet50_2.racm_in1k"
+    path.write_text("{}")
+    assert load(RealNetConfig, path, ['preset="cpu"', "seed=5"]).backbone.weights == "package"
+    assert load(RealNetConfig, path) == RealNetConfig()
+    with pytest.raises(UserError, match=r"preset: Input should be 'published' or 'cpu' \(got 'gpu'\)"):
+        load(RealNetConfig, path, ["preset=gpu"])

@@ -12,11 +12,11 @@ from realnet.config import RealNetConfig
 from realnet.data.images import write_image
 from realnet.data.index import Entry
 from realnet.data.registry import open_dataset
-from realnet.detection.calibration import calibrate, split_holdout
+from realnet.detection.calibration import calibrate, draw_examples, split_holdout
 from realnet.detection.detector import Detector
 from realnet.models import checkpoint
 from realnet.runtime import placement
-from realnet.training.detector_task import detector_data
+from realnet.training.detector_data import detector_data
 
 
 class Brightness(torch.nn.Module):
@@ -48,21 +48,15 @@ def entries(number):
 def calibrated(folder, levels, synthesizer, *, num_anomalies=4, model=None, held_out=True):
     for index, level in enumerate(levels):
         write_image(folder / f"{index}.png", np.full((16, 16, 3), level, np.uint8))
-    return calibrate(
-        model or Brightness(),
-        entries(len(levels)),
-        folder,
-        synthesizer=synthesizer,
-        config=RealNetConfig.model_validate(
-            {
-                "image_size": 16,
-                "calibration": {"num_anomalies": num_anomalies},
-                "evaluation": {"score_pool": 4, "batch_size": 3},
-            }
-        ),
-        world=ALONE,
-        held_out=held_out,
+    config = RealNetConfig.model_validate(
+        {
+            "image_size": 16,
+            "calibration": {"num_anomalies": num_anomalies},
+            "evaluation": {"score_pool": 4, "batch_size": 3},
+        }
     )
+    examples = draw_examples(entries(len(levels)), folder, synthesizer, config)
+    return calibrate(model or Brightness(), examples, config=config, world=ALONE, held_out=held_out)
 
 
 def test_the_thresholds_lie_between_normal_and_anomalous(tmp_path):
@@ -116,9 +110,17 @@ def test_the_model_and_the_random_numbers_stay_as_they_are(tiny):
     data = detector_data(open_dataset("tiny"), "weave", config)
     torch.manual_seed(3)
     state, before = torch.get_rng_state(), {key: value.clone() for key, value in model.state_dict().items()}
-    arguments = {"synthesizer": data.synthesizer, "config": config, "world": ALONE, "held_out": False}
-    first = calibrate(model, data.train, data.image_root, **arguments)
-    assert first == calibrate(model, data.train, data.image_root, **arguments)
+    first, second = (
+        calibrate(
+            model,
+            draw_examples(data.train, data.image_root, data.synthesizer, config),
+            config=config,
+            world=ALONE,
+            held_out=False,
+        )
+        for _ in range(2)
+    )
+    assert first == second
     assert 0 < first.image_threshold < 1 and 0 < first.pixel_threshold <= first.display_scale <= 1
     assert model.training and not model.backbone.training
     assert torch.equal(state, torch.get_rng_state())
@@ -145,15 +147,8 @@ def test_held_out_images_are_spread():
 def recalibrated(name):
     detector = Detector.load(f"experiments/tiny/realnet_checkpoints/weave/{name}", device="cpu")
     data = detector_data(open_dataset("tiny"), "weave", detector.config)
-    made = calibrate(
-        detector.model,
-        data.held_out,
-        data.image_root,
-        synthesizer=data.synthesizer,
-        config=detector.config,
-        world=ALONE,
-        held_out=True,
-    )
+    examples = draw_examples(data.held_out, data.image_root, data.synthesizer, detector.config)
+    made = calibrate(detector.model, examples, config=detector.config, world=ALONE, held_out=True)
     return asdict(made)
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from realnet import Detector, UserError
 from realnet.data.images import read_image
 from realnet.models import checkpoint
+from realnet.models.statistics import IMAGENET, Statistics
 
 
 @pytest.fixture
@@ -96,13 +97,13 @@ def test_the_verdict_follows_the_threshold(tiny, detector, pictures):
     ],
 )
 def test_another_array_is_refused(detector, picture):
-    with pytest.raises(UserError, match=r"a uint8 RGB array \(H, W, 3\), got"):
+    with pytest.raises(UserError, match=r"a uint8 RGB array \(H, W, 3\), but"):
         detector.predict(picture)
 
 
 @pytest.mark.parametrize("mode", ["I", "F"])
 def test_a_pil_image_of_no_known_range_is_refused(detector, mode):
-    with pytest.raises(UserError, match=f"PIL's mode '{mode}' has no known range"):
+    with pytest.raises(UserError, match=f"PIL image of mode '{mode}' has no known range"):
         detector.predict(Image.new(mode, (8, 8)))
 
 
@@ -130,13 +131,13 @@ def test_a_config_of_another_version_is_refused(tiny):
     values = torch.load(path, weights_only=True)
     values["config"]["rrs"]["of_tomorrow"] = 1
     checkpoint.write(path, values)
-    with pytest.raises(UserError, match=r"does not know \(rrs\.of_tomorrow"):
+    with pytest.raises(UserError, match=r"does not accept \(rrs\.of_tomorrow"):
         Detector.load(path, device="cpu")
 
 
 def test_a_published_checkpoint_gives_the_same_maps(tiny, detector, pictures):
     path = tiny_detector.save_published(tiny / "published.pth.tar")
-    with pytest.raises(UserError, match="give the one that describes it"):
+    with pytest.raises(UserError, match="give the config that describes it"):
         Detector.load(path, device="cpu")
     published = Detector.load(path, device="cpu", config=tiny_detector.config())
     assert published.calibration is None and published.facts["epoch"] == 3
@@ -190,7 +191,28 @@ def test_backbone_weights_that_lie_elsewhere_are_given(tiny, tmp_path, monkeypat
     torch.save(values, path)
     Detector.load(path, device="cpu")
     monkeypatch.chdir(tmp_path / "data")
-    with pytest.raises(UserError, match=r"weights resnet18\.pth, which are not .*load\(…, backbone_weights=FILE\)"):
+    with pytest.raises(UserError, match=r" resnet18\.pth, which do not exist .*load\(…, backbone_weights=FILE\)"):
         Detector.load(path, device="cpu")
     given = Detector.load(path, device="cpu", backbone_weights=tmp_path / "resnet18.pth")
     assert given.config.backbone.weights == str(tmp_path / "resnet18.pth")
+
+
+def test_images_are_normalised_as_in_training_and_by_imagenet_where_a_file_does_not_say(tiny):
+    path = tiny_detector.save("weave")
+    assert Detector.load(path, device="cpu").model.backbone.statistics == IMAGENET
+    values = torch.load(path, weights_only=True)
+    values["config"]["backbone"]["name"] = "resnet18.fb_swsl_ig1b_ft_in1k"
+    values["facts"]["backbone"] |= {"mean": [0.5, 0.4, 0.3], "std": [0.1, 0.2, 0.3]}
+    torch.save(values, path)
+    detector = Detector.load(path, device="cpu")
+    assert detector.model.backbone.statistics == Statistics((0.5, 0.4, 0.3), (0.1, 0.2, 0.3))
+    assert detector.config.backbone.mean == (0.5, 0.4, 0.3)
+
+
+def test_other_levels_of_the_backbone_are_refused(tiny):
+    path = tiny_detector.save("weave")
+    values = torch.load(path, weights_only=True)
+    values["facts"]["backbone"]["levels"] = [["layer1", 64, 8]]
+    torch.save(values, path)
+    with pytest.raises(UserError, match=r"other levels of resnet18: \[\['layer1', 64, 8\]\] .*; install the version"):
+        Detector.load(path, device="cpu")

@@ -201,8 +201,10 @@ def test_the_console_table_is_aligned_and_says_what_is_missing():
 def test_the_verdicts_are_told_with_the_best_possible():
     one = class_result("a", checkpoint_result(), notes=("2 defect images without a mask",))
     assert list(verdict_lines([one])) == [
-        "a, last: threshold 0.5 (calibrated): 1 of 1 defects missed, 0 false alarms on 1 normal images; "
-        "F1 0.8000 at the threshold, the best possible 0.9000 at 0.4",
+        (
+            "a, last: threshold 0.5 (calibrated): 1 of 1 defects missed, 0 false alarms on 1 normal images; "
+            "F1 0.8000 at the threshold, the best possible 0.9000 at 0.4"
+        ),
         "a: 2 defect images without a mask",
     ]
     only_normal = VERDICTS.model_copy(update={"f1": None, "best_f1": None, "best_threshold": None})

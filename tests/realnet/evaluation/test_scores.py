@@ -31,7 +31,7 @@ def make_split(folder, number=5, world=ALONE, **changes):
         mask = np.zeros((20, 24), bool)
         mask[:10] = index % 2
         write_image(folder / f"{index}_mask.png", mask)
-        maskname = f"{index}_mask.png" if index in (1,) else None
+        maskname = f"{index}_mask.png" if index == 1 else None
         entries.append(Entry(f"{index}.png", index % 2, "", "c", maskname))
     runtime = RuntimeConfig(num_workers=changes.pop("num_workers", 0))
     return TestSplit(entries, folder, image_size=(16, 16), runtime=runtime, world=world, **changes)

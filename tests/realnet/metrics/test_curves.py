@@ -36,9 +36,9 @@ def slow_aupro(maps, masks, limit):
     for (x0, y0), (x1, y1) in pairwise(points):
         if x0 >= limit:
             break
-        if x1 > limit:
-            x1, y1 = limit, y0 + (y1 - y0) * (limit - x0) / (x1 - x0)
-        area += (x1 - x0) * (y0 + y1) / 2
+        end = min(x1, limit)
+        height = y0 + (y1 - y0) * (end - x0) / (x1 - x0) if x1 > limit else y1
+        area += (end - x0) * (y0 + height) / 2
     return area / limit
 
 
@@ -174,7 +174,7 @@ def test_neighbouring_floats_are_told_apart(dtype):
 
 def test_inputs_stay_as_they_were():
     maps, masks = np.random.default_rng(0).random((2, 6, 6)), np.stack([RING, RING]).repeat(2, 0)[:2]
-    maps, masks = maps[:, :5, :5], masks  # a view, not contiguous
+    maps = maps[:, :5, :5]  # a view, not contiguous
     before = maps.copy(), masks.copy()
     curves.pixel_curve(maps, masks).aupro()
     np.testing.assert_array_equal(maps, before[0])

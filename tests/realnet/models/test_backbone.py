@@ -1,10 +1,14 @@
+import re
+
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from realnet.data.images import IMAGENET_MEAN, IMAGENET_STD
 from realnet.errors import UserError
 from realnet.models.backbone import Backbone, Level
+from realnet.models.statistics import IMAGENET, Statistics
 
 RESNET = [(64, 4), (128, 8), (256, 16), (512, 32)]
 WIDE_RESNET = [(256, 4), (512, 8), (1024, 16), (2048, 32)]
@@ -112,7 +116,7 @@ def test_a_file_of_no_weights_and_one_that_is_absent(tmp_path, name):
     with pytest.raises(UserError, match="does not exist; give"):
         Backbone(SMALL, str(path))
     path.write_text("<html>not found</html>")
-    with pytest.raises(UserError, match="is no complete"):
+    with pytest.raises(UserError, match=r"is (no|not a) complete"):
         Backbone(SMALL, str(path))
 
 
@@ -122,8 +126,7 @@ def test_a_file_of_no_weights_and_one_that_is_absent(tmp_path, name):
         ("resnet19", "timm has no model 'resnet19'"),
         ("resnet18.nonsense", "gives no feature levels .*nonsense"),
         ("torchvision/resnet19", "torchvision has no model 'resnet19'"),
-        ("torchvision/vit_b_16", "takes no images of 256 pixels"),
-        ("torchvision/squeezenet1_0", "no feature maps"),
+        ("torchvision/vit_b_16", "has no feature maps"),
     ],
 )
 def test_unknown_and_unfit_models_are_refused(name, message):
@@ -136,11 +139,95 @@ def test_an_unknown_level_is_refused_with_those_there_are():
         Backbone("resnet18", "none").level("layer9")
 
 
-def test_images_of_another_size_than_a_model_is_made_for_are_refused_where_it_fails_on_them():
-    made_for_one = Backbone("levit_128s", "none")
-    made_for_one.check_image_size((224, 224))
-    with pytest.raises(UserError, match=r"256x192: the backbone levit_128s is made for 224x224 \(.*set image"):
-        made_for_one.check_image_size((256, 192))
-    able = Backbone("torchvision/shufflenet_v2_x0_5", "none")
-    able.feature_extractor.pretrained_cfg = {"fixed_input_size": True, "input_size": (3, 224, 224)}
-    able.check_image_size((64, 96))
+WINDOWS = [(96, 4), (192, 8), (384, 16), (768, 32)]
+
+
+@pytest.mark.parametrize(
+    ("name", "image_size", "expected"),
+    [
+        ("swin_tiny_patch4_window7_224", (256, 192), WINDOWS),  # (B, H, W, C), made for 224 pixels
+        ("test_mambaout", (64, 96), [(16, 4), (32, 8), (48, 16), (64, 32)]),  # (B, H, W, C)
+        ("inception_v4", (256, 256), [(64, 2), (160, 4), (384, 8), (1024, 16), (1536, 32)]),  # its maps lack borders
+        ("vit_tiny_patch16_224", (224, 224), [(192, 16)] * 4),  # as it is
+        ("vit_tiny_patch16_224", (256, 192), [(192, 16)] * 4),
+        ("vit_small_patch14_dinov2", (224, 280), [(384, 14)] * 4),  # made for 518
+        ("vit_small_patch14_dinov2", (518, 518), [(384, 14)] * 4),
+        ("vit_tiny_patch16_dinov3_qkvb", (256, 256), [(192, 16)] * 4),
+        ("vgg11", (64, 64), [(64, 1), (128, 2), (256, 4), (512, 8), (512, 16), (512, 32)]),
+        ("torchvision/swin_t", (256, 256), WINDOWS),
+        ("torchvision/squeezenet1_0", (256, 256), [(256, 4), (512, 8), (512, 16)]),
+        ("torchvision/maxvit_t", (224, 224), [(64, 4), (128, 8), (256, 16), (512, 32)]),
+    ],
+)
+def test_levels_are_measured_at_the_image_size(name, image_size, expected):
+    with torch.device("meta"):
+        backbone = Backbone(name, "none", image_size=image_size)
+        features = backbone(torch.empty(2, 3, *image_size))
+    assert [(level.channels, level.stride) for level in backbone.levels] == expected
+    for level in backbone.levels:
+        batch, channels, *sides = features[level.name].shape
+        assert (batch, channels) == (2, level.channels)
+        assert all(abs(side - pixels / level.stride) <= 3 for side, pixels in zip(sides, image_size, strict=True))
+
+
+def test_a_transformers_levels_lie_evenly_over_its_depth():
+    import timm
+
+    image = torch.rand(1, 3, 160, 160)
+    backbone = Backbone("test_vit", "none", image_size=(160, 160), statistics=IMAGENET)
+    whole = timm.create_model("test_vit").eval()
+    whole.load_state_dict(
+        {key.removeprefix("model."): value for key, value in backbone.feature_extractor.state_dict().items()},
+        strict=False,
+    )
+    with torch.no_grad():
+        found = backbone(image)
+        expected = whole.forward_intermediates(image, intermediates_only=True)
+    depth = len(expected)
+    for i, features in enumerate(found.values(), start=1):
+        torch.testing.assert_close(features, expected[depth * i // len(found) - 1])
+
+
+@pytest.mark.parametrize(
+    ("name", "image_size", "message"),
+    [
+        ("vit_small_patch14_dinov2", (256, 256), r"256x256: .* does not take it \(.*14.*set image_size to 280x280"),
+        ("efficientformer_l1", (256, 256), r"256x256: .*does not take it .*; set image_size to 224x224, or"),
+        ("torchvision/maxvit_t", (256, 256), r"256x256: .*torchvision/maxvit_t does not take it .* to 224x224, or"),
+    ],
+)
+def test_an_image_size_that_a_model_refuses_is_answered_by_one_that_it_takes(name, image_size, message):
+    with torch.device("meta"):
+        with pytest.raises(UserError, match=message) as refusal:
+            Backbone(name, "none", image_size=image_size)
+        height, width = re.search(r"set image_size to (\d+)x(\d+)", str(refusal.value)).groups()
+        Backbone(name, "none", image_size=(int(height), int(width)))
+
+
+def test_images_are_normalised_by_the_models_own_statistics():
+    pixels = torch.rand(2, 3, 64, 64)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    assert (IMAGENET.mean, IMAGENET.std) == (IMAGENET_MEAN, IMAGENET_STD)
+    backbone = Backbone("tf_efficientnet_lite0", "none")  # of mean and deviation 0.5
+    assert backbone.statistics == Statistics((0.5,) * 3, (0.5,) * 3)
+    with torch.no_grad():
+        found, expected = backbone((pixels - mean) / std), backbone.feature_extractor(pixels * 2 - 1)
+    for features, own in zip(found.values(), expected, strict=True):
+        torch.testing.assert_close(features, own, rtol=1e-4, atol=1e-5)
+    assert not any("renormalise" in key for key in backbone.state_dict())
+
+
+def test_images_of_imagenets_statistics_stay_as_they_are_bit_for_bit():
+    backbone, image = Backbone(SMALL, "none"), torch.randn(1, 3, 64, 64)
+    seen = []
+    backbone.feature_extractor.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    backbone(image)
+    assert seen[0] is image
+
+
+def test_given_statistics_win_and_are_part_of_what_a_backbone_is():
+    given = Statistics((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+    own, other = Backbone(SMALL, "none"), Backbone(SMALL, "none", statistics=given)
+    assert own.identity() == own.checksum() == other.checksum()
+    assert other.identity() == f"{own.checksum()}, images of mean 0.5, 0.4, 0.3, deviation 0.2, 0.3, 0.4"
+    assert (other.facts()["mean"], other.facts()["std"]) == ([0.5, 0.4, 0.3], [0.2, 0.3, 0.4])

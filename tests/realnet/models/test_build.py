@@ -49,7 +49,7 @@ def test_derived_sizes_come_from_the_backbone():
         ({"image_size": (64, 40)}, "image_size 64x40: both sides must be multiples of 32"),
         ({"blocks": {"b": {"levels": {"layer9": 3}}}}, "has no level 'layer9'; it has layer1 "),
         ({"blocks": {"b": {"levels": {"layer1": 25}}}}, "b_layer1 keeps 25 channels, but the level has 24"),
-        ({"rrs": {"modes": {"max": 77}}}, r"rrs\.modes\.max keeps 77 channels, but the blocks give 76"),
+        ({"rrs": {"modes": {"max": 77}}}, r"rrs\.modes\.max keeps 77 channels, but the blocks have 76"),
         ({"reconstruction": {"channel_mult": [1, 1]}}, "reconstruction: .*heads of 64"),
     ],
 )
@@ -106,6 +106,6 @@ def test_a_network_made_ready_gives_the_same_numbers_and_keeps_gradients_only_on
 
 def test_compiling_without_a_compiler_is_refused(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(UserError, match=r"runtime\.compile needs a C\+\+ compiler, and there is no no-such-compiler"):
+    with pytest.raises(UserError, match=r"runtime\.compile needs a C\+\+ compiler, but no-such-compiler was not found"):
         compile_networks(RuntimeConfig(compile=True))
     compile_networks(RuntimeConfig())

@@ -97,7 +97,7 @@ def test_an_absent_files_error_says_which_command_makes_it(tmp_path, kind, comma
     [
         ({"epoch": 1, "weights": 3}, "holds no network of this project: its first keys are epoch, weights"),
         ({"state_dict": {"fc.weight": torch.ones(1)}}, "holds no network"),
-        ({"state_dict": [1, 2]}, "its state_dict is of type list"),
+        ({"state_dict": [1, 2]}, "its state_dict is a list"),
         ({1: torch.ones(1)}, "its first keys are 1"),
         (torch.ones(3), "holds no network"),
         ({"kind": "training state", "step": 3}, "is of kind 'training state', but 'realnet' is needed"),
@@ -115,10 +115,10 @@ def test_what_is_no_file_of_torch_or_was_cut_off_is_refused(tmp_path):
     whole = path.read_bytes()
     for content in (b"", b"<!DOCTYPE html>", b"PK", whole[:300], whole[: len(whole) // 2], whole[:-30], whole[1000:]):
         path.write_bytes(content)
-        with pytest.raises(UserError, match=r"ckpt\.pth is no complete checkpoint .*; make it or download it again"):
+        with pytest.raises(UserError, match=r"ckpt\.pth is not a complete checkpoint .*; make it or download it again"):
             checkpoint.load(path, kind="realnet")
     path.write_bytes(pickle.dumps({"state_dict": 3}))
-    with pytest.raises(UserError, match="is no complete checkpoint"):
+    with pytest.raises(UserError, match="is not a complete checkpoint"):
         checkpoint.load(path, kind="realnet")
 
 

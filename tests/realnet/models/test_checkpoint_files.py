@@ -72,7 +72,7 @@ def in_a_process(code: str, *arguments: object) -> str:
 
 def test_a_full_disk_is_reported_and_the_file_that_was_there_is_intact(tmp_path):
     told = in_a_process(FULL_DISK, tmp_path / "ckpt.pth")
-    assert "could not write" in told and "free some disk space" in told and "what was there is intact" in told
+    assert "could not write" in told and "free some disk space" in told and "the previous file is intact" in told
 
 
 def test_a_folder_that_cannot_be_made_is_reported(tmp_path):

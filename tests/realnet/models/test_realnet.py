@@ -99,7 +99,10 @@ def test_maps_of_one_pixel_need_channels_to_be_normalised():
         return RealNet(backbone, blocks, reconstruction=size, rrs_modes={"max": 2}).eval()
 
     assert model((2, 2))(torch.zeros(1, 3, 16, 16)).logits.shape == (1, 2, 16, 16)
-    with pytest.raises(UserError, match=r"image_size 16x16: the reconstruction of a .* give 32x32, or more channels"):
+    with pytest.raises(
+        UserError,
+        match=r"image_size 16x16: the reconstruction of a .* set image_size to 32x32, or keep more channels in a",
+    ):
         model((1, 2))(torch.zeros(1, 3, 16, 16))
     assert model((1, 2))(torch.zeros(1, 3, 32, 32)).logits.shape == (1, 2, 32, 32)
 

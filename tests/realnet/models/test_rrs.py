@@ -90,5 +90,5 @@ def test_the_ranking_learns_its_statistics_in_training_only_with_momentum_0_9():
 
 
 def test_a_ranking_that_keeps_more_than_there_is_is_refused():
-    with pytest.raises(UserError, match=r"rrs\.modes\.mean keeps 17 channels, but the blocks give 16"):
+    with pytest.raises(UserError, match=r"rrs\.modes\.mean keeps 17 channels, but the blocks have 16"):
         RRS(16, modes={"max": 4, "mean": 17})

@@ -1,10 +1,12 @@
+from itertools import product
+
 import numpy as np
 import pytest
 
 from realnet.data.images import read_image, read_mask, write_image
 from realnet.data.index import build_index
 from realnet.errors import UserError
-from realnet.preparation.archives import copy_files, plan_mtd, plan_visa
+from realnet.preparation.archives import copy_files, plan_mtd, plan_solar, plan_visa
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (8, 10, 3)).astype(np.uint8)
 IDS = np.zeros((8, 10), np.uint8)
@@ -123,3 +125,48 @@ def test_lists_that_do_not_fit_are_refused(tiles, tmp_path):
         plan_mtd(tiles, tmp_path / "mtd", train_list=tmp_path / "absent.txt")
     with pytest.raises(UserError, match="MT_Free/Imgs holds no"):
         plan_mtd(tmp_path, tmp_path / "mtd")
+
+
+@pytest.fixture
+def cells(tmp_path):
+    """A dozen cells of each kind and probability, with their labels as the package has them."""
+    lines = []
+    for number, (kind, probability) in enumerate(product(("mono", "poly"), ("0.0", "0.3333333333333333", "1.0"))):
+        for index in range(12):
+            name = f"images/cell{number}{index:03d}.png"
+            write_image(tmp_path / "elpv" / name, np.full((4, 4, 3), 12 * number + index, np.uint8))
+            lines.append(f"{name}  {probability}                 {kind}")
+    (tmp_path / "elpv/labels.csv").write_text("\n".join(lines))
+    return tmp_path / "elpv"
+
+
+def test_solar_cells_are_sorted_by_kind_and_probability(cells, tmp_path):
+    target = tmp_path / "solar"
+    copy_files(plan_solar(cells, target), description="solar")
+    for kind in ("mono", "poly"):
+        index = build_index(target, kind)
+        good = [entry for entry in index.test if not entry.label]
+        assert len(index.train) + len(good) == 12 and 4 <= len(index.train) <= 10
+        assert {entry.kind for entry in index.test if entry.label} == {"defect"}
+        assert sum(entry.label for entry in index.test) == 12
+    assert plan_solar(cells, target) == plan_solar(cells, target)
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("images/../../cell.png 0.0 mono", "line 1: .* is not: images/<file> <probability> mono|poly"),
+        ("images/cell.png 0.0 round", "line 1"),
+        ("images/absent.png 0.0 mono", r"1 files of the archive do not exist \(\S+absent\.png\)"),
+        ("images/cell0000.png 0.5 mono", "lists no good and no defective cell"),
+    ],
+)
+def test_odd_labels_of_solar_cells_are_refused(cells, tmp_path, line, reason):
+    (cells / "labels.csv").write_text(line)
+    with pytest.raises(UserError, match=reason):
+        plan_solar(cells, tmp_path / "solar")
+
+
+def test_solar_cells_without_labels_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"labels\.csv does not exist"):
+        plan_solar(tmp_path, tmp_path / "solar")

@@ -97,7 +97,7 @@ def test_several_classes_have_a_mean_and_links_to_their_pages(tmp_path):
     assert page.links == ["a/report.html"] and "article" not in page.tags
     assert "2 classes" in html
     assert re.search(
-        r"<h2>a</h2>.*last: ckpt_last\.pth.*<h2>b</h2>.*best on the test split: b/ckpt_best\.pth", html, re.S
+        r"<h2>a</h2>.*last: ckpt_last\.pth.*<h2>b</h2>.*best on the test split: b/ckpt_best\.pth", html, re.DOTALL
     )
 
 

@@ -48,7 +48,7 @@ def check_arithmetic() -> None:
         assert distributed.any_process(world.rank == 1) and not distributed.any_process(False)
         assert distributed.gather(f"of {world.rank}") == ["of 0", "of 1"]
         state.require_agreement({"class": "weave"})
-        with pytest.raises(UserError, match=r"share a file system(.|\n)*steps done: \[0, 1\]$"):
+        with pytest.raises(UserError, match=r"a shared file system(.|\n)*steps done: \[0, 1\]$"):
             state.require_agreement({"class": "weave", "steps done": world.rank})
 
 
@@ -138,7 +138,7 @@ def test_samples_are_the_same_files_for_any_number_of_processes_and_batch_size(t
         assert {name: Path(folder, "widget", name).read_bytes() for name in files} == files
 
     ended = run_script_together(*flags, "--output", "alone", "--strength", "0", "0")  # refused by rank 0 alone
-    assert_failed(ended, 2, "--no-resume makes all anew", printed_by=0)
+    assert_failed(ended, 2, "replace them with --no-resume", printed_by=0)
 
 
 def with_a_truncated_image(name: str, *arguments: str) -> None:

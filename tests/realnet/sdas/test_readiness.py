@@ -107,8 +107,8 @@ def test_panels_have_a_row_for_each_stage_and_strength(described, images):
 @pytest.mark.parametrize(
     ("entries", "ready", "words"),
     [
-        ([], False, ["not known to be ready: the checkpoint holds no validation"]),
-        ([READY], True, ["ready; ", "round-trip error 0.050", "1.5 times as far"]),
+        ([], False, ["not known to be ready: the checkpoint has no record of a validation"]),
+        ([READY], True, ["ready; ", "round-trip error 0.050", "samples 1.5 times"]),
         ([READY | {"relative_error": 0.2}], False, ["not ready: train longer; ", "0.200", "(ready at 0.1 or less)"]),
         ([READY | {"sample_distance": 2.1}], False, ["not ready", "(ready at 2 or less)"]),
         ([READY | {"relative_error": 0.5}, READY], True, ["falling from 0.5", "steady from 1.5"]),

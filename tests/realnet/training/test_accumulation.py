@@ -10,7 +10,8 @@ from realnet import config as configs
 from realnet.config import RealNetConfig
 from realnet.data.registry import open_dataset
 from realnet.runtime.distributed import join_world
-from realnet.training.detector_task import DetectorTask, detector_data
+from realnet.training.detector_data import detector_data
+from realnet.training.detector_task import DetectorTask
 
 
 @pytest.mark.parametrize("kind", ["diffusion", "classifier"])

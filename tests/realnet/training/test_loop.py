@@ -56,7 +56,7 @@ def test_a_validation_that_is_cut_short_costs_no_step_and_comes_again(tiny, run_
     if how == "signal":
         terminated(diffusion_task, "check_health")
         printed = run_script(*TRAIN_DIFFUSION, "--no-resume")
-        assert "stopped after step 3 of 4; the same command goes on" in printed
+        assert "stopped after step 3 of 4; run the same command again to continue" in printed
     else:
         with monkeypatch.context() as patched, pytest.raises(TypeError):
             patched.setattr(diffusion_task, "check_health", None)
@@ -75,7 +75,7 @@ def test_a_signal_is_heeded_while_features_are_selected_and_in_the_calibration(t
     assert "stopped before the first step" in run_script(*TRAIN_DETECTOR)
     assert calls == ["afs_criteria"] and not DETECTOR.parent.exists()
     terminated(detector_task, "calibrate")
-    assert "stopped after step 4 of 4; the same command goes on" in run_script(*TRAIN_DETECTOR)
+    assert "stopped after step 4 of 4; run the same command again to continue" in run_script(*TRAIN_DETECTOR)
     assert "calibration" not in checkpoint.read(DETECTOR)["facts"]
     run_script(*TRAIN_DETECTOR)
     assert checkpoint.read(DETECTOR)["facts"]["calibration"]

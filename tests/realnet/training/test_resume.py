@@ -110,7 +110,7 @@ def test_a_truncated_state_falls_back_to_the_one_before(tiny, run_script, caplog
     path = tiny / STATES["train_classifier"]
     identity = checkpoint.read(path)["identity"]
     path.write_bytes(path.read_bytes()[:1000])
-    stored = state.load(path, identity)
+    stored = state.load(path, identity, {})
     assert stored is not None and stored["step"] == 2
     assert "falling back" in caplog.text
 

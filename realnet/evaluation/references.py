@@ -1,0 +1,72 @@
+"""Fit a reference detector to a class's training images, and score its test split."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from realnet.config import RealNetConfig
+from realnet.data.cache import ImageCache
+from realnet.data.images import normalise
+from realnet.data.registry import OpenDataset
+from realnet.detection.checkpoints import ReferenceName
+from realnet.detection.references import Reference, build_reference
+from realnet.evaluation.scores import ClassScores, scores_of
+from realnet.evaluation.test_split import TestSplit, interleave
+from realnet.models.build import build_backbone
+from realnet.runtime import distributed
+from realnet.runtime.distributed import World
+from realnet.runtime.placement import make_ready
+from realnet.runtime.progress import bar
+
+
+class ReferenceMaker:
+    """Fit references to a class's training images, which are decoded once.
+
+    Args:
+        dataset: the dataset of the class.
+        class_name: name of the class.
+        config: names the backbone, its levels and the image size.
+        world: this process; each process fits its own reference, with the same result.
+    """
+
+    def __init__(self, dataset: OpenDataset, class_name: str, config: RealNetConfig, world: World) -> None:
+        self.class_name, self.config, self.world = class_name, config, world
+        self.backbone = make_ready(build_backbone(config), world.precision.in_float32(), config.runtime)
+        files = [dataset.image_root / entry.filename for entry in dataset.index(class_name).train]
+        self.images = ImageCache(files, config.image_size)
+
+    def fit(self, name: ReferenceName) -> Reference:
+        """Return a reference fitted to the training images.
+
+        Raises:
+            UserError: if an image cannot be read, or there are too few.
+        """
+        level_names = [level for block in self.config.blocks.values() for level in block.levels]
+        reference = build_reference(name, self.backbone, level_names, self.config.image_size, seed=self.config.seed)
+        reference.fit(self._batches(f"{self.class_name}: {name}"))
+        return reference
+
+    def _batches(self, description: str) -> Iterator[Tensor]:
+        size, number = self.config.evaluation.batch_size, len(self.images)
+        with bar(total=number, description=description, is_main=self.world.is_main) as progress:
+            for start in range(0, number, size):
+                indexes = range(start, min(start + size, number))
+                yield torch.stack([normalise(self.images[index]) for index in indexes]).to(self.world.device)
+                progress.update(len(indexes))
+
+
+def score_reference(reference: Reference, split: TestSplit, *, world: World, batch_size: int) -> ClassScores:
+    """Score a test split with a fitted reference; several processes share the images, and each gets the whole result.
+
+    Raises:
+        UserError: on all processes, if an image or a mask cannot be used.
+    """
+    maps, scores = np.zeros((split.num_own, *split.image_size), np.float32), np.zeros(split.num_own)
+    with distributed.refusing_together():
+        for part, images in split.batches(batch_size):
+            output = reference.predict(images.to(world.device))
+            maps[part], scores[part] = output.maps.cpu().numpy(), output.scores.cpu().numpy()
+    whole, whole_scores = (interleave(distributed.gather(mine)) for mine in (maps, scores))
+    return scores_of(split, whole, whole_scores)

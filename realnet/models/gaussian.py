@@ -1,0 +1,134 @@
+"""Gaussians of normal features, one for each position (docs/method.md, Normal statistics)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+POSITIONS_AT_ONCE = 256
+"""Positions whose covariances are factorised together, which bounds the memory beside the result."""
+
+
+@dataclass
+class Moments:
+    """Sums over normal features at each of P positions, for mean and covariance (docs/method.md, Normal statistics).
+
+    Features are summed relative to ``origin``. Float32 then suffices, because a covariance is not the small difference
+    of two large numbers.
+
+    Attributes:
+        origin: (P, C), any features near the mean.
+        count: how many feature maps have been added.
+        first: (P, C), Σ (f - origin).
+        second: (P, C, C), Σ (f - origin)(f - origin)ᵀ.
+    """
+
+    origin: Tensor
+    count: int
+    first: Tensor
+    second: Tensor
+
+    @classmethod
+    def empty(cls, origin: Tensor) -> "Moments":
+        """Return the moments of no features, relative to an origin (P, C)."""
+        positions, channels = origin.shape
+        return cls(origin, 0, torch.zeros_like(origin), origin.new_zeros(positions, channels, channels))
+
+    def add(self, features: Tensor) -> None:
+        """Add feature maps (B, C, h, w) with h·w = P."""
+        centred = by_position(features) - self.origin[:, None]  # (P, B, C)
+        self.count += len(features)
+        self.first += centred.sum(dim=1)
+        self.second.baddbmm_(centred.mT, centred)
+
+    def __add__(self, other: "Moments") -> "Moments":
+        return Moments(self.origin, self.count + other.count, self.first + other.first, self.second + other.second)
+
+    def __sub__(self, other: "Moments") -> "Moments":
+        return Moments(self.origin, self.count - other.count, self.first - other.first, self.second - other.second)
+
+    def mean(self) -> Tensor:
+        """Return the mean at each position, (P, C)."""
+        return self.origin + self.first / self.count
+
+    def covariance(self) -> Tensor:
+        """Return the unbiased covariance at each position, (P, C, C)."""
+        mean = self.first / self.count
+        centred = self.second - self.count * mean[:, :, None] * mean[:, None, :]
+        return centred.div_(max(self.count - 1, 1))
+
+
+def by_position(features: Tensor) -> Tensor:
+    """Return feature maps (B, C, h, w) as (P, B, C), by position (docs/method.md, Normal statistics)."""
+    return features.flatten(2).permute(2, 0, 1).contiguous()
+
+
+def shrink(covariance: Tensor, shrinkage: float, ridge: float) -> Tensor:
+    """Shrink covariances towards their mean over the positions, in place; return them.
+
+    Σ_p ← (1 - α)·Σ_p + α·Σ̄ + ε·(tr Σ̄ / C)·I, with Σ̄ the mean over the positions (docs/method.md, Normal statistics).
+
+    Args:
+        covariance: Σ_p, (P, C, C).
+        shrinkage: α in [0, 1].
+        ridge: ε > 0, which keeps the covariance of few images invertible.
+    """
+    pooled = covariance.mean(dim=0)
+    diagonal = torch.diagonal(pooled)
+    covariance.mul_(1 - shrinkage).add_(shrinkage * pooled)
+    torch.diagonal(covariance, dim1=1, dim2=2).add_(ridge * diagonal.mean().clamp_min(1e-12))
+    return covariance
+
+
+class PositionGaussian(nn.Module):
+    """Whiten features by the Gaussian of the normal ones at their position (docs/method.md, Normal statistics).
+
+    w_p = L_p⁻¹ (f_p - μ_p) with Σ_p = L_p L_pᵀ: normal features have zero mean and unit covariance afterwards, and
+    ‖w_p‖² is the squared Mahalanobis distance.
+
+    Args:
+        channels: C.
+        size: (h, w) of the feature maps.
+    """
+
+    mean: Tensor
+    whitening: Tensor
+
+    def __init__(self, channels: int, size: Sequence[int]) -> None:
+        super().__init__()
+        self.size = (size[0], size[1])
+        positions = size[0] * size[1]
+        self.register_buffer("mean", torch.zeros(positions, channels))
+        self.register_buffer("whitening", torch.eye(channels).repeat(positions, 1, 1))
+
+    @torch.no_grad()
+    def fit(self, mean: Tensor, covariance: Tensor) -> "PositionGaussian":
+        """Store the mean (P, C) and the positive definite covariance (P, C, C) of each position; return the module."""
+        self.mean.copy_(mean)
+        identity = torch.eye(covariance.shape[1], device=covariance.device, dtype=covariance.dtype)
+        for start in range(0, len(covariance), POSITIONS_AT_ONCE):
+            part = slice(start, start + POSITIONS_AT_ONCE)
+            factor = torch.linalg.cholesky(covariance[part])
+            self.whitening[part] = torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
+        return self
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return whitened features (B, C, h, w)."""
+        centred = by_position(features.float()) - self.mean[:, None]
+        white = torch.bmm(centred, self.whitening.mT)  # (P, B, C)
+        return white.permute(1, 2, 0).unflatten(2, self.size).contiguous()
+
+    def log_likelihood(self, features: Tensor) -> Tensor:
+        """Return each map's mean log density per position and channel, (B,), without the constant term."""
+        log_scale = torch.diagonal(self.whitening, dim1=1, dim2=2).log().sum(dim=1)  # (P,)
+        squared = self(features).square().sum(dim=1).flatten(1)  # (B, P)
+        return (log_scale - squared / 2).mean(dim=1) / features.shape[1]
+
+
+def mahalanobis(white: Tensor) -> Tensor:
+    """Return the distances (B, 1, h, w) of whitened features (B, C, h, w): √(Σ_c w² / C), about 1 for normal ones.
+
+    See docs/method.md, Normal statistics.
+    """
+    return white.square().mean(dim=1, keepdim=True).sqrt()

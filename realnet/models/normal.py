@@ -1,0 +1,108 @@
+"""Features measured by what is normal, and maps fused in these units (docs/method.md, Normal statistics, Fusion)."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from realnet.models.gaussian import Moments
+
+SIGNALS = ("logit", "residual", "distance")
+"""The maps that fusion joins: RRS's logit, the reconstruction's residual, the distance from normality."""
+BLUR_SIGMA, BLUR_SIDE = 4.0, 33
+"""In pixels of the input; features are coarser than images, so their maps are blocky without a blur."""
+HALF_WAY = 4.0
+"""Deviations from normality that the fused map shows as about 1/2; 0 deviations are 1/9."""
+
+
+class ChannelScale(nn.Module):
+    """Standardise each channel by the normal features' mean and deviation over all positions.
+
+    See docs/method.md, Normal statistics.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("deviation", torch.ones(channels))
+
+    @torch.no_grad()
+    def fit(self, moments: Moments) -> "ChannelScale":
+        """Store mean and deviation over images and positions; return the module."""
+        mean = moments.mean()  # (P, C)
+        spread = torch.diagonal(moments.covariance(), dim1=1, dim2=2).mean(dim=0)
+        self.mean.copy_(mean.mean(dim=0))
+        self.deviation.copy_((spread + mean.var(dim=0, correction=0)).sqrt().clamp_min(1e-6))
+        return self
+
+    def log_likelihood(self, features: Tensor) -> Tensor:
+        """Return each map's mean log density per position and channel, (B,), without the constant term."""
+        return -self(features).square().mean(dim=(1, 2, 3)) / 2 - self.deviation.log().mean()
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return standardised features (B, C, h, w); normal ones have mean 0 and deviation 1."""
+        return (features.float() - self.mean[:, None, None]) / self.deviation[:, None, None]
+
+
+class Fusion(nn.Module):
+    """Join maps of different scales into one: Σ_k w_k·(m_k - c_k)/s_k, squashed to (0, 1) (docs/method.md, Fusion).
+
+    The centre c_k is the median of map k over held-out normal images. The scale s_k is the distance from the median to
+    the 84th percentile: one deviation of a Gaussian.
+    """
+
+    weights: Tensor
+    centres: Tensor
+    scales: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("weights", torch.tensor([1.0, 0.0, 0.0]))  # the logit alone, until the fusion is fitted
+        self.register_buffer("centres", torch.zeros(len(SIGNALS)))
+        self.register_buffer("scales", torch.ones(len(SIGNALS)))
+
+    def forward(self, signals: Mapping[str, Tensor]) -> Tensor:
+        """Join maps (B, 1, H, W), by the names of ``SIGNALS``, into one in (0, 1)."""
+        stacked = torch.cat([signals[name].float() for name in SIGNALS], dim=1)  # (B, 3, H, W)
+        deviations = (stacked - self.centres[:, None, None]) / self.scales[:, None, None]
+        return squash((self.weights[:, None, None] * deviations).sum(dim=1, keepdim=True))
+
+
+def squash(deviations: Tensor) -> Tensor:
+    """Map deviations z from normality to (0, 1), strictly rising: u/(κ + u) with u = (z + √(z² + 1))/2.
+
+    Normal pixels come out near 0, so their heatmaps are cold. Unlike a sigmoid, this function does not saturate, so
+    strong anomalies keep their order (docs/method.md, Fusion). κ is ``HALF_WAY``.
+    """
+    root = (deviations.square() + 1).sqrt()
+    positive = torch.where(deviations < 0, 0.5 / (root - deviations), (root + deviations) / 2)  # no cancellation
+    return positive / (HALF_WAY + positive)
+
+
+def root_mean_square(by_block: Sequence[Tensor], image_size: Sequence[int]) -> Tensor:
+    """Return √(mean over the channels of all blocks), smoothed, (B, 1, H, W) (docs/method.md, Fusion).
+
+    Args:
+        by_block: squares (B, C_b, h_b, w_b): residuals or squared whitened features.
+        image_size: (H, W) of the result.
+    """
+    size = max((squares.shape[-2:] for squares in by_block), key=lambda size: size[0] * size[1])
+    number = sum(squares.shape[1] for squares in by_block)
+    sums = [squares.float().sum(dim=1, keepdim=True) for squares in by_block]
+    sums = [F.interpolate(part, size=size, mode="bilinear", align_corners=False) for part in sums]
+    root = (torch.stack(sums).sum(dim=0) / number).sqrt()
+    return smooth(F.interpolate(root, size=tuple(image_size), mode="bilinear", align_corners=False))
+
+
+def smooth(maps: Tensor) -> Tensor:
+    """Blur maps (B, 1, H, W) by a Gaussian of ``BLUR_SIGMA`` pixels, mirrored at the edges (docs/method.md, Fusion)."""
+    radius = min(BLUR_SIDE // 2, *(length - 1 for length in maps.shape[-2:]))
+    offsets = torch.arange(-radius, radius + 1, device=maps.device, dtype=maps.dtype)
+    kernel = (-offsets.square() / (2 * BLUR_SIGMA**2)).exp()
+    kernel = kernel / kernel.sum()
+    padded = F.pad(maps, (radius, radius, radius, radius), mode="reflect")
+    return F.conv2d(F.conv2d(padded, kernel[None, None, None]), kernel[None, None, :, None])

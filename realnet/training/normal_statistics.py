@@ -1,0 +1,254 @@
+"""Fit the statistics of normal features before a detector's first training step, fold by fold.
+
+Statistics that include an image make it look more normal than any test image. So each training image is measured by the
+statistics of the folds that do not hold it (docs/method.md, Normal statistics).
+"""
+
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby, islice
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from realnet.config import FeatureConfig
+from realnet.data.cache import ImageCache
+from realnet.data.images import Image, normalise
+from realnet.errors import UserError
+from realnet.models.gaussian import Moments, PositionGaussian, by_position, shrink
+from realnet.models.normal import ChannelScale
+from realnet.models.realnet import RealNet
+from realnet.runtime import distributed
+from realnet.runtime.distributed import World
+from realnet.runtime.precision import in_float32
+from realnet.runtime.progress import bar
+
+logger = logging.getLogger("realnet")
+
+Kind = Literal["channel", "position"]
+SHRINKAGES = (0.1, 0.3, 0.5, 1.0)
+NUM_JUDGED = 16
+"""Number of images of each fold whose likelihood decides for ``auto``."""
+BATCH = 8
+
+
+class Choice(NamedTuple):
+    """How features are normalised: the kind, and for ``position`` the shrinkage."""
+
+    kind: Kind
+    shrinkage: float
+
+
+class NormalStatistics:
+    """The statistics of a training set's features, by fold (docs/method.md, Normal statistics).
+
+    Args:
+        model: the detector, after AFS; its ``normal`` modules are replaced and fitted.
+        images: the clean training images, uint8 RGB (H, W, 3) each.
+        config: the kind of statistics, shrinkage, ridge and number of folds.
+        augment: whether training flips and rotates images; the statistics then include flipped and rotated images.
+        world: this process; the processes share the images.
+
+    Raises:
+        UserError: for fewer images than folds, or if the statistics do not fit into memory.
+    """
+
+    def __init__(
+        self, model: RealNet, images: ImageCache, config: FeatureConfig, *, augment: bool, world: World
+    ) -> None:
+        if len(images) < config.folds:
+            raise UserError(
+                f"features.normalise needs at least features.folds training images, {config.folds}, but there are "
+                f"{len(images)}; add images, or set features.normalise to none"
+            )
+        if config.normalise != "channel":
+            require_memory(model, images.image_size, config.folds, world.device)
+        self.model, self.images, self.config, self.world = model, images, config, world
+        self.num_folds, self._augment = config.folds, augment
+        self._folds: list[Mapping[str, nn.Module]] = []
+
+    def fit(self, chosen: Choice | None = None) -> Choice:
+        """Fit the statistics of the model and of each fold by ``chosen``, or by a new choice; return the choice."""
+        moments = self._moments()
+        choice = chosen or self._choose(moments)
+        size = self.images.image_size
+        self.model.measure_by(choice.kind, size)
+        whole = {name: sum_of(folds) for name, folds in moments.items()}
+        for name, module in self.model.normal.items():
+            _fit(module, whole[name], choice, self.config.ridge)
+        self._folds = []
+        for fold in range(self.num_folds):
+            made: dict[str, nn.Module] = {}
+            for name, folds in moments.items():
+                block = next(block for block in self.model.afs.blocks if block.name == name)
+                made[name] = _empty(choice.kind, block.num_channels, block.size(size)).to(self.world.device)
+                _fit(made[name], whole[name] - folds[fold], choice, self.config.ridge)
+            self._folds.append(made)
+        return choice
+
+    def normalise(self, selected: Mapping[str, Tensor], indexes: Tensor) -> dict[str, Tensor]:
+        """Normalise features by the statistics of the folds that do not hold their images.
+
+        Args:
+            selected: (B, C, h, w) by block.
+            indexes: (B,), the images' numbers in the training set, on the CPU.
+        """
+        folds = indexes % self.num_folds
+        found: dict[str, Tensor] = {}
+        for name, features in selected.items():
+            whole = torch.empty(features.shape, dtype=torch.float32, device=features.device)
+            for fold in folds.unique().tolist():
+                rows = (folds == fold).nonzero()[:, 0].to(features.device)
+                whole[rows] = in_float32(self._folds[fold][name], features[rows])
+            found[name] = whole
+        return found
+
+    @torch.no_grad()
+    def _moments(self) -> dict[str, list[Moments]]:
+        """Return the moments of each fold, by block, over the images of all processes."""
+        moments: dict[str, list[Moments]] = {}
+        mine = range(self.world.rank, len(self.images), self.world.size)
+        by_fold = sorted(mine, key=lambda index: index % self.num_folds)
+        for fold, features in self._features(by_fold, "normal features"):
+            for name, values in features.items():
+                if name not in moments:
+                    origin = distributed.mean(by_position(values).mean(dim=1))
+                    moments[name] = [Moments.empty(origin) for _ in range(self.num_folds)]
+                moments[name][fold].add(values)
+        return {name: [_joined(fold, self.world.size) for fold in folds] for name, folds in moments.items()}
+
+    @torch.no_grad()
+    def _choose(self, moments: Mapping[str, Sequence[Moments]]) -> Choice:
+        """Return the choice that ``auto`` makes: the one with the largest likelihood on left-out folds."""
+        config = self.config
+        shrinkages = SHRINKAGES if config.shrinkage == "auto" else (config.shrinkage,)
+        if config.normalise == "channel":
+            return Choice("channel", 0.0)
+        candidates = [Choice("position", value) for value in shrinkages]
+        if config.normalise == "auto":
+            candidates.append(Choice("channel", 0.0))
+        if len(candidates) == 1:
+            return candidates[0]
+        likelihoods = {choice: self._likelihood(choice, moments) for choice in candidates}
+        best = max(likelihoods, key=lambda choice: likelihoods[choice])
+        listed = ", ".join(f"{_text(choice)} {value:.3f}" for choice, value in likelihoods.items())
+        logger.info("features are normalised by %s; mean log-likelihood of held-out folds: %s", _text(best), listed)
+        return best
+
+    def _likelihood(self, choice: Choice, moments: Mapping[str, Sequence[Moments]]) -> float:
+        values = []
+        for fold in range(self.num_folds):
+            members = range(fold, len(self.images), self.num_folds)
+            judged = [members[int(n)] for n in np.linspace(0, len(members) - 1, min(NUM_JUDGED, len(members)))]
+            modules: dict[str, ChannelScale | PositionGaussian] = {}
+            for name, folds in moments.items():
+                modules[name] = _empty(choice.kind, folds[0].first.shape[1], self._size(name)).to(self.world.device)
+                _fit(modules[name], sum_of(folds) - folds[fold], choice, self.config.ridge)
+            for _, features in self._features(judged, ""):
+                values += [modules[name].log_likelihood(found).mean() for name, found in features.items()]
+        return float(torch.stack(values).mean())
+
+    def _size(self, name: str) -> tuple[int, int]:
+        return next(block for block in self.model.afs.blocks if block.name == name).size(self.images.image_size)
+
+    def _features(self, indexes: Sequence[int], description: str) -> Iterator[tuple[int, dict[str, Tensor]]]:
+        """Yield (fold, batch of selected features by block); each batch is of one fold and not normalised."""
+        is_shown = self.world.is_main and bool(description)
+        with bar(total=len(indexes), description=description, is_main=is_shown) as progress:
+            for fold, members in groupby(indexes, key=lambda index: index % self.num_folds):
+                for part in batched(members, BATCH):
+                    views = [normalise(view) for index in part for view in self._views(self.images[index])]
+                    batch = torch.stack(views).to(self.world.device)
+                    levels = in_float32(self.model.backbone, batch)
+                    features = self.model.afs(levels, batch.shape[-2:])
+                    yield fold, {name: self._samples(values.float()) for name, values in features.items()}
+                    progress.update(len(part))
+
+    def _samples(self, features: Tensor) -> Tensor:
+        """Reshape features for the moments: with ``channel``, each position is a sample of its own."""
+        if self.config.normalise != "channel":
+            return features
+        return features.movedim(1, 3).reshape(-1, features.shape[1], 1, 1)
+
+    def _views(self, image: Image) -> list[Image]:
+        """Return the views of an image that training may use: the image, with augmentation all flips and rotations."""
+        if not self._augment:
+            return [image]
+        turns = range(4) if image.shape[0] == image.shape[1] else (0, 2)
+        turned = [np.rot90(image, turn) for turn in turns]
+        return [np.ascontiguousarray(view) for each in turned for view in (each, each[:, ::-1])]
+
+
+def statistics_bytes(model: RealNet, image_size: tuple[int, int], num_folds: int) -> int:
+    """Return the bytes that ``position`` needs in training: matrices per position, for all images and each fold."""
+    matrices = 0
+    for block in model.afs.blocks:
+        height, width = block.size(image_size)
+        matrices += height * width * block.num_channels**2
+    return (2 * num_folds + 2) * matrices * torch.float32.itemsize
+
+
+def require_memory(model: RealNet, image_size: tuple[int, int], num_folds: int, device: torch.device) -> int:
+    """Check that :func:`statistics_bytes` fit into half of the device's memory, and return them.
+
+    Raises:
+        UserError: if they do not fit.
+    """
+    need, there = statistics_bytes(model, image_size, num_folds), _memory_of(device)
+    if need > there / 2:
+        sizes = ", ".join(f"{b.name}: {b.num_channels} channels at stride {b.stride}" for b in model.afs.blocks)
+        raise UserError(
+            f"features.normalise position needs {need / 1e9:.1f} GB for a covariance at each position ({sizes}), but "
+            f"{device.type} has {there / 1e9:.1f} GB, of which half may be used; keep fewer channels in blocks, give "
+            "them a larger stride, or set features.normalise to channel"
+        )
+    return need
+
+
+def _memory_of(device: torch.device) -> float:
+    if device.type == "cuda" and torch.cuda.is_available():
+        return torch.cuda.get_device_properties(device).total_memory
+    if device.type == "cpu" and hasattr(os, "sysconf"):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return float("inf")
+
+
+def sum_of(folds: Sequence[Moments]) -> Moments:
+    """Return the moments of all folds together."""
+    whole = folds[0]
+    for fold in folds[1:]:
+        whole = whole + fold
+    return whole
+
+
+def batched(items: Iterable[int], number: int) -> Iterator[list[int]]:
+    """Yield lists of ``number`` items; from Python 3.12 on, ``itertools.batched`` does this."""
+    rest = iter(items)
+    while part := list(islice(rest, number)):
+        yield part
+
+
+def _joined(mine: Moments, num_processes: int) -> Moments:
+    if num_processes == 1:
+        return mine
+    count = sum(distributed.gather(mine.count))
+    first, second = (distributed.mean(value) * num_processes for value in (mine.first, mine.second))
+    return Moments(mine.origin, count, first, second)
+
+
+def _empty(kind: Kind, channels: int, size: tuple[int, int]) -> ChannelScale | PositionGaussian:
+    return ChannelScale(channels) if kind == "channel" else PositionGaussian(channels, size)
+
+
+def _fit(module: nn.Module, moments: Moments, choice: Choice, ridge: float) -> None:
+    if isinstance(module, PositionGaussian):
+        module.fit(moments.mean(), shrink(moments.covariance(), choice.shrinkage, ridge))
+    elif isinstance(module, ChannelScale):
+        module.fit(moments)
+
+
+def _text(choice: Choice) -> str:
+    return "channel" if choice.kind == "channel" else f"position (shrinkage {choice.shrinkage:g})"

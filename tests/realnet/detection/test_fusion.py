@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+import torch
+from alone import ALONE
+
+from realnet.config import RealNetConfig
+from realnet.detection import fusion
+from realnet.detection.calibration import Examples
+from realnet.models.normal import SIGNALS, Fusion
+
+CONFIG = RealNetConfig.model_validate({"image_size": 32, "evaluation": {"batch_size": 4}})
+
+
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fusion = Fusion()
+
+
+def examples(number=8):
+    """Dark normal images, and as many with a bright square."""
+    normal = [np.full((32, 32, 3), 10, np.uint8) for _ in range(number)]
+    masks = np.zeros((number, 32, 32), bool)
+    for index in range(number):
+        masks[index, 8:16, 8 + index : 16 + index] = True
+    return Examples(normal, [np.where(mask[..., None], 200, normal[0]).astype(np.uint8) for mask in masks], masks)
+
+
+def fitted(monkeypatch, quality):
+    """Fit a fusion to signals that see the square with this quality each: the square's height over unit noise."""
+    generator = np.random.default_rng(0)
+
+    def signal_maps(_model, batch, _world):
+        bright = (batch.mean(dim=1).numpy() > 0)[:, None]  # (B, 1, 32, 32)
+        noise = generator.normal(5, 2, (len(batch), len(SIGNALS), 32, 32))
+        return (noise + 2 * np.array(quality)[:, None, None] * bright).astype(np.float32)
+
+    monkeypatch.setattr(fusion, "signal_maps", signal_maps)
+    model = Model()
+    fusion.fit_fusion(model, examples(), config=CONFIG, world=ALONE, description="")
+    return model.fusion
+
+
+def test_each_signal_is_measured_in_deviations_of_normal_images(monkeypatch):
+    found = fitted(monkeypatch, (9, 9, 9))
+    assert found.centres.numpy() == pytest.approx([5, 5, 5], abs=0.1)
+    assert found.scales.numpy() == pytest.approx([2, 2, 2], abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("quality", "weights"),
+    [((9, 9, 9), (1 / 3, 1 / 3, 1 / 3)), ((0, 3, 0), (0, 1, 0)), ((0, 3, 3), (0, 0.5, 0.5))],
+)
+def test_a_signal_that_sees_no_probe_gets_no_weight(monkeypatch, quality, weights):
+    assert fitted(monkeypatch, quality).weights.tolist() == pytest.approx(weights)
+
+
+def test_without_probes_all_signals_weigh_the_same(monkeypatch, caplog):
+    given = examples()
+    monkeypatch.setattr(fusion, "signal_maps", lambda _model, batch, _world: np.zeros((len(batch), 3, 32, 32), "f4"))
+    model = Model()
+    none = Examples(given.normal, [], np.zeros((0, 32, 32), bool))
+    with caplog.at_level("WARNING", "realnet"):
+        fusion.fit_fusion(model, none, config=CONFIG, world=ALONE, description="")
+    assert model.fusion.weights.tolist() == pytest.approx([1 / 3] * 3) and "no probe fell" in caplog.text
+
+
+@pytest.mark.parametrize(("size", "best"), [(1, 1), (16, 16)])
+def test_the_pool_fits_the_size_of_the_anomalies(monkeypatch, size, best):
+    generator = np.random.default_rng(0)
+
+    def anomaly_maps(_model, batch, _precision):
+        bright = (batch.mean(dim=1) > 0).float()
+        maps = torch.zeros(len(batch), 32, 32)
+        if size == 1:  # a faint point among broad stains that normal images have too
+            maps[:, :16] = torch.from_numpy(generator.uniform(0, 0.3, (len(batch), 1, 1)).astype("f4"))
+            maps[:, 20, 20] = 0.4 * bright.amax(dim=(1, 2))
+        else:  # a faint area below speckle
+            maps = torch.from_numpy(generator.uniform(0, 1, maps.shape).astype("f4") ** 8)
+            maps[:, 8:24, 8:24] += 0.1 * bright.amax(dim=(1, 2))[:, None, None]
+        return maps
+
+    monkeypatch.setattr(fusion, "anomaly_maps", anomaly_maps)
+    assert fusion.choose_pool(Model(), examples(), config=CONFIG, world=ALONE, description="") == best

@@ -1,0 +1,89 @@
+import pytest
+import torch
+
+from realnet.models.gaussian import Moments, PositionGaussian, by_position, mahalanobis, shrink
+
+SIZE = (2, 3)
+
+
+@pytest.fixture
+def features():
+    """Normal features (N, C, h, w) whose mean and covariance differ from position to position."""
+    generator = torch.Generator().manual_seed(0)
+    mixing = torch.randn(6, 4, 4, generator=generator) + 2 * torch.eye(4)
+    noise = torch.randn(500, 6, 4, 1, generator=generator)
+    values = (mixing @ noise)[..., 0] + 100 * torch.randn(6, 4, generator=generator)
+    return values.movedim(1, 2).unflatten(2, SIZE)
+
+
+def moments_of(features, batch_size=64):
+    moments = Moments.empty(by_position(features[:batch_size]).mean(dim=1))
+    for batch in features.split(batch_size):
+        moments.add(batch)
+    return moments
+
+
+def fitted(moments):
+    gaussian = PositionGaussian(4, SIZE)
+    return gaussian.fit(moments.mean(), moments.covariance())
+
+
+def test_moments_are_mean_and_covariance_at_each_position(features):
+    moments = moments_of(features)
+    rows = by_position(features.double())
+    for position in range(6):
+        assert torch.allclose(moments.mean()[position], rows[position].mean(dim=0).float(), rtol=1e-5)
+        expected = torch.cov(rows[position].T).float()
+        assert torch.allclose(moments.covariance()[position], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_folds_add_up_and_are_taken_out_again(features):
+    origin = by_position(features).mean(dim=1)
+    folds = [Moments.empty(origin) for _ in range(3)]
+    for fold, part in zip(folds, features.chunk(3), strict=True):
+        fold.add(part)
+    without_first, rest = folds[0] + folds[1] + folds[2] - folds[0], moments_of(features[len(features.chunk(3)[0]) :])
+    assert without_first.count == rest.count
+    assert torch.allclose(without_first.covariance(), rest.covariance(), rtol=1e-3, atol=1e-2)
+
+
+def test_whitened_normal_features_have_unit_covariance(features):
+    white = fitted(moments_of(features))(features)
+    assert white.shape == features.shape
+    moments = moments_of(white)
+    assert moments.mean().abs().max() < 1e-3
+    assert torch.allclose(moments.covariance(), torch.eye(4).expand(6, 4, 4), atol=1e-2)
+
+
+def test_the_distance_is_mahalanobis(features):
+    moments = moments_of(features)
+    odd = features[:1] + 5
+    centred = (odd - features.mean(dim=0)).flatten(2)[0].T.double()  # (P, C)
+    squared = torch.einsum("pc,pcd,pd->p", centred, moments.covariance().double().inverse(), centred)
+    found = mahalanobis(fitted(moments)(odd)).flatten()
+    assert torch.allclose(found, (squared / 4).sqrt().float(), rtol=1e-3)
+
+
+def test_the_likelihood_prefers_what_the_gaussian_was_fitted_to(features):
+    gaussian = fitted(moments_of(features[:400]))
+    held_out = features[400:]
+    assert gaussian.log_likelihood(held_out).mean() > gaussian.log_likelihood(held_out.flip(3)).mean()
+    density = torch.distributions.MultivariateNormal(
+        moments_of(features[:400]).mean(), moments_of(features[:400]).covariance()
+    )
+    expected = density.log_prob(held_out.flatten(2).movedim(2, 1)).mean(dim=1) / 4
+    constant = 0.5 * torch.log(torch.tensor(2 * torch.pi))
+    assert torch.allclose(gaussian.log_likelihood(held_out) - constant, expected, rtol=1e-3)
+
+
+def test_shrinkage_reaches_from_each_position_to_the_pooled_covariance(features):
+    covariance = moments_of(features).covariance()
+    pooled, trace = covariance.mean(dim=0), torch.diagonal(covariance.mean(dim=0)).mean()
+    assert torch.allclose(shrink(covariance.clone(), 1.0, 0.0), pooled.expand(6, 4, 4), rtol=1e-5)
+    half = shrink(covariance.clone(), 0.5, 0.1)
+    assert torch.allclose(half, (covariance + pooled) / 2 + 0.1 * trace * torch.eye(4), rtol=1e-4)
+
+
+def test_two_images_suffice_with_a_ridge(features):
+    few = shrink(moments_of(features[:2]).covariance(), 0.1, 1e-3)
+    assert PositionGaussian(4, SIZE).fit(moments_of(features[:2]).mean(), few)(features).isfinite().all()

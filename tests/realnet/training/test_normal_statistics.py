@@ -1,0 +1,109 @@
+"""Statistics of normal features: folds, the automatic choice, and a detector that is trained on them."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from alone import ALONE
+
+from realnet import Detector
+from realnet.config import FeatureConfig, RealNetConfig, load
+from realnet.data.cache import ImageCache
+from realnet.errors import UserError
+from realnet.models import checkpoint
+from realnet.models.build import build_detector
+from realnet.training.normal_statistics import Choice, NormalStatistics
+
+WEIGHTS = Path("experiments/tiny/realnet_checkpoints/weave/ckpt_last.pth")
+TRAIN = ("train_realnet", "--dataset", "tiny", "--class_name", "weave", "--device", "cpu")
+FEATURES = (
+    "features.normalise=position",
+    "features.folds=2",
+    "detector.fuse.position=true",
+    "evaluation.score_pool=auto",
+)
+SETTINGS = tuple(word for setting in FEATURES for word in ("--set", setting))
+
+
+def statistics(**settings):
+    model = build_detector(load(RealNetConfig, Path("experiments/tiny/realnet.yaml")))
+    files = sorted(Path("data/tiny/images/weave/train/good").iterdir())
+    images = ImageCache(files, (32, 32))
+    config = FeatureConfig(**{"normalise": "position", "folds": 2, "shrinkage": 0.5, **settings})
+    return NormalStatistics(model, images, config, augment=settings.pop("augment", False), world=ALONE)
+
+
+def features_of(made):
+    found = [features for _, features in made._features(range(len(made.images)), "")]
+    return {name: torch.cat([part[name] for part in found]) for name in found[0]}
+
+
+def test_an_image_is_measured_by_the_folds_that_do_not_hold_it(tiny):
+    made = statistics()
+    assert made.fit() == Choice("position", 0.5)
+    order = sorted(range(6), key=lambda index: index % 2)
+    by_index = {name: values[[order.index(i) for i in range(6)]] for name, values in features_of(made).items()}
+    indexes = torch.arange(6)
+    held_out = made.normalise(by_index, indexes)
+    seen = made.normalise(by_index, indexes + 1)  # by the fold that holds it
+    for name in held_out:
+        assert held_out[name].square().mean() > 1.5 * seen[name].square().mean()
+        alone = made.normalise({name: by_index[name][3:4]}, indexes[3:4])[name]
+        assert torch.allclose(alone[0], held_out[name][3], atol=1e-5)
+
+
+def test_the_model_in_use_has_the_statistics_of_all_images(tiny):
+    made = statistics()
+    made.fit()
+    white = made.model.normalise(features_of(made))
+    for values in white.values():
+        assert values.mean(dim=0).abs().max() < 1e-2
+
+
+@pytest.mark.parametrize("kind", ["auto", "channel", "position"])
+def test_what_is_chosen_is_fitted(tiny, kind, caplog):
+    made = statistics(normalise=kind, shrinkage="auto")
+    with caplog.at_level("INFO", "realnet"):
+        choice = made.fit()
+    assert choice.kind in ({"position", "channel"} if kind == "auto" else {kind})
+    assert ("mean log-likelihood of held-out folds" in caplog.text) == (kind != "channel")
+    assert made.fit(choice) == choice
+
+
+def test_too_few_images_are_refused(tiny):
+    with pytest.raises(UserError, match=r"features\.folds training images, 7, but there are 6"):
+        statistics(folds=7)
+
+
+def test_a_run_in_two_parts_equals_a_run_in_one_and_the_file_holds_all(tiny, run_script):
+    run_script(*TRAIN, *SETTINGS)
+    whole = checkpoint.load(WEIGHTS, kind="realnet")
+    run_script(*TRAIN, *SETTINGS, "--no-resume", "--set", "train.num_steps=2")
+    assert "step 2 of 4" in run_script(*TRAIN, *SETTINGS)
+    parts = checkpoint.load(WEIGHTS, kind="realnet")
+    assert whole.state_dict.keys() == parts.state_dict.keys()
+    for key, value in whole.state_dict.items():
+        assert torch.allclose(value, parts.state_dict[key], atol=1e-5), key
+    assert whole.config["features"]["shrinkage"] != "auto" and whole.config["evaluation"]["score_pool"] != "auto"
+    assert whole.state_dict["fusion.scales"].min() > 0
+    detector = Detector.load(WEIGHTS, device="cpu")
+    found = detector.predict(min(Path("data/tiny/images/weave/test/good").iterdir()))
+    assert 0 < found.image_score < 1 and found.verdict in {"normal", "defect"}
+
+
+def test_fusion_without_statistics_is_refused(tiny, run_script):
+    with pytest.raises(UserError, match=r"detector\.fuse\.position needs features\.normalise"):
+        run_script(*TRAIN, "--set", "detector.fuse.position=true")
+
+
+def test_statistics_that_do_not_fit_are_refused_before_any_work(tiny, monkeypatch, run_script):
+    monkeypatch.setattr("realnet.training.normal_statistics._memory_of", lambda device: 1e6)
+    for more in ((), ("--dry-run",)):
+        with pytest.raises(UserError, match=r"needs 0\.0 GB for a covariance at each position \(block1: 32 channels"):
+            run_script(*TRAIN, *SETTINGS, *more)
+
+
+def test_a_dry_run_states_the_memory_of_the_statistics(tiny, run_script):
+    printed = run_script(*TRAIN, *SETTINGS, "--dry-run")
+    assert "normal statistics" in printed and "GB in training" in printed
+    assert "normal statistics" not in run_script(*TRAIN, "--dry-run")
