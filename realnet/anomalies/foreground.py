@@ -41,7 +41,7 @@ def foreground_mask(image: Image, rule: Foreground) -> Mask:
 
 
 def find_object(image: Image) -> Mask | None:
-    """Return the mask (H, W) of an object on a plain background, or None if the image shows no plausible one."""
+    """Return the mask (H, W) of an object on a plain background; None if there is none (docs/method.md, Foreground)."""
     side = max(3, round(min(image.shape[:2]) * 0.025))
     candidates = [
         _apply(image, ForegroundRule(polarity=polarity, close=side, open=side)) for polarity in ("bright", "dark")

@@ -1,7 +1,7 @@
 """Anomalies that no detector is trained on: scratches and spots, to choose between detectors without test data.
 
-A detector knows the anomalies that it was trained on. On those it looks better than it is, and what knows only normal
-images looks worse. So such choices are made on anomalies of another kind (docs/method.md, Fusion).
+On the anomalies that it was trained on, a detector looks better than it is, compared to a detector that knows only
+normal images. Such choices therefore use anomalies of another kind (docs/method.md, Fusion).
 """
 
 import cv2
@@ -12,7 +12,7 @@ from realnet.config import Foreground
 from realnet.data.images import Image, Mask
 
 CONTRAST = (10, 50)
-"""Grey levels of 255 by which a probe is darker or brighter than the image."""
+"""Grey levels (of 255) by which a probe is darker or brighter than the image."""
 MAX_DRAWS = 20
 OVERSAMPLING = 2
 
@@ -21,12 +21,12 @@ def draw_probe(image: Image, foreground: Foreground, rng: np.random.Generator) -
     """Draw a bent scratch or a spot with soft edges on the foreground of an image.
 
     Args:
-        image: clean uint8 RGB (H, W, 3); it is not changed.
-        foreground: the class's rule.
-        rng: of all draws.
+        image: clean uint8 RGB (H, W, 3); it is not modified.
+        foreground: foreground rule of the class.
+        rng: generator of all draws.
 
     Returns:
-        The image with the probe, and its mask (H, W); all False where no draw fell on the foreground.
+        The image with the probe, and its mask (H, W); all False if no draw fell on the foreground.
     """
     allowed = foreground_mask(image, foreground)
     for _ in range(MAX_DRAWS if allowed.any() else 0):

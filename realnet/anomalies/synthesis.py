@@ -56,7 +56,7 @@ def blend(image: Image, source: Image, mask: Mask, opacity: float) -> Image:
 
 
 def keep_regions(mask: Mask, number: int, rng: np.random.Generator) -> Mask:
-    """Keep ``number`` 8-connected regions of a mask (H, W), drawn with probabilities in proportion to their areas."""
+    """Keep ``number`` 8-connected regions of a mask (H, W), drawn with probability proportional to area."""
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)
     if count - 1 <= number:  # label 0 is the background
         return mask

@@ -1,4 +1,4 @@
-"""Images of one size in labelled rows and columns."""
+"""Arrange images of one size in labelled rows and columns."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -23,13 +23,13 @@ def label_grid(
 
     Args:
         rows: uint8 RGB images (H, W, 3), all of one size; a row may be shorter than the first.
-        row_labels: one a row, or none at all; a label may hold several lines.
-        column_labels: one a column, or none at all.
-        title: a line above all, for which the paper is wide enough; a column's label that does not fit is cut with an
-            ellipsis.
+        row_labels: one per row, or none at all; a label may have several lines.
+        column_labels: one per column, or none at all; an ellipsis cuts a label that does not fit.
+        title: a line above everything; the paper is made wide enough for it.
 
     Raises:
-        ValueError: no image, images of several sizes, or another number of labels than of rows or columns.
+        ValueError: if there is no image, if images differ in size, or if the number of labels is not that of the rows
+            or columns.
     """
     height, width = _common_size(rows)
     num_columns = max(map(len, rows))
@@ -58,7 +58,7 @@ def label_grid(
 def _common_size(rows: Sequence[Sequence[Image]]) -> tuple[int, int]:
     sizes = {image.shape[:2] for row in rows for image in row}
     if len(sizes) != 1:
-        raise ValueError(f"images of sizes {sorted(sizes)}; give at least one, and all of one size")
+        raise ValueError(f"found images of sizes {sorted(sizes)}; give at least one, and all of one size")
     height, width = sizes.pop()
     return height, width
 

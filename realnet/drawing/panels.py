@@ -1,4 +1,4 @@
-"""One picture for each image: the image, its mask and its anomaly map side by side, and where that goes."""
+"""Panels: an image, its mask and its anomaly map side by side; their sizes, titles and file names."""
 
 import hashlib
 import os
@@ -15,11 +15,11 @@ from realnet.drawing.heatmaps import Display, draw_mask, overlay
 from realnet.metrics.curves import FloatArray, MaskArray
 
 SMALLEST_SIDE = 256
-"""Smaller heatmaps are enlarged, so that captions fit and details show."""
+"""Longer side (px) that smaller heatmaps are enlarged to, so that captions fit and details show."""
 
 
 LONGEST_NAME = 255
-"""Bytes that file systems take."""
+"""Longest file name, in bytes, that file systems accept."""
 
 
 def panel(
@@ -31,13 +31,13 @@ def panel(
     mask: MaskArray | None = None,
     title: str = "",
 ) -> Image:
-    """Set image, mask (where there is one) and overlay side by side, each with its caption.
+    """Set image, mask (if there is one) and overlay side by side, with captions (docs/method.md, Heatmaps).
 
     Args:
         image: uint8 RGB (H, W, 3).
         anomaly_map: (H, W) in [0, 1].
-        scale: the anomaly shown as hottest.
-        threshold: the pixel threshold of the outline; None draws none.
+        scale: the anomaly value shown as hottest.
+        threshold: the pixel threshold of the outline; None draws no outline.
         mask: truth (H, W); None leaves it out.
         title: a line above the captions, such as "0.93 >= 0.50: defect".
     """
@@ -57,7 +57,7 @@ def heatmap_panel(
     mask: np.ndarray | None = None,
     title: str = "",
 ) -> Image:
-    """Draw ``panel`` with all its parts resized to ``size`` (height, width)."""
+    """Draw a ``panel`` with all parts resized to ``size`` (height, width)."""
     return panel(
         resize_image(image, size),
         np.asarray(cv2.resize(anomaly_map, size[::-1], interpolation=cv2.INTER_LINEAR), np.float32),
@@ -69,18 +69,18 @@ def heatmap_panel(
 
 
 def display_size(size: Sequence[int], *, smallest: int = 0, largest: int = 2**31) -> tuple[int, int]:
-    """Return (height, width) in the same proportions with the longer side between ``smallest`` and ``largest``."""
+    """Scale (height, width) in proportion, so that the longer side is from ``smallest`` to ``largest``."""
     longer = max(size)
     factor = min(max(longer, smallest), largest) / longer
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
 
 def heatmap_name(filename: str, class_name: str = "") -> PurePosixPath:
-    """Return the heatmap's path for an image's: the same, without the class's folder, and as PNG.
+    """Return the path of an image's heatmap: the image's path without the class's folder, as PNG.
 
-    Another ending is kept inside the name, and so is that of a PNG whose name would then be another image's: neither
-    ``003.jpg`` and ``003.png`` meet, nor do ``003.jpg`` and ``003.jpg.png``. A name that would be too long is cut, and
-    told from others by a digest.
+    No two images share a heatmap, so any suffix but ``.png`` stays in the name: ``003.jpg`` becomes ``003.jpg.png``,
+    apart from ``003.png``; and ``003.jpg.png`` becomes ``003.jpg.png.png``. A name that is too long is cut, and a
+    digest keeps it unique.
     """
     path = PurePosixPath(filename)
     inside = path.relative_to(class_name) if class_name in map(str, path.parents) else path
@@ -98,7 +98,7 @@ def panel_size(image_size: tuple[int, int]) -> tuple[int, int]:
 
 
 def verdict_title(score: float, threshold: float | None) -> str:
-    """Say a score and its verdict in a few characters."""
+    """Return a short text with a score and its verdict."""
     if threshold is None:
         return f"score {score:.4f}"
     return f"{score:.4f} >= {threshold:.4f}: defect" if score >= threshold else f"{score:.4f} < {threshold:.4f}: normal"

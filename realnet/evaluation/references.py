@@ -22,13 +22,13 @@ from realnet.runtime.progress import bar
 
 
 class ReferenceMaker:
-    """Fits references to a class's training images, which are decoded once.
+    """Fit references to a class's training images, which are decoded once.
 
     Args:
-        dataset: whose class it is.
-        class_name: likewise.
+        dataset: the dataset of the class.
+        class_name: name of the class.
         config: names the backbone, its levels and the image size.
-        world: this process; each process fits for itself, to the same result.
+        world: this process; each process fits its own reference, with the same result.
     """
 
     def __init__(self, dataset: OpenDataset, class_name: str, config: RealNetConfig, world: World) -> None:
@@ -38,10 +38,10 @@ class ReferenceMaker:
         self.images = ImageCache(files, config.image_size)
 
     def fit(self, name: ReferenceName) -> Reference:
-        """Return a reference that is fitted to the training images.
+        """Return a reference fitted to the training images.
 
         Raises:
-            UserError: where an image cannot be read, or there are too few.
+            UserError: if an image cannot be read, or there are too few.
         """
         blocks = settle(self.config).blocks
         assert isinstance(blocks, dict)
@@ -60,10 +60,10 @@ class ReferenceMaker:
 
 
 def score_reference(reference: Reference, split: TestSplit, *, world: World, batch_size: int) -> ClassScores:
-    """Score a test split by a fitted reference; several processes share the images, and each gets the whole result.
+    """Score a test split with a fitted reference; several processes share the images, and each gets the whole result.
 
     Raises:
-        UserError: on all processes, where an image or a mask cannot be used.
+        UserError: on all processes, if an image or a mask cannot be used.
     """
     maps, scores = np.zeros((split.num_own, *split.image_size), np.float32), np.zeros(split.num_own)
     with distributed.refusing_together():

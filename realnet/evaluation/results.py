@@ -1,4 +1,4 @@
-"""What an evaluation found out, as files: ``metrics.json`` of each class, and of the dataset with ``metrics.csv``."""
+"""The results of an evaluation as files: ``metrics.json`` of each class; the dataset's, with ``metrics.csv``."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -20,13 +20,13 @@ Source = Literal["calibrated", "test labels"]
 METRICS_JSON, METRICS_CSV, REPORT = "metrics.json", "metrics.csv", "report.html"
 
 Drawn = tuple[tuple[float, ...], tuple[float, ...]]
-"""x and y of a curve that is thinned for drawing."""
+"""x and y of a curve, thinned for drawing."""
 Name = Annotated[str, AfterValidator(printable)]
-"""Of a file, as JSON can hold it."""
+"""A name that JSON can hold."""
 
 
 class JsonPart(BaseModel):
-    """A part of ``metrics.json``; the scores of a network that diverged are written as "NaN"."""
+    """A part of ``metrics.json``; the scores of a diverged network are written as "NaN"."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
@@ -41,16 +41,16 @@ class ImageResult(JsonPart):
 
 
 class Verdicts(JsonPart):
-    """What an image threshold makes of the test split, beside the best that any threshold could.
+    """The verdicts of an image threshold on the test split, and the best that any threshold could give.
 
     Attributes:
         threshold: a score at or above it is a defect.
-        source: of the threshold; the best F1 on the test split where it is the test labels.
-        missed: defect images below it.
-        false_alarms: normal images at or above it.
-        f1: at the threshold; None where only one of normal and defect is there.
-        best_f1: at ``best_threshold``, which the test labels give; None likewise.
-        best_threshold: None likewise.
+        source: where the threshold comes from; "test labels" means the best F1 on the test split.
+        missed: number of defect images below the threshold.
+        false_alarms: number of normal images at or above the threshold.
+        f1: F1 at the threshold; None if the split has no normal or no defect images.
+        best_f1: F1 at ``best_threshold``; None as for ``f1``.
+        best_threshold: the threshold that the test labels show to be best; None as for ``f1``.
     """
 
     threshold: float
@@ -67,17 +67,17 @@ class CheckpointResult(JsonPart):
 
     Attributes:
         protocol: how the checkpoint was chosen.
-        checkpoint: its path.
-        modified_ns: when the file was written, which tells whether these results are still its own.
-        step: of training; None where the file does not say.
-        metrics: by name.
-        calibration: as stored in the file; None where it holds none.
-        display: the thresholds and the scale of the pictures.
-        threshold_note: where those come from.
-        verdicts: None where there is no threshold.
-        images: in the order of the test split.
-        curves: ``image_roc``, ``pixel_roc`` and ``pro``, those that there are.
-        fpr_limit: where ``pro`` ends.
+        checkpoint: path of the checkpoint.
+        modified_ns: when the file was last modified; a later time makes these results outdated.
+        step: training step; None if the file does not say.
+        metrics: metrics by name.
+        calibration: the calibration stored in the file; None if there is none.
+        display: the thresholds and the colour scale.
+        threshold_note: where the thresholds come from.
+        verdicts: the verdicts; None if there is no threshold.
+        images: the test images, in the order of the test split.
+        curves: ``image_roc``, ``pixel_roc`` and ``pro``, if they could be computed.
+        fpr_limit: false positive rate at which ``pro`` ends.
     """
 
     protocol: Protocol
@@ -95,16 +95,16 @@ class CheckpointResult(JsonPart):
 
 
 class ClassResult(JsonPart):
-    """A class's results; the first checkpoint's are pictured in the report.
+    """A class's results; the report shows the images of the first checkpoint.
 
     Attributes:
-        dataset: its name.
-        class_name: likewise.
-        made: date and time.
+        dataset: name of the dataset.
+        class_name: name of the class.
+        made: date and time of the evaluation.
         notes: what a reader must know to judge the numbers.
-        checkpoints: one of each protocol at most.
-        settings: of scores and metrics; classes of others are not compared.
-        inputs: digest of the files and settings that the results come from; empty where it was not taken.
+        checkpoints: results of the checkpoints, at most one per protocol.
+        settings: settings of scores and metrics; results with other settings are not compared.
+        inputs: digest of the files and settings that the results depend on; "" if it was not taken.
     """
 
     dataset: str
@@ -116,17 +116,17 @@ class ClassResult(JsonPart):
     inputs: str = ""
 
     def pictured(self) -> list[Protocol]:
-        """Return what has heatmaps: the checkpoints, or where there are none the references."""
+        """Return the protocols that have heatmaps: those of checkpoints, or else of references."""
         found = [one.protocol for one in self.checkpoints]
         return [protocol for protocol in found if protocol not in REFERENCES] or found
 
     def of(self, protocol: Protocol) -> CheckpointResult | None:
-        """Return the results by a protocol, if there are any."""
+        """Return the results of a protocol; None if there are none."""
         return next((one for one in self.checkpoints if one.protocol == protocol), None)
 
 
 class DatasetResult(JsonPart):
-    """``metrics.json`` of a dataset: the means, and every class's results without its images and curves."""
+    """``metrics.json`` of a dataset: the means, and the metrics of each class."""
 
     dataset: str
     mean: dict[Protocol, dict[str, Metric]]
@@ -137,23 +137,24 @@ def write_class(folder: Path, result: ClassResult) -> None:
     """Write a class's ``metrics.json``.
 
     Raises:
-        UserError: where it cannot be written.
+        UserError: if it cannot be written.
     """
     with whole_file(folder / METRICS_JSON) as file:
         file.write(result.model_dump_json(indent=1))
 
 
 def read_class(folder: Path) -> ClassResult | None:
-    """Read a class's ``metrics.json``; None where there is none, or one of another version or other weights.
+    """Read a class's ``metrics.json``.
 
-    Results whose checkpoint was written anew since are not what that checkpoint would give.
+    Returns:
+        The results; None if there are none, if another version wrote them, or if a checkpoint has changed since.
     """
     result = read_earlier(folder)
     return result if result and all(map(_is_current, result.checkpoints)) else None
 
 
 def read_earlier(folder: Path) -> ClassResult | None:
-    """Read a class's ``metrics.json``, by whatever weights; None where there is none, or one of another version."""
+    """Read a class's ``metrics.json``, even if checkpoints have changed; None if missing or of another version."""
     try:
         return ClassResult.model_validate_json((folder / METRICS_JSON).read_text(encoding="utf-8"))
     except (OSError, ValidationError):
@@ -161,9 +162,9 @@ def read_earlier(folder: Path) -> ClassResult | None:
 
 
 def collect(dataset: str, classes: Sequence[str], made: Sequence[ClassResult]) -> list[ClassResult]:
-    """Return the results just made and, of the other classes, those of earlier commands that are still current.
+    """Return the results just made and, for the other classes, earlier results that still hold.
 
-    Only those by the same settings count.
+    Earlier results hold if their checkpoints have not changed and their settings are the same.
     """
     known = {result.class_name: result for result in made}
     found = [known.get(name) or read_class(paths.output(dataset, "realnet", "vis", name)) for name in classes]
@@ -171,10 +172,10 @@ def collect(dataset: str, classes: Sequence[str], made: Sequence[ClassResult]) -
 
 
 def write_dataset(folder: Path, results: Sequence[ClassResult], means: Mapping[Protocol, dict[str, Metric]]) -> None:
-    """Write a dataset's ``metrics.json`` and ``metrics.csv``, a line for each class and protocol, then the means.
+    """Write a dataset's ``metrics.json`` and ``metrics.csv``: a line per class and protocol, then the means.
 
     Raises:
-        UserError: where they cannot be written.
+        UserError: if they cannot be written.
     """
     classes = {one.class_name: {c.protocol: c.metrics for c in one.checkpoints} for one in results}
     summary = DatasetResult(dataset=results[0].dataset, mean=dict(means), classes=classes)

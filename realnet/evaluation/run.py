@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint on its class's test split: metrics, verdicts and curves."""
+"""Evaluate a checkpoint on its class's test split: metrics, verdicts and curves (docs/method.md, Evaluation)."""
 
 import logging
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ logger = logging.getLogger("realnet")
 
 
 class TestSplits:
-    """A class's test images, decoded once for each input size that its checkpoints have."""
+    """A class's test images, decoded once for each input size of its checkpoints."""
 
     __test__ = False  # a class whose name pytest would collect
 
@@ -57,19 +57,19 @@ class TestSplits:
 def evaluate_checkpoint(
     protocol: Protocol, path: Path, splits: "TestSplits", *, config: RealNetConfig, world: World
 ) -> tuple[CheckpointResult, ClassScores]:
-    """Score a class's test split by one checkpoint, and sum it up.
+    """Score a class's test split with one checkpoint, and compute its metrics (docs/method.md, Evaluation).
 
     Args:
         protocol: how the checkpoint was chosen.
-        path: its file.
+        path: path of the checkpoint.
         splits: the class's test images.
-        config: of this machine and of the metrics; the network is as the checkpoint says.
+        config: settings of this machine and of the metrics; the checkpoint holds those of the network.
         world: this process.
 
     Raises:
-        UserError: on all processes, where the checkpoint, an image or a mask cannot be used.
+        UserError: on all processes, if the checkpoint, an image or a mask cannot be used.
     """
-    modified_ns = path.stat().st_mtime_ns  # before it is read: a file that is written meanwhile is another one
+    modified_ns = path.stat().st_mtime_ns  # taken before reading: a file that changes meanwhile counts as another
     with distributed.refusing_together():
         detector = Detector.load(
             path, precision=world.precision, config=config, dataset=splits.dataset.name, class_name=splits.class_name
@@ -89,10 +89,10 @@ def evaluate_checkpoint(
 def evaluate_reference(
     name: ReferenceName, maker: ReferenceMaker, splits: "TestSplits", *, world: World
 ) -> tuple[CheckpointResult, ClassScores]:
-    """Fit a reference to a class's training images, score its test split, and sum it up.
+    """Fit a reference to a class's training images, score its test split, and compute its metrics.
 
     Raises:
-        UserError: on all processes, where an image or a mask cannot be used.
+        UserError: on all processes, if an image or a mask cannot be used.
     """
     with distributed.refusing_together():
         reference = maker.fit(name)
@@ -135,7 +135,7 @@ def _summed_up(
 
 
 def _display(calibration: Calibration | None, scores: ClassScores, curves: Curves) -> tuple[Display, str]:
-    """Return what verdicts and pictures are measured by, and where it comes from."""
+    """Return the thresholds and the colour scale, and a note on where they come from."""
     if broken := not_numbers(scores):
         return Display(None, None, 1.0), broken
     if calibration is not None:
@@ -144,7 +144,7 @@ def _display(calibration: Calibration | None, scores: ClassScores, curves: Curve
     image, pixel = (
         curve.f1_max.threshold if isinstance(curve, ScoreCurve) else None for curve in (curves.image, curves.pixel)
     )
-    note = "No calibration for these settings is stored: thresholds picked on the test labels, for the best F1"
+    note = "No calibration for these settings is stored: thresholds picked on the test labels for the best F1"
     hottest = max(float(scores.anomaly_maps.max(initial=0.0)), 1.0)  # maps of references may exceed 1
     return Display(image, pixel, hottest), note
 
@@ -185,11 +185,11 @@ def notes_on(scores: ClassScores) -> Iterator[str]:
     """Yield what a reader must know to judge the numbers."""
     without = int(np.count_nonzero(~scores.has_mask))
     if without and scores.masks.any():
-        yield f"{without} defect images without a mask are left out of the metrics of pixels"
+        yield f"{without} defect images without a mask are left out of the pixel metrics"
     vanished = np.flatnonzero(scores.has_mask & (scores.labels == 1) & ~scores.masks.any(axis=(1, 2)))
     if len(vanished):
         height, width = scores.masks.shape[1:]
         yield (
             f"{len(vanished)} masks show no defect at {height}x{width} pixels, such as "
-            f"{scores.entries[vanished[0]].maskname}: the metrics of pixels take these images for normal"
+            f"{scores.entries[vanished[0]].maskname}: the pixel metrics treat these images as normal"
         )

@@ -1,4 +1,4 @@
-"""Score a class's test split and sum it up in metrics (docs/method.md, Evaluation)."""
+"""Score a class's test split and compute its metrics (docs/method.md, Evaluation)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,15 +21,15 @@ METRICS = ("image_auroc", "pixel_auroc", "aupro", "image_ap", "pixel_ap", "image
 
 @dataclass(frozen=True)
 class ClassScores:
-    """What a detector says of a test split, beside the truth.
+    """A detector's scores for a test split, and the truth.
 
     Attributes:
-        entries: the images, in the order of the arrays.
+        entries: the N test images, in the order of the arrays.
         anomaly_maps: (N, H, W) float32 in [0, 1].
-        image_scores: (N,).
+        image_scores: (N,), see ``metrics.image_score``.
         labels: (N,) in {0, 1}.
         masks: (N, H, W) bool; all False where ``has_mask`` is False.
-        has_mask: (N,) whether the pixels' truth is known: normal images, and defects with a mask.
+        has_mask: (N,) bool, whether the truth of the pixels is known: normal images, and defects with a mask.
     """
 
     entries: Sequence[Entry]
@@ -41,7 +41,7 @@ class ClassScores:
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """Return the maps' (H, W)."""
+        """Return the (H, W) of the maps."""
         _, height, width = self.anomaly_maps.shape
         return height, width
 
@@ -59,14 +59,14 @@ class Metric:
 
 @dataclass(frozen=True)
 class Undefined:
-    """Stands for a curve that the data do not give, and says why."""
+    """A curve that the data do not define, and the reason."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Curves:
-    """What every metric of a class is read off."""
+    """The curves from which every metric of a class is computed."""
 
     image: ScoreCurve | Undefined
     pixel: ScoreCurve | Undefined
@@ -75,17 +75,19 @@ class Curves:
 def score_split(
     model: RealNet, split: TestSplit, *, config: EvaluationConfig, precision: Precision, description: str = ""
 ) -> ClassScores:
-    """Score a test split; several processes share the images, and each gets the whole result.
+    """Score a test split (docs/method.md, Evaluation).
+
+    Several processes share the images, and each gets the whole result.
 
     Args:
-        model: in any mode, which is restored afterwards.
+        model: the network; its mode (train or eval) is restored afterwards.
         split: the images and their truth.
-        config: batch size and image score.
-        precision: the number format in use.
+        config: batch size and pooling window of the image score.
+        precision: the number format to compute in.
         description: names the progress bar; "" shows none.
 
     Raises:
-        UserError: on all processes, where an image or a mask cannot be used.
+        UserError: on all processes, if an image or a mask cannot be used.
     """
     was_training = model.training
     model.eval()
@@ -101,7 +103,7 @@ def score_split(
 
 
 def scores_of(split: TestSplit, maps: NDArray[np.float32], scores: NDArray[np.float64]) -> ClassScores:
-    """Join maps (N, H, W) and image scores (N,) with the truth; every process of the run calls this."""
+    """Join maps (N, H, W) and image scores (N,) with the truth; every process must call this."""
     truth = split.truth()
     return ClassScores(
         entries=split.entries,
@@ -114,13 +116,13 @@ def scores_of(split: TestSplit, maps: NDArray[np.float32], scores: NDArray[np.fl
 
 
 def not_numbers(scores: ClassScores) -> str:
-    """Say how many images the network gives NaN for, and why; "" where there are none."""
+    """Return a text that says how many images get NaN, and why; "" if none do."""
     number = int(np.count_nonzero(~np.isfinite(scores.image_scores)))
     return f"the detector gives NaN for {number} of {len(scores.image_scores)} images: {DIVERGED}" if number else ""
 
 
 def curves_of(scores: ClassScores) -> Curves:
-    """Sort the scores of images and of pixels; images whose pixels' truth is not known count for the first alone."""
+    """Build the curves of images and pixels; images without pixel truth count only for the first."""
     if broken := not_numbers(scores):
         return Curves(Undefined(broken), Undefined(broken))
     image = _defined(lambda: image_curve(scores.image_scores, scores.labels))
@@ -134,7 +136,7 @@ def curves_of(scores: ClassScores) -> Curves:
 
 
 def summarise(curves: Curves, *, fpr_limit: float = 0.3) -> dict[str, Metric]:
-    """Return every metric of a class, in the order of ``METRICS``; ``fpr_limit`` is where AUPRO ends."""
+    """Return each metric, in the order of ``METRICS``; AUPRO ends at ``fpr_limit`` (docs/method.md, AUPRO)."""
     return {
         "image_auroc": _read(curves.image, lambda curve: curve.auroc),
         "pixel_auroc": _read(curves.pixel, lambda curve: curve.auroc),
@@ -147,12 +149,12 @@ def summarise(curves: Curves, *, fpr_limit: float = 0.3) -> dict[str, Metric]:
 
 
 def mean_over_classes(by_class: Sequence[dict[str, Metric]]) -> dict[str, Metric]:
-    """Return the mean of each metric over the classes that have it."""
+    """Return the mean of each metric over the classes where it is defined."""
     return {name: _mean([of_class[name].value for of_class in by_class]) for name in METRICS}
 
 
 def _no_pixel_truth(scores: ClassScores) -> str:
-    """Say why the pixels of these images have no truth; "" where they have."""
+    """Return the reason why no pixel truth is known for these images; "" if it is known."""
     if not len(scores.labels):
         return "no images"
     if not scores.labels.any():

@@ -26,11 +26,11 @@ from realnet.runtime.signals import leave_signals_to_main
 
 @dataclass(frozen=True)
 class Truth:
-    """What is known of the pixels of N test images.
+    """The truth of the pixels of N test images.
 
     Attributes:
         masks: (N, H, W) bool at the input size; all False where ``has_mask`` is False.
-        has_mask: (N,) whether the pixels' truth is known: normal images, and defects with a mask.
+        has_mask: (N,) bool, whether the truth of the pixels is known: normal images, and defects with a mask.
     """
 
     masks: NDArray[np.bool_]
@@ -39,12 +39,12 @@ class Truth:
 
 @dataclass(frozen=True)
 class Pictures:
-    """The test images at the sizes at which people see them.
+    """The N test images at the sizes at which they are shown.
 
     Attributes:
-        panels: (N, h, w, 3) uint8 RGB, the images of the heatmap files.
-        canvases: (N, side, side, 3) uint8 RGB, whose upper left corners hold the report's thumbnails.
-        sizes: (N, 2) height and width of the thumbnails.
+        panels: (N, h, w, 3) uint8 RGB, for the heatmap files.
+        canvases: (N, side, side, 3) uint8 RGB, with the report's thumbnails in the upper left corners.
+        sizes: (N, 2) height and width of the thumbnails in pixels.
     """
 
     panels: Image
@@ -58,7 +58,7 @@ class Pictures:
 
 
 class _Item(TypedDict):
-    """A test image after decoding; H, W are the input size."""
+    """A decoded test image; (H, W) is the input size."""
 
     pixels: Image
     mask: Mask
@@ -71,15 +71,15 @@ class _Item(TypedDict):
 class TestSplit:
     """A class's test images at a detector's input size, shared by the processes of a run.
 
-    The first pass reads the files; what it decodes stays in a temporary file, which serves the passes after it.
+    The first pass reads the files and keeps the decoded images in a temporary file, from which later passes read.
 
     Args:
-        entries: the images.
-        image_root: what their filenames are relative to.
+        entries: the test images.
+        image_root: folder that their filenames are relative to.
         image_size: (H, W), the detector's input size.
-        runtime: of the config.
-        world: this process; it reads each ``world.size``-th image.
-        with_pictures: keep what heatmaps and reports show, too.
+        runtime: runtime settings of the config.
+        world: this process; it reads every ``world.size``-th image.
+        with_pictures: also keep the images that heatmaps and reports show.
     """
 
     __test__ = False  # a class whose name pytest would collect
@@ -113,18 +113,18 @@ class TestSplit:
 
     @property
     def num_own(self) -> int:
-        """Return how many of the images this process reads and scores."""
+        """Return the number of images that this process reads and scores."""
         return len(self._mine)
 
     def batches(self, batch_size: int, description: str = "") -> Iterator[tuple[slice, Tensor]]:
-        """Yield this process's images (B, 3, H, W), ImageNet-normalised, each batch with its place among them.
+        """Yield this process's images (B, 3, H, W), ImageNet-normalised, each batch with its slice of them.
 
         Args:
-            batch_size: images of a batch.
+            batch_size: images in a batch.
             description: names the progress bar; "" shows none.
 
         Raises:
-            UserError: where an image or a mask cannot be used.
+            UserError: if an image or a mask cannot be used.
         """
         number = self.num_own
         parts = [slice(start, min(start + batch_size, number)) for start in range(0, number, batch_size)]
@@ -135,13 +135,13 @@ class TestSplit:
                 progress.update(part.stop - part.start)
 
     def truth(self) -> Truth:
-        """Return the truth of all images, after a pass over :meth:`batches`; every process of the run calls this."""
+        """Return the truth of all images; every process must call this, after a pass over :meth:`batches`."""
         if self._truth is None:
             self._truth = Truth(_joined(self._masks), _joined(self._has_mask))
         return self._truth
 
     def pictures(self) -> Pictures:
-        """Return what people see of all images, after a pass over :meth:`batches`; every process calls this."""
+        """Return the pictures of all images; every process must call this, after a pass over :meth:`batches`."""
         return Pictures(_joined(self._panels), _joined(self._canvases), _joined(self._sizes))
 
     def _read(self, parts: Sequence[slice], batch_size: int) -> Iterator[slice]:
@@ -197,13 +197,13 @@ class _Files(Dataset[_Item]):
         if mask.shape != size:
             raise UserError(
                 f"the mask {self.image_root / entry.maskname} is {mask.shape[0]}x{mask.shape[1]} pixels, its image "
-                f"{entry.filename} {size[0]}x{size[1]}; give both the same size"
+                f"{entry.filename} is {size[0]}x{size[1]}; give both the same size"
             )
         return mask
 
 
 def interleave(shares: Sequence[NDArray]) -> NDArray:
-    """Put the items of rank r back to the places r, r + number of ranks and so on."""
+    """Merge the shares of all ranks: those of rank r go to positions r, r + number of ranks, and so on."""
     if len(shares) == 1:
         return shares[0]
     whole = np.empty((sum(map(len, shares)), *shares[0].shape[1:]), shares[0].dtype)
@@ -217,7 +217,7 @@ def _joined(mine: NDArray) -> NDArray:
 
 
 def _spool(shape: tuple[int, ...]) -> Image:
-    """Return uint8 zeros in a temporary file, which needs no memory of its own and is gone with the process."""
+    """Return uint8 zeros in a temporary file, which takes no memory and disappears with the process."""
     if 0 in shape:
         return np.zeros(shape, np.uint8)
     with tempfile.TemporaryFile() as file:

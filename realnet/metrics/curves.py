@@ -1,8 +1,8 @@
-"""Exact detection metrics: AUROC, average precision, best F1 and AUPRO (docs/method.md, AUROC, AUPRO).
+"""Exact detection metrics: AUROC, average precision, best F1 and AUPRO (docs/method.md, Evaluation).
 
-Every curve here rises only where a threshold meets the score of a defect, so two counts of normal
-scores at each distinct defect score (those at or above it, and those strictly above it) hold the
-whole curve, ties included. `ScoreCurve` stores them; each metric is a few sums over it.
+A curve rises only where a falling threshold reaches the score of a defect. Two counts of normal scores at each distinct
+defect score (those at or above it, and those strictly above it) therefore determine the whole curve, ties included.
+``ScoreCurve`` stores these counts; each metric is a few sums over them.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ MaskArray = NDArray[np.bool_ | np.uint8]
 
 
 class MetricUndefined(ValueError):
-    """Say why a metric cannot be computed from the data (docs/method.md, Evaluation)."""
+    """Raised if a metric cannot be computed from the data (docs/method.md, Evaluation); the message is the reason."""
 
 
 class BestF1(NamedTuple):
@@ -29,7 +29,7 @@ class BestF1(NamedTuple):
 
 
 class CurvePoints(NamedTuple):
-    """A curve to draw (docs/method.md, AUROC): x ascending, y not falling, both float64 of shape (P,) in [0, 1]."""
+    """A curve to draw (docs/method.md, AUROC): x and y never fall; both are float64 (P,) in [0, 1]."""
 
     x: NDArray[np.float64]
     y: NDArray[np.float64]
@@ -37,16 +37,16 @@ class CurvePoints(NamedTuple):
 
 @dataclass(frozen=True)
 class ScoreCurve:
-    """What a falling threshold finds, at each of the D distinct defect scores (docs/method.md, AUROC, AUPRO).
+    """Counts of scores at each of D thresholds, the distinct defect scores (docs/method.md, Evaluation).
 
     Attributes:
         thresholds: distinct defect scores (D,), falling.
-        true_positives: defect scores >= threshold (D,).
-        false_positives: normal scores >= threshold (D,).
-        false_positives_above: normal scores > threshold (D,); fewer than `false_positives` where scores tie.
-        num_normal: count of normal scores.
-        region_overlap: mean over the ground-truth regions of their share >= threshold (D,), in [0, 1];
-            None for a curve of images.
+        true_positives: number of defect scores >= threshold (D,).
+        false_positives: number of normal scores >= threshold (D,).
+        false_positives_above: number of normal scores > threshold (D,); differs from ``false_positives`` at ties.
+        num_normal: number of normal scores.
+        region_overlap: share of a ground-truth region's pixels with a score >= threshold, averaged over the regions
+            (D,), in [0, 1]; None for a curve of images.
     """
 
     thresholds: FloatArray
@@ -58,36 +58,45 @@ class ScoreCurve:
 
     @property
     def num_defect(self) -> int:
-        """Count of defect scores."""
+        """Return the number of defect scores."""
         return int(self.true_positives[-1])
 
     @property
     def auroc(self) -> float:
-        """Area under the ROC curve: P(normal < defect) + P(equal) / 2. It is not flipped when below 0.5."""
+        """Return the area under the ROC curve, P(normal < defect) + P(equal) / 2 (docs/method.md, AUROC).
+
+        It is not flipped when below 0.5.
+        """
         found = np.diff(self.true_positives, prepend=0)
         twice_below = 2 * self.num_normal - self.false_positives - self.false_positives_above
         return float(np.dot(found, twice_below) / (2 * self.num_normal * self.num_defect))
 
     @property
     def ap(self) -> float:
-        """Average precision, Σ (R_n - R_{n-1}) P_n over the distinct scores (no interpolation)."""
+        """Return the average precision, Σ (R_n - R_{n-1}) P_n over the distinct defect scores, not interpolated."""
         precision = self.true_positives / (self.true_positives + self.false_positives)
         return float(np.dot(np.diff(self.true_positives, prepend=0), precision) / self.num_defect)
 
     @property
     def f1_max(self) -> BestF1:
-        """The largest F1 over all thresholds; it lies at a defect score, for below one only false alarms come."""
+        """Return the largest F1 over all thresholds.
+
+        It lies at a defect score: a threshold between two defect scores only adds false alarms to the upper one's.
+        """
         f1 = 2 * self.true_positives / (self.true_positives + self.false_positives + self.num_defect)
         best = int(np.argmax(f1))
         return BestF1(float(f1[best]), float(self.thresholds[best]))
 
     def aupro(self, fpr_limit: float = 0.3) -> float:
-        """Area under the PRO curve up to `fpr_limit`, interpolated linearly there, divided by `fpr_limit`."""
+        """Return the area under the PRO curve up to ``fpr_limit``, divided by ``fpr_limit`` (docs/method.md, AUPRO).
+
+        The curve is interpolated linearly at the limit.
+        """
         fpr, overlap = self._pro_up_to(fpr_limit)
         return float(np.trapezoid(overlap, fpr) / fpr_limit)
 
     def roc_points(self, max_points: int = 500) -> CurvePoints:
-        """Return (false positive rate, true positive rate), thinned to at most `max_points` for drawing."""
+        """Return (false positive rate, true positive rate), thinned to at most ``max_points`` for drawing."""
         fpr, tpr = self._vertices(self.true_positives / self.num_defect)
         return _thin(fpr, tpr, max_points)
 
@@ -99,7 +108,7 @@ class ScoreCurve:
         if not 0 < fpr_limit <= 1:
             raise ValueError(f"fpr_limit is {fpr_limit}; give a false positive rate in (0, 1]")
         if self.region_overlap is None:
-            raise MetricUndefined("region overlap needs masks, and these are scores of images")
+            raise MetricUndefined("region overlap needs masks, but these are scores of images")
         fpr, overlap = self._vertices(self.region_overlap)
         inside = int(np.searchsorted(fpr, fpr_limit, side="right"))  # >= 1: the curve starts at 0
         before, after = inside - 1, min(inside, len(fpr) - 1)
@@ -107,7 +116,7 @@ class ScoreCurve:
         return CurvePoints(np.append(fpr[:inside], fpr_limit), np.append(overlap[:inside], at_limit))
 
     def _vertices(self, heights: NDArray[np.float64]) -> CurvePoints:
-        """Join (0, 0), two vertices for each threshold (before and after it is met) and (1, 1)."""
+        """Join (0, 0), two vertices per threshold (just above it and at it) and (1, 1)."""
         x, y = np.zeros(2 * len(heights) + 2), np.zeros(2 * len(heights) + 2)
         x[1:-1:2], y[3:-1:2] = self.false_positives_above / self.num_normal, heights[:-1]
         x[2:-1:2], y[2:-1:2] = self.false_positives / self.num_normal, heights
@@ -116,10 +125,11 @@ class ScoreCurve:
 
 
 def image_curve(scores: ArrayLike, labels: ArrayLike) -> ScoreCurve:
-    """Build the curve of image scores (N,) and labels (N,) (docs/method.md, AUROC); any non-zero label is a defect.
+    """Build the curve of image scores (N,) and labels (N,); any non-zero label is a defect (docs/method.md, AUROC).
 
     Raises:
-        MetricUndefined: no scores, another number of labels, NaN, or only one of normal and defect.
+        MetricUndefined: if there are no scores, if shapes differ, if a score is NaN, or if there are no normal or no
+            defect images.
     """
     scores, truth = _checked(np.asarray(scores), np.asarray(labels), "image")
     return _curve(scores[~truth], scores[truth])
@@ -129,11 +139,12 @@ def pixel_curve(anomaly_maps: FloatArray, masks: MaskArray | None) -> ScoreCurve
     """Build the curve that all pixel metrics share, with one sort (docs/method.md, AUROC, AUPRO).
 
     Args:
-        anomaly_maps: scores (N, H, W), any floating type; compared exactly as given.
-        masks: truth (N, H, W), bool or uint8, any non-zero value is defect; None where there are none.
+        anomaly_maps: scores (N, H, W), of any floating type; they are compared exactly as given.
+        masks: truth (N, H, W), bool or uint8; any non-zero value is a defect; None if there are no masks.
 
     Raises:
-        MetricUndefined: no masks, another shape, NaN, or only one of normal and defect.
+        MetricUndefined: if there are no masks, if shapes differ, if a score is NaN, or if there are no normal or no
+            defect pixels.
     """
     if masks is None:
         raise MetricUndefined("no masks")
@@ -142,7 +153,7 @@ def pixel_curve(anomaly_maps: FloatArray, masks: MaskArray | None) -> ScoreCurve
 
 
 def _checked(scores: NDArray[Any], truth: NDArray[Any], unit: str) -> tuple[FloatArray, NDArray[np.bool_]]:
-    """Return scores that sort fast without losing a digit, and the truth as bool."""
+    """Return the scores in a type that sorts fast and keeps every digit, and the truth as bool."""
     wanted = 1 if unit == "image" else 3
     if scores.shape != truth.shape or scores.ndim != wanted:
         raise MetricUndefined(f"{unit} scores of shape {scores.shape} and truth of shape {truth.shape} do not match")
@@ -158,7 +169,7 @@ def _checked(scores: NDArray[Any], truth: NDArray[Any], unit: str) -> tuple[Floa
 
 
 def _region_shares(truth: NDArray[np.bool_]) -> Iterator[NDArray[np.float64]]:
-    """Yield 1 / (area of its region) for each defect pixel, in the order of `scores[truth]`."""
+    """Yield 1 / (area of its region) for each defect pixel, in the order of ``scores[truth]``."""
     for mask in truth:
         if mask.any():
             _, labels = cv2.connectedComponents(mask.view(np.uint8), connectivity=8)
@@ -167,9 +178,9 @@ def _region_shares(truth: NDArray[np.bool_]) -> Iterator[NDArray[np.float64]]:
 
 
 def _curve(normal: FloatArray, defect: FloatArray, shares: NDArray[np.float64] | None = None) -> ScoreCurve:
-    """Count along the falling distinct defect scores; `shares` (one a defect score) adds the region overlap."""
+    """Count scores along the falling distinct defect scores; ``shares`` (one each) add the region overlap."""
     num_normal = len(normal)
-    normal = normal[normal >= defect.min()]  # the others lie below every threshold: no need to sort them
+    normal = normal[normal >= defect.min()]  # the others lie below every threshold, so they need no sorting
     normal.sort()
     order = np.argsort(defect)[::-1]
     defect = defect[order]
@@ -177,7 +188,7 @@ def _curve(normal: FloatArray, defect: FloatArray, shares: NDArray[np.float64] |
     overlap = None
     if shares is not None:
         overlap = np.cumsum(shares[order])[last_of_tie]
-        overlap /= overlap[-1]  # every region adds 1 in the end, so the total is their number
+        overlap /= overlap[-1]  # each region adds up to 1, so the total is the number of regions
     thresholds = defect[last_of_tie]
     return ScoreCurve(
         thresholds=thresholds,
@@ -190,7 +201,7 @@ def _curve(normal: FloatArray, defect: FloatArray, shares: NDArray[np.float64] |
 
 
 def _thin(x: NDArray[np.float64], y: NDArray[np.float64], max_points: int) -> CurvePoints:
-    """Keep the ends and vertices evenly spread along the curve's length |dx| + |dy|."""
+    """Keep the ends, and vertices spread evenly along the curve's length |dx| + |dy|."""
     if len(x) <= max_points:
         return CurvePoints(x, y)
     length = x / x[-1] + y

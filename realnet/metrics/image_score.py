@@ -1,4 +1,4 @@
-"""An image's score: the largest mean of a small window of its anomaly map (docs/method.md, Image score)."""
+"""The score of an image: the largest window mean of its anomaly map (docs/method.md, Image score)."""
 
 import cv2
 import numpy as np
@@ -8,12 +8,14 @@ from realnet.metrics.curves import FloatArray, MetricUndefined
 
 
 def image_scores(anomaly_maps: FloatArray, pool: int = 16) -> NDArray[np.float64]:
-    """Score each image (N,) by the maximum of its `pool` × `pool` average-pooled (stride 1) map (N, H, W).
+    """Return each image's score (N,): the maximum of its average-pooled map (docs/method.md, Image score).
 
-    See docs/method.md, Image score.
+    Args:
+        anomaly_maps: maps (N, H, W).
+        pool: side of the pooling window, in pixels; its stride is 1.
 
     Raises:
-        MetricUndefined: the maps are not (N, H, W), or smaller than the pool.
+        MetricUndefined: if the maps are not (N, H, W), or are smaller than the window.
     """
     if anomaly_maps.ndim != 3 or min(anomaly_maps.shape[1:]) < pool:
         raise MetricUndefined(f"maps of shape {anomaly_maps.shape} are not (N, H, W) with sides of at least {pool}")
@@ -23,4 +25,4 @@ def image_scores(anomaly_maps: FloatArray, pool: int = 16) -> NDArray[np.float64
 def _pooled_maximum(anomaly_map: FloatArray, pool: int) -> float:
     means = cv2.blur(anomaly_map.astype(np.float64), (pool, pool), anchor=(0, 0))
     height, width = anomaly_map.shape
-    return float(means[: height - pool + 1, : width - pool + 1].max())  # the rest reaches over the border
+    return float(means[: height - pool + 1, : width - pool + 1].max())  # the other windows cross the border

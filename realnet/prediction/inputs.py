@@ -1,4 +1,4 @@
-"""The images that a user wants judged: one, or all below a folder, whatever else lies there."""
+"""Find the images to predict: a single file, or all images in and below a folder."""
 
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +11,7 @@ from realnet.errors import UserError
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A file or a folder that is not judged though it should be, and why."""
+    """A file or folder that could not be judged, and why."""
 
     file: str
     reason: str
@@ -19,12 +19,12 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Photographs:
-    """What was found.
+    """The images to predict, and what was not taken.
 
     Attributes:
         root: folder of the images.
-        files: relative to it, in natural order.
-        passed_over: how many other files there are, by ending.
+        files: paths of the images relative to ``root``, in natural order.
+        passed_over: number of other files, by suffix.
         left_out: folders that cannot be read.
     """
 
@@ -34,19 +34,19 @@ class Photographs:
     left_out: Sequence[LeftOut]
 
     def passed_over_text(self) -> str:
-        """Say how many files were passed over, and of which endings; "" where there are none."""
-        endings = (f"{number} {ending or 'without one'}" for ending, number in sorted(self.passed_over.items()))
+        """Return a text with the number of files passed over, by suffix; "" if there are none."""
+        suffixes = (f"{number} {suffix or 'without one'}" for suffix, number in sorted(self.passed_over.items()))
         number = sum(self.passed_over.values())
-        return f"{number:>6} passed over, by ending no images: {', '.join(endings)}" if number else ""
+        return f"{number:>6} passed over, not images by their suffix: {', '.join(suffixes)}" if number else ""
 
 
 def find_images(source: Path, *, output: Path) -> Photographs:
-    """Find a file alone, or the images in a folder and below it, also behind links.
+    """Find the images in and below a folder, following links; a single file is taken as it is.
 
-    What is hidden, and what lies under ``output``, is left out.
+    Hidden files and folders are left out, and so is everything under ``output``.
 
     Raises:
-        UserError: where there is no such file or folder, or no image in it.
+        UserError: if there is no such file or folder, or no image in it.
     """
     if source.is_file():
         return Photographs(source.parent, [source.name], {}, [])
@@ -56,7 +56,7 @@ def find_images(source: Path, *, output: Path) -> Photographs:
     paths = list(_walk(source, output, left_out))
     files = [path.relative_to(source).as_posix() for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
     others = Counter(path.suffix.lower() for path in paths)
-    passed_over = {ending: number for ending, number in others.items() if ending not in IMAGE_SUFFIXES}
+    passed_over = {suffix: number for suffix, number in others.items() if suffix not in IMAGE_SUFFIXES}
     found = Photographs(source, sorted(files, key=natural_key), passed_over, left_out)
     if not files:
         reasons = [*(one.reason for one in left_out), *filter(None, [found.passed_over_text().strip()])]
@@ -67,7 +67,7 @@ def find_images(source: Path, *, output: Path) -> Photographs:
 
 
 def _walk(source: Path, output: Path, left_out: list[LeftOut]) -> Iterator[Path]:
-    """Yield all files, from each folder once, however many links lead to it, and by its own name where it has one."""
+    """Yield all files; enter each folder once, even if several links lead to it, and by its own path if possible."""
     folders, seen = deque([source]), {output.resolve()} - {source.resolve()}
     while folders:
         folder = folders.popleft()

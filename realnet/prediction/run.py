@@ -1,4 +1,4 @@
-"""Verdicts on a folder of images: a heatmap for each, and ``predictions.csv``."""
+"""Predict a folder of images: write a heatmap for each, and ``predictions.csv``."""
 
 import csv
 import errno
@@ -26,14 +26,14 @@ from realnet.runtime.files import refusing
 
 PREDICTIONS = "predictions.csv"
 UNFIT_NAME = {errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ}
-"""Reasons why a heatmap cannot be written that are its own name's, and not those of all files."""
+"""Write errors that are due to the name of one heatmap, and do not affect the others."""
 LARGEST_SIDE = 1024
-"""Heatmaps of larger images are shrunk to this, in pixels of the longer side."""
+"""Longer side (px) that larger heatmaps are shrunk to."""
 
 
 @dataclass(frozen=True)
 class FileVerdict:
-    """A line of ``predictions.csv``; ``seconds`` are those of reading, scoring and drawing this image."""
+    """A row of ``predictions.csv``; ``seconds`` is the time to read, score and draw this image."""
 
     file: str
     image_score: float
@@ -44,7 +44,7 @@ class FileVerdict:
 
 @dataclass(frozen=True)
 class Summary:
-    """How many images got which verdict (None: there is no threshold), and the files that got none."""
+    """The number of images per verdict (None: there is no threshold), and the files that could not be judged."""
 
     verdicts: Mapping[str | None, int]
     left_out: Sequence[LeftOut]
@@ -58,31 +58,31 @@ class _Read:
 
 
 def protect_files(root: Path, files: Sequence[str], output: Path) -> None:
-    """Make sure that heatmaps replace nothing but the heatmaps of an earlier prediction.
+    """Check that heatmaps replace nothing but the heatmaps of an earlier prediction.
 
     Args:
         root: folder of the images.
-        files: relative to it.
-        output: the folder of the heatmaps; one that holds ``predictions.csv`` is of an earlier prediction.
+        files: paths of the images relative to ``root``.
+        output: folder of the heatmaps; if it holds ``predictions.csv``, an earlier prediction wrote its files.
 
     Raises:
-        UserError: where ``output`` is the images' own folder, or a heatmap would replace an image or any other file.
+        UserError: if ``output`` is the images' own folder, or a heatmap would replace an image or any other file.
     """
     if output.resolve() == root.resolve():
-        raise UserError(f"--output {output} is the folder of the images; heatmaps need one of their own")
+        raise UserError(f"--output {output} is the folder of the images; give heatmaps a folder of their own")
     inputs = {_identity(root / file) for file in files}
     is_own = (output / PREDICTIONS).is_file()
     targets = ((output / heatmap_name(file), _identity(output / heatmap_name(file))) for file in files)
     lost = [str(path) for path, found in targets if found is not None and (found in inputs or not is_own)]
     if lost:
         raise UserError(
-            f"heatmaps would replace {len(lost)} files that are no earlier prediction's, such as {lost[0]}; give "
+            f"heatmaps would replace {len(lost)} files that no earlier prediction wrote, such as {lost[0]}; give "
             "another --output"
         )
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Return what tells a file from all others, by whatever name; None where there is none."""
+    """Return the device and inode of a file, which are the same under all its names; None if it does not exist."""
     try:
         found = path.stat()
     except OSError:
@@ -91,15 +91,15 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def choose_detector(dataset: str, wanted: Sequence[str], given: Path | None = None) -> tuple[str, Path]:
-    """Return the class and its checkpoint: the file given, else its last, else its best on the test split.
+    """Return the class and its checkpoint: the given one, else the last, else the best on the test split.
 
     Args:
-        dataset: whose class it is.
-        wanted: one class; or ``all``, where only one is trained.
-        given: a checkpoint.
+        dataset: name of the dataset.
+        wanted: one class, or ``all`` if only one is trained.
+        given: path of a checkpoint; None looks for one.
 
     Raises:
-        UserError: where the flags name no single class, or it has no checkpoint.
+        UserError: if the flags do not name a single class, or if it has no checkpoint.
     """
     classes = config.load_dataset(dataset).classes
     folders = paths.output(dataset, "realnet", "checkpoints").glob("*")
@@ -107,7 +107,7 @@ def choose_detector(dataset: str, wanted: Sequence[str], given: Path | None = No
     names = trained if list(wanted) == ["all"] else list(wanted)
     if len(names) != 1:
         known = ", ".join(trained) or "none yet"
-        raise UserError(f"a prediction is by one class's detector; name it by --class_name (trained: {known})")
+        raise UserError(f"a prediction takes the detector of one class; name it with --class_name (trained: {known})")
     if classes and names[0] not in classes:
         raise UserError(f"{dataset} has no class {names[0]!r}; its classes: {', '.join(classes)}")
     found = find_checkpoints(dataset, names[0], given)
@@ -126,23 +126,23 @@ def predict_files(
     batch_size: int = 8,
     world: World,
 ) -> Iterator[FileVerdict | LeftOut]:
-    """Predict file after file, write each heatmap, and yield what is found, in the order of the files.
+    """Predict the files, write a heatmap for each, and yield the verdicts in the order of the files.
 
-    Images are read and drawn ``batch_size`` at a time, on as many threads, and that many are in memory. Each runs
-    through the network by itself: neither the others nor ``batch_size`` change a bit of its result. Several processes
-    share the files, and each yields all.
+    ``batch_size`` threads read and draw as many images at a time, which are in memory together. Each image runs
+    through the network alone, so neither other images nor ``batch_size`` change a bit of its result. Several processes
+    share the files, and each process yields all verdicts.
 
     Args:
-        detector: of one class.
-        files: relative to ``root``.
+        detector: detector of one class.
+        files: paths of the images relative to ``root``.
         root: folder of the images.
-        output: takes a heatmap for each file, under the file's own path.
-        threshold: on the image score; None takes the calibrated one.
-        batch_size: changes speed and memory alone.
+        output: gets a heatmap for each file, at the file's own path.
+        threshold: image threshold; None takes the calibrated one.
+        batch_size: affects only speed and memory.
         world: this process.
 
     Raises:
-        UserError: where a heatmap cannot be written, or the network gives NaN.
+        UserError: if a heatmap cannot be written, or the network gives NaN.
     """
     step = batch_size * world.size
     with ThreadPoolExecutor(batch_size) as pool:
@@ -155,10 +155,10 @@ def predict_files(
 
 
 def write_predictions(found: Iterable[FileVerdict | LeftOut], output: Path, world: World) -> Summary:
-    """Write ``predictions.csv`` line by line as the verdicts come, on the main process, and count them.
+    """Write ``predictions.csv`` row by row as the verdicts come, on the main process, and count them.
 
     Raises:
-        UserError: where it cannot be written.
+        UserError: if it cannot be written.
     """
     verdicts: Counter[str | None] = Counter()
     left_out: list[LeftOut] = []

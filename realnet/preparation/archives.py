@@ -1,4 +1,4 @@
-"""Published archives: lay out VisA and Magnetic Tile Defects as this project reads them."""
+"""Lay out the published archives of VisA and Magnetic Tile Defects as this project reads them."""
 
 import csv
 import hashlib
@@ -23,7 +23,7 @@ NUM_SHOWN = 10
 
 @dataclass(frozen=True)
 class FileCopy:
-    """A file of an archive and where it goes; ``is_id_mask``: it holds small class ids, which become 0 and 255."""
+    """A file of an archive and its target; with ``is_id_mask``, its small class ids become 0 and 255."""
 
     source: Path
     target: Path
@@ -31,18 +31,19 @@ class FileCopy:
 
 
 def plan_visa(source: Path, target: Path) -> list[FileCopy]:
-    """Plan VisA's layout: ``<class>/{train,test}/{ok,ko}/…`` and ``<class>/ground_truth/ko/…``, names kept.
+    """Plan VisA's layout: ``<class>/{train,test}/{ok,ko}/…`` and ``<class>/ground_truth/ko/…``, same names.
 
     Args:
-        source: the makers' archive, which holds ``<class>/Data/`` and ``split_csv/1cls.csv``.
+        source: the published archive, unpacked: it holds ``<class>/Data/`` and ``split_csv/1cls.csv``.
         target: the image root.
 
     Raises:
-        UserError: where the split file is absent or odd, files that it names are absent, or the target holds others.
+        UserError: if the split file is missing or malformed, if files that it names do not exist, or if the target
+            holds other files.
     """
     table = source / SPLIT_FILE
     if not table.is_file():
-        raise UserError(f"{table} does not exist; give as --source the folder that holds VisA's classes and split_csv")
+        raise UserError(f"{table} does not exist; --source must be the folder with VisA's classes and split_csv")
     with table.open(newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     try:
@@ -53,21 +54,22 @@ def plan_visa(source: Path, target: Path) -> list[FileCopy]:
 
 
 def plan_mtd(source: Path, target: Path, *, train_list: Path | None = None) -> list[FileCopy]:
-    """Plan the layout of a class from Magnetic Tile Defects: ``train/good``, ``test/{good,<type>}``, ``ground_truth``.
+    """Plan the class of Magnetic Tile Defects: ``train/good``, ``test/{good,<type>}`` and ``ground_truth/<type>``.
 
     Args:
         source: the published folder, which holds ``MT_<Type>/Imgs``.
         target: the class's folder.
-        train_list: names the normal images to train on, one a line; None: a fixed 80 % (see ``split_normal``).
+        train_list: file that names the normal images to train on, one per line; None takes a fixed 80 % (see
+            ``split_normal``).
 
     Raises:
-        UserError: where there are no such images, the list names others, or the target holds others.
+        UserError: if there are no normal images, if the list names others, or if the target holds other files.
     """
     types = {path.name.removeprefix("MT_").lower(): path / "Imgs" for path in sorted(source.glob("MT_*"))}
     photographs = {name: [n for n in images_in(path) if _is_jpeg(n)] for name, path in types.items()}
     normal = photographs.get(MTD_NORMAL)
     if not normal:
-        raise UserError(f"{source}/MT_Free/Imgs holds no *.jpg; give as --source the folder that holds MT_Free")
+        raise UserError(f"{source}/MT_Free/Imgs holds no *.jpg; --source must be the folder that holds MT_Free")
     train = set(split_normal(normal)[0] if train_list is None else _listed(train_list, normal))
     copies = []
     for kind, names in photographs.items():
@@ -81,21 +83,22 @@ def plan_mtd(source: Path, target: Path, *, train_list: Path | None = None) -> l
 
 
 def plan_solar(source: Path, target: Path) -> list[FileCopy]:
-    """Plan the layout of the solar cells of the ELPV dataset: ``<kind>/train/good``, ``<kind>/test/{good,defect}``.
+    """Plan the layout of the ELPV dataset of solar cells: ``<kind>/train/good``, ``<kind>/test/{good,defect}``.
 
-    Good cells have a defect probability of 0, defective ones of 1; the others are left out. About 60 % of the good
-    ones are for training, by a hash of their names.
+    Good cells have a defect probability of 0, defective cells of 1; the others are left out. A hash of the names
+    chooses about 60 % of the good cells for training.
 
     Args:
         source: the folder that holds ``labels.csv`` and ``images/``.
         target: the image root.
 
     Raises:
-        UserError: where the labels are absent or odd, files that they name are absent, or the target holds others.
+        UserError: if the labels are missing or malformed, if files that they name do not exist, or if the target holds
+            other files.
     """
     table = source / SOLAR_LABELS
     if not table.is_file():
-        raise UserError(f"{table} does not exist; give as --source the folder that holds it and images/")
+        raise UserError(f"{table} does not exist; --source must be the folder with it and images/")
     copies = []
     for number, line in enumerate(table.read_text(encoding="utf-8-sig").splitlines(), 1):
         match line.split():
@@ -107,12 +110,12 @@ def plan_solar(source: Path, target: Path) -> list[FileCopy]:
             case _:
                 raise UserError(f"{table}, line {number}: {line[:80]!r} is not: images/<file> <probability> mono|poly")
     if not copies:
-        raise UserError(f"{table} names no good and no defective cell; unpack the dataset again")
+        raise UserError(f"{table} lists no good and no defective cell; unpack the dataset again")
     return _checked(copies, target)
 
 
 def _solar_split(name: str, probability: str) -> str | None:
-    """Return the folder of a cell; None: it is neither surely good nor surely defective."""
+    """Return the folder of a cell; None if it is neither certainly good nor certainly defective."""
     match float(probability):
         case 0.0:
             digest = int(hashlib.md5(name.encode(), usedforsecurity=False).hexdigest(), 16)
@@ -123,10 +126,10 @@ def _solar_split(name: str, probability: str) -> str | None:
 
 
 def copy_files(copies: Sequence[FileCopy], *, description: str) -> None:
-    """Put files where they belong, as hard links where possible; what is there already is left.
+    """Copy files to their targets, as hard links if possible; a target that is already complete is kept.
 
     Raises:
-        UserError: where a file cannot be read or written.
+        UserError: if a file cannot be read or written.
     """
     for each in bar(copies, total=len(copies), description=description):
         try:
@@ -136,7 +139,7 @@ def copy_files(copies: Sequence[FileCopy], *, description: str) -> None:
             else:
                 _link(each.source.resolve(), each.target)
         except OSError as error:
-            raise UserError(f"cannot write {each.target}: {error.strerror}; free space there, or check it") from error
+            raise UserError(f"cannot write {each.target}: {error.strerror}; free space or check permissions") from error
 
 
 def _copies_visa(row: dict[str, str], source: Path, target: Path) -> Iterable[FileCopy]:
@@ -154,17 +157,17 @@ def _is_jpeg(name: str) -> bool:
 
 
 def _listed(path: Path, names: Sequence[str]) -> list[str]:
-    """Return the images that a list names, with or without folder and ending."""
+    """Return the images that a list names, with or without folder and suffix."""
     try:
         wanted = [Path(line.strip()).stem for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot read --train-list {path}: {error}; give a text file with a name a line") from error
+        raise UserError(f"cannot read --train-list {path}: {error}; give a text file with one name per line") from error
     by_stem = {Path(name).stem: name for name in names}
     unknown = [stem for stem in wanted if stem not in by_stem]
     if unknown or not wanted:
         raise UserError(
-            f"--train-list {path} names {len(unknown)} of {len(wanted)} images that are not in MT_Free/Imgs"
-            f"{_some(unknown)}; give names of normal images, one a line"
+            f"--train-list {path}: {len(unknown)} of its {len(wanted)} images are not in MT_Free/Imgs"
+            f"{_some(unknown)}; list names of normal images, one per line"
         )
     return [by_stem[stem] for stem in wanted]
 

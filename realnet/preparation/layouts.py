@@ -17,7 +17,7 @@ LayoutName = Literal["mvtec", "class", "sorted", "folder", "folders"]
 
 @dataclass(frozen=True)
 class Layout:
-    """A way to lay out images, which a predicate recognises by the source folder."""
+    """A way to lay out images; ``fits`` tells whether a source folder has it."""
 
     description: str
     is_one_class: bool
@@ -26,28 +26,28 @@ class Layout:
 
 LAYOUTS: Mapping[LayoutName, Layout] = {
     "class": Layout(
-        "one class: train/good (or train/ok, or train), and where there are any test/<kind> and ground_truth/<kind>",
+        "one class: train/good (or train/ok, or train), optionally with test/<kind> and ground_truth/<kind>",
         True,
         lambda source: (source / "train").is_dir(),
     ),
     "mvtec": Layout(
-        "a folder a class, each with train/good (or train/ok, or train), test/<kind>, ground_truth/<kind>",
+        "one folder per class, each with train/good (or train/ok, or train), test/<kind>, ground_truth/<kind>",
         False,
         lambda source: any((source / name / "train").is_dir() for name in folders_in(source)),
     ),
     "sorted": Layout(
-        "one class: a folder of normal images (good, ok or normal), and a folder beside it for each kind of defect",
+        "one class: a folder of normal images (good, ok or normal), and next to it one folder per kind of defect",
         True,
         is_sorted,
     ),
     "folder": Layout("one class: a flat folder of normal images", True, lambda source: bool(images_in(source))),
     "folders": Layout(
-        "a folder a class, each a flat folder of normal images (or sorted into good and kinds of defects)",
+        "one folder per class, each a flat folder of normal images (or sorted into good and kinds of defects)",
         False,
         lambda source: any(images_in(source / name) or is_sorted(source / name) for name in folders_in(source)),
     ),
 }
-"""In the order in which they are tried."""
+"""The known layouts, in the order in which ``recognise`` tries them."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,10 @@ class Recognised:
     """A folder of images whose layout is known.
 
     Attributes:
-        layout: its name among ``LAYOUTS``.
-        image_root: the folder that holds the classes' folders.
-        classes: their names.
-        is_whole_root: whether all that lies under the image root is the dataset, so that no list of classes is needed.
+        layout: name of the layout in ``LAYOUTS``.
+        image_root: the folder that holds the class folders.
+        classes: names of the classes.
+        is_whole_root: whether the dataset is everything under the image root, so that its config lists no classes.
     """
 
     layout: LayoutName
@@ -67,22 +67,22 @@ class Recognised:
     is_whole_root: bool
 
     def as_dataset(self, name: str) -> OpenDataset:
-        """Return the dataset of that name that registering would make."""
+        """Return the dataset that registering the images under this name would make."""
         return OpenDataset(name, DatasetConfig(image_root=str(self.image_root)), self.classes)
 
 
 def recognise(source: Path, *, layout: LayoutName | Literal["auto"] = "auto") -> Recognised:
-    """Find out how a folder of images is laid out.
+    """Recognise the layout of a folder of images.
 
     Args:
         source: the folder.
-        layout: what it must be; ``auto``: whichever fits first.
+        layout: the layout to expect; ``auto`` takes the first that fits.
 
     Raises:
-        UserError: where the folder is absent, or fits no layout, or not the one asked for.
+        UserError: if the folder does not exist, or does not fit the expected layout (with ``auto``, any layout).
     """
     if not source.is_dir():
-        raise UserError(f"--source {source} is no folder; give the folder that holds the images")
+        raise UserError(f"--source {source} is not a folder; give the folder that holds the images")
     candidates = list(LAYOUTS) if layout == "auto" else [layout]
     fitting = [name for name in candidates if LAYOUTS[name].fits(source)]
     if not fitting:
@@ -95,15 +95,15 @@ def recognise(source: Path, *, layout: LayoutName | Literal["auto"] = "auto") ->
 
 
 def register(name: str, found: Recognised, *, force: bool = False) -> Path:
-    """Write ``experiments/<name>/``: where the images are, and a config for each stage.
+    """Write ``experiments/<name>/``: the location of the images, and a config for each stage.
 
     Args:
-        name: of the dataset.
+        name: name of the dataset.
         found: its images, which stay where they are.
-        force: overwrite the configs of that name.
+        force: overwrite existing configs of that name.
 
     Raises:
-        UserError: where the name is none for a folder, or taken, or nothing can be written.
+        UserError: if the name cannot name a folder or is taken, or if a file cannot be written.
     """
     folder = check_name(name, force=force)
     files: dict[str, str] = {"dataset": _dataset_yaml(found), **_stage_yamls(name, found)}
@@ -120,10 +120,10 @@ def check_name(name: str, *, force: bool = False) -> Path:
     """Return the folder of a new dataset's configs.
 
     Raises:
-        UserError: where the name is none for a folder, or taken and not to be overwritten.
+        UserError: if the name cannot name a folder, or if it is taken and ``force`` is False.
     """
     if name in {"", ".", ".."} or name.startswith(("-", ".")) or {os.sep, "/", "\\"} & set(name):
-        raise UserError(f"--name {name!r} becomes a folder of experiments/; give a plain name such as bolts")
+        raise UserError(f"--name {name!r} becomes a folder in experiments/; give a plain name such as bolts")
     folder = paths.experiment(name)
     if folder.exists() and not force:
         raise UserError(f"{folder} exists; choose another --name, or give --force to overwrite its configs")
@@ -134,21 +134,21 @@ def _dataset_yaml(found: Recognised) -> str:
     lines = [f"image_root: {_quoted(str(found.image_root))}"]
     if not found.is_whole_root:
         lines.append(f"classes: [{', '.join(map(_quoted, found.classes))}]")
-    lines.append("# foreground: {} # by class: full, or a rule; classes that are not named are 'auto'")
+    lines.append("# foreground: {} # per class: full, or a rule; other classes use auto")
     return "".join(f"{line}\n" for line in lines)
 
 
 def _stage_yamls(name: str, found: Recognised) -> dict[str, str]:
-    same = "# Nothing differs from the published values; `python {}.py --dataset {} --dry-run` prints them all.\n"
-    single = "# There is one class only: this stage is not needed, and sampling goes without its guidance.\n"
+    same = "# All values are the published ones; `python {}.py --dataset {} --dry-run` prints them.\n"
+    single = "# The dataset has only one class, so this stage is not needed: sampling runs without guidance.\n"
     return {
         "diffusion": same.format("train_diffusion", name),
         "classifier": (single if len(found.classes) == 1 else "") + same.format("train_classifier", name),
         "sample": same.format("sample", name),
-        "realnet": "calibration: {holdout_fraction: 0.1} # of the normal images: they set the verdict's threshold\n",
+        "realnet": "calibration: {holdout_fraction: 0.1} # of the normal images, to set the verdict's threshold\n",
     }
 
 
 def _quoted(text: str) -> str:
-    """Return a YAML string; JSON's are, whatever they hold."""
+    """Quote a string for YAML, as JSON does: every JSON string is a YAML string."""
     return json.dumps(text, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""What ``prepare_data.py`` does: each function is a subcommand, and prints what it did and which command comes next."""
+"""The subcommands of ``prepare_data.py``: each function is one, and prints what it did and which command comes next."""
 
 import importlib.util
 import shlex
@@ -22,10 +22,10 @@ from realnet.runtime.progress import bar, console
 
 
 def index_images(dataset: OpenDataset, classes: Sequence[str], *, dry_run: bool = False) -> None:
-    """Write the classes' lists of training and test images, and print what they hold.
+    """Write the index of each class, and print a table of what it holds.
 
     Raises:
-        UserError: for all classes without training images at once.
+        UserError: if classes have no training images; the message names all of them.
     """
     print(summary_table(dataset.reindex(classes, write=not dry_run), dataset.image_root))
     if not dry_run:
@@ -33,20 +33,20 @@ def index_images(dataset: OpenDataset, classes: Sequence[str], *, dry_run: bool 
 
 
 def lay_out_visa(source: Path, *, dry_run: bool = False) -> None:
-    """Lay out the archive of VisA's makers where ``experiments/VisA/dataset.yaml`` says, and index it.
+    """Lay out VisA's published archive in the image root of ``experiments/VisA/dataset.yaml``, and index it.
 
     Raises:
-        UserError: where the archive is not complete, or a file cannot be written.
+        UserError: if the archive is incomplete, or a file cannot be written.
     """
     dataset = open_dataset("VisA")
     _lay_out(dataset, plan_visa(source, dataset.image_root), dry_run=dry_run)
 
 
 def lay_out_mtd(source: Path, *, train_list: Path | None = None, dry_run: bool = False) -> None:
-    """Lay out Magnetic Tile Defects where ``experiments/MTD/dataset.yaml`` says, and index it.
+    """Lay out Magnetic Tile Defects in the image root of ``experiments/MTD/dataset.yaml``, and index it.
 
     Raises:
-        UserError: as ``plan_mtd`` does, or where a file cannot be written.
+        UserError: see ``plan_mtd``; also if a file cannot be written.
     """
     dataset = open_dataset("MTD")
     folder = dataset.image_root / dataset.classes[0]
@@ -54,14 +54,14 @@ def lay_out_mtd(source: Path, *, train_list: Path | None = None, dry_run: bool =
 
 
 def lay_out_solar(source: Path | None = None, *, dry_run: bool = False) -> None:
-    """Lay out the solar cells of the ELPV dataset where ``experiments/solar/dataset.yaml`` says, and index them.
+    """Lay out the solar cells of ELPV in the image root of ``experiments/solar/dataset.yaml``, and index them.
 
     Args:
-        source: the folder that holds ``labels.csv``; None: the installed package's.
-        dry_run: say what would be done.
+        source: the folder that holds ``labels.csv``; None takes that of the installed package.
+        dry_run: only print what would be done.
 
     Raises:
-        UserError: where the package is not installed, or as ``plan_solar`` does.
+        UserError: if the package is not installed; see also ``plan_solar``.
     """
     dataset = open_dataset("solar")
     folder = source or _package_folder("elpv_dataset") / "data"
@@ -87,16 +87,16 @@ def add_dataset(
     force: bool = False,
     dry_run: bool = False,
 ) -> None:
-    """Register own images: write their configs and their index, and leave them where they are.
+    """Register a user's images as a dataset: write configs and an index; the images stay where they are.
 
     Raises:
-        UserError: where the name is taken, or the images are in no known layout.
+        UserError: if the name is taken, or the images are in no known layout.
     """
     check_name(name, force=force)
     found = recognise(source, layout=layout)
     print(f"recognised {found.layout}: {LAYOUTS[found.layout].description}")
     dataset = found.as_dataset(name)
-    dataset.reindex(found.classes, write=False)  # what fails fails before anything is written
+    dataset.reindex(found.classes, write=False)  # if this fails, it fails before anything is written
     if not dry_run:
         print(f"configs    {register(name, found, force=force)}")
     index_images(dataset, found.classes, dry_run=dry_run)
@@ -109,10 +109,10 @@ def add_dataset(
 def preview_classes(
     dataset: OpenDataset, classes: Sequence[str], config: RealNetConfig, *, num_images: int, output: Path | None = None
 ) -> None:
-    """Draw a contact sheet of each class, to ``<output>/<class>.png`` or beside the class's heatmaps.
+    """Draw a contact sheet of each class, to ``<output>/<class>.png`` or next to the class's heatmaps.
 
     Raises:
-        UserError: where a class has no images, or one cannot be read.
+        UserError: if a class has no images, or one cannot be read.
     """
     for class_name in classes:
         with console():
@@ -134,7 +134,7 @@ def check_dataset(dataset: OpenDataset, classes: Sequence[str], config: RealNetC
     """Decode every image and mask of the classes, and print all findings.
 
     Raises:
-        UserError: where a finding is fatal.
+        UserError: if a finding is fatal.
     """
     found = []
     for class_name in bar(classes, total=len(classes), description="classes"):
@@ -149,7 +149,7 @@ def check_dataset(dataset: OpenDataset, classes: Sequence[str], config: RealNetC
 
 
 def draw_toy(*, force: bool = False, dry_run: bool = False) -> None:
-    """Draw the synthetic dataset, unless it is there."""
+    """Draw the synthetic dataset, unless it is complete and ``force`` is False."""
     root = open_dataset("toy").image_root
     if is_complete(root) and not force:
         print(f"complete   {root}")

@@ -1,4 +1,4 @@
-"""What a dataset holds, class by class, as a table."""
+"""Summarise a dataset in a table, class by class."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,15 +14,15 @@ HEADINGS = ("class", "train", "test good", "test defects", "masks", "height x wi
 
 @dataclass(frozen=True)
 class ClassSummary:
-    """Numbers of a class.
+    """Image counts of a class.
 
     Attributes:
         class_name: its name.
-        train: training images.
-        good: normal test images.
-        defects: test images by kind of defect.
-        masks: defects that have a mask.
-        sizes: images by (height, width); under None those that cannot be read.
+        train: number of training images.
+        good: number of normal test images.
+        defects: number of test images per kind of defect.
+        masks: number of defect images with a mask.
+        sizes: number of images per (height, width); None counts the unreadable ones.
     """
 
     class_name: str
@@ -34,7 +34,7 @@ class ClassSummary:
 
 
 def summarise_class(class_name: str, index: ClassIndex, image_root: Path) -> ClassSummary:
-    """Count a class's images; their sizes are read from the files' headers."""
+    """Count a class's images, and read their sizes from the file headers."""
     looks = look_at_images(image_root / entry.filename for entry in (*index.train, *index.test))
     defects = [entry for entry in index.test if entry.label]
     return ClassSummary(
@@ -48,7 +48,7 @@ def summarise_class(class_name: str, index: ClassIndex, image_root: Path) -> Cla
 
 
 def summary_table(indexes: Mapping[str, ClassIndex], image_root: Path) -> str:
-    """Return a table with a line for each class, and with their sum where they are several."""
+    """Return a table with a line per class and, if there are several, a line of their sums."""
     progress = bar(indexes.items(), total=len(indexes), description="image sizes")
     summaries = [summarise_class(name, index, image_root) for name, index in progress]
     rows = [HEADINGS, *map(_row, summaries)]
@@ -78,7 +78,7 @@ def _sum(summaries: Sequence[ClassSummary]) -> ClassSummary:
         class_name="all",
         train=sum(one.train for one in summaries),
         good=sum(one.good for one in summaries),
-        defects={"of all kinds": defects} if defects else {},
+        defects={"all kinds": defects} if defects else {},
         masks=sum(one.masks for one in summaries),
         sizes=_add(one.sizes for one in summaries),
     )

@@ -1,6 +1,6 @@
-"""A small synthetic dataset: photographs of a woven texture and of a riveted plate, with exact masks of their defects.
+"""A small synthetic dataset: photographs of a woven texture and a riveted plate, with exact masks of their defects.
 
-Everything is drawn from distances: a shape is a signed distance (negative inside), in units of half an image's side.
+Each shape is drawn from a signed distance (negative inside), in units of half the image's height.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,23 +14,23 @@ from numpy.typing import NDArray
 from realnet.data.images import Image, Mask, write_image
 
 Plane = NDArray[np.float64]
-"""One number a pixel, (H, W)."""
+"""One number per pixel, (H, W)."""
 Colours = NDArray[np.float64]
-"""RGB in [0, 1]: of each pixel (H, W, 3), or one colour (3,)."""
+"""RGB in [0, 1]: per pixel (H, W, 3), or one colour (3,)."""
 
-THREADS = 8  # of the weave, across the image
+THREADS = 8  # threads of the weave across the image
 PLATE_SIDE, PLATE_CORNER, RIVET = 0.72, 0.16, 0.5
 
 
 @dataclass(frozen=True)
 class Scene:
-    """An ideal picture and the coordinates that its parts are drawn in.
+    """An ideal picture, and the coordinates in which its parts are drawn.
 
     Attributes:
-        colours: (H, W, 3) in [0, 1], before the camera.
-        x: to the right in the object's own frame, (H, W).
-        y: downwards in the object's own frame, (H, W).
-        outline: distance to the object's edge (H, W); negative inside.
+        colours: (H, W, 3) in [0, 1], before the camera's effects.
+        x: coordinate to the right in the object's own frame, (H, W).
+        y: coordinate downwards in the object's own frame, (H, W).
+        outline: signed distance to the object's edge (H, W), negative inside.
     """
 
     colours: Colours
@@ -40,13 +40,13 @@ class Scene:
 
     @property
     def pixel(self) -> float:
-        """Return the side of a pixel."""
+        """Return the side of a pixel, in the units of the distances."""
         return 2 / self.x.shape[0]
 
 
 @dataclass(frozen=True)
 class Defect:
-    """A changed part of a scene: its distance (H, W; negative inside) and the colours (H, W, 3) that it takes."""
+    """A damaged part of a scene: its signed distance (H, W), negative inside, and its colours (H, W, 3)."""
 
     distance: Plane
     colours: Colours
@@ -67,15 +67,15 @@ def make_toy_dataset(
 ) -> None:
     """Write two classes, ``weave`` and ``widget``, in MVTec-AD's layout, as PNG.
 
-    Each image depends on the seed and on its own name alone, so other counts do not change it.
+    Each image depends only on the seed and its own name, so changing a count does not change it.
 
     Args:
-        root: the image root; files of the same names are overwritten.
+        root: the image root; files with the same names are overwritten.
         image_size: (height, width) in pixels.
         num_train: normal training images per class.
         num_good: normal test images per class.
-        num_defects: test images per class and defect kind.
-        seed: of everything.
+        num_defects: test images per class and kind of defect.
+        seed: seed of all draws.
     """
     for class_name, (render, damages) in CLASSES.items():
         for folder, count in (("train/good", num_train), ("test/good", num_good)):
@@ -104,7 +104,7 @@ def is_complete(root: Path, *, num_train: int = 60, num_good: int = 12, num_defe
 def draw_defect(
     render: Render, damage: Damage, image_size: tuple[int, int], rng: np.random.Generator
 ) -> tuple[Image, Mask]:
-    """Draw a damaged object and the mask of its damage, which is where the damage covers half of a pixel or more."""
+    """Draw a damaged object and the mask of the damage: the pixels that it covers by half or more."""
     scene = render(image_size, rng)
     defect = damage(scene, rng)
     distance = np.maximum(defect.distance, scene.outline)
@@ -113,7 +113,7 @@ def draw_defect(
 
 
 def render_weave(image_size: tuple[int, int], rng: np.random.Generator) -> Scene:
-    """Draw a plain weave: two sets of threads that take turns to be on top."""
+    """Draw a plain weave: two sets of threads that alternate on top."""
     x, y = _pose(image_size, rng, turn=4, shift=1 / THREADS, zoom=0.04)
     u, v = x * THREADS / 2, y * THREADS / 2
     warp, weft = np.abs(np.sin(np.pi * u)), np.abs(np.sin(np.pi * v))
@@ -143,12 +143,12 @@ def render_widget(image_size: tuple[int, int], rng: np.random.Generator) -> Scen
 
 
 def hole(scene: Scene, rng: np.random.Generator) -> Defect:
-    """Tear a hole, behind which it is dark."""
+    """Tear a hole that shows darkness behind it."""
     return Defect(_blob(scene, rng, radius=(0.10, 0.2), reach=0.65), scene.colours * 0.2)
 
 
 def stain(scene: Scene, rng: np.random.Generator) -> Defect:
-    """Spill something that colours the surface and lets its texture through."""
+    """Stain the surface, so that its texture still shows."""
     tint = np.array([(0.75, 0.42, 0.34), (0.45, 0.72, 0.45), (0.45, 0.5, 0.85)][rng.integers(3)])
     return Defect(_blob(scene, rng, radius=(0.16, 0.3), reach=0.6), scene.colours * tint)
 
@@ -160,7 +160,7 @@ def fibre(scene: Scene, rng: np.random.Generator) -> Defect:
 
 
 def scratch(scene: Scene, rng: np.random.Generator) -> Defect:
-    """Scratch the surface, which shows bright or dark."""
+    """Scratch the surface, bright or dark."""
     tone = (0.98, 0.2)[rng.integers(2)]
     return Defect(_curve(scene, rng, length=(0.45, 0.9), width=(0.025, 0.04), reach=0.3), _flat(scene, (tone,) * 3))
 
@@ -173,7 +173,7 @@ def contamination(scene: Scene, rng: np.random.Generator) -> Defect:
 
 
 def chip(scene: Scene, rng: np.random.Generator) -> Defect:
-    """Break a piece off the edge, where the table shows."""
+    """Break a piece off the edge, so that the table shows."""
     angle = rng.uniform(0, 2 * np.pi)
     centre = PLATE_SIDE * np.clip(1.4 * np.array([np.cos(angle), np.sin(angle)]), -1, 1)
     distance = _blob(scene, rng, radius=(0.22, 0.32), centre=centre)
@@ -193,7 +193,7 @@ def _generator(seed: int, name: str) -> np.random.Generator:
 def _pose(
     image_size: tuple[int, int], rng: np.random.Generator, *, turn: float, shift: float, zoom: float
 ) -> tuple[Plane, Plane]:
-    """Return the pixels' coordinates in the frame of an object that is turned (degrees), moved and scaled a little."""
+    """Return the pixels' coordinates in the frame of an object that is slightly turned (degrees), moved and scaled."""
     height, width = image_size
     rows, columns = np.mgrid[0:height, 0:width]
     scale = 2 / height * rng.uniform(1 - zoom, 1 + zoom)
@@ -218,7 +218,7 @@ def _blob(
     reach: float = 0.0,
     centre: NDArray[np.float64] | None = None,
 ) -> Plane:
-    """Return the distance to an uneven disk, at ``centre`` or anywhere within ``reach`` of the middle."""
+    """Return the distance to an uneven disk at ``centre``, or anywhere within ``reach`` of the middle."""
     right, down = rng.uniform(-reach, reach, size=2) if centre is None else centre
     x, y = scene.x - right, scene.y - down
     angle = np.arctan2(y, x)
@@ -229,7 +229,7 @@ def _blob(
 def _curve(
     scene: Scene, rng: np.random.Generator, *, length: tuple[float, float], width: tuple[float, float], reach: float
 ) -> Plane:
-    """Return the distance to a bent line with its middle within ``reach`` of the scene's."""
+    """Return the distance to a bent line whose middle is within ``reach`` of the scene's middle."""
     angle, bend = rng.uniform(0, 2 * np.pi), rng.uniform(-0.35, 0.35)
     span = rng.uniform(*length)
     along = np.linspace(-0.5, 0.5, 64)
@@ -246,7 +246,7 @@ def _flat(scene: Scene, colour: Colours | Sequence[float]) -> Colours:
 
 
 def _paint(below: Colours, distance: Plane, above: Colours, softness: float) -> Colours:
-    """Lay colours over others inside a shape; its edge is ``softness`` wide."""
+    """Paint colours over others inside a shape, with an edge ``softness`` wide."""
     cover = np.clip(0.5 - distance / softness, 0, 1)[..., None]
     return below * (1 - cover) + above * cover
 
@@ -256,7 +256,7 @@ def _jitter(colour: Colours | Sequence[float], rng: np.random.Generator) -> Colo
 
 
 def _photograph(colours: Colours, rng: np.random.Generator) -> Image:
-    """Light the scene unevenly, blur it as a lens does, add the sensor's noise."""
+    """Light the scene unevenly, blur it as a lens does, and add sensor noise."""
     height, width = colours.shape[:2]
     down, right = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     light = rng.uniform(0.9, 1.08) + rng.uniform(-0.08, 0.08) * down + rng.uniform(-0.08, 0.08) * right

@@ -1,4 +1,4 @@
-"""Small SVG charts for the report: inline text, no script, no external resource."""
+"""Draw small SVG charts for the report: inline text, no script, no external resource."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ OF_IMAGES, OF_PIXELS = "#7a4fa3", "#1f8a7d"
 
 @dataclass(frozen=True)
 class Line:
-    """A curve of a chart with its name in the legend."""
+    """A curve of a chart, and its name in the legend."""
 
     name: str
     points: CurvePoints
@@ -27,7 +27,7 @@ class Line:
 
 @dataclass(frozen=True)
 class _Axes:
-    """Map data to pixels: x from `low` to `high`, y from 0 to `top`."""
+    """Map data to pixels: x from ``low`` to ``high``, y from 0 to ``top``."""
 
     low: float
     high: float
@@ -41,7 +41,7 @@ class _Axes:
 
 
 def line_chart(lines: Sequence[Line], *, x_label: str, y_label: str, x_limit: float = 1.0) -> str:
-    """Draw curves over [0, `x_limit`] × [0, 1] as an SVG element."""
+    """Draw curves over [0, ``x_limit``] × [0, 1] as an SVG element."""
     axes = _Axes(0, x_limit, 1)
     paths = [
         f'<polyline fill="none" stroke="{line.colour}" stroke-width="2" points="{_path(axes, line.points)}"/>'
@@ -54,13 +54,13 @@ def line_chart(lines: Sequence[Line], *, x_label: str, y_label: str, x_limit: fl
 def histogram(
     normal: NDArray[np.float64], defect: NDArray[np.float64], *, threshold: float | None, num_bins: int = 40
 ) -> str:
-    """Draw how many normal and defect images have which score, and the threshold, as an SVG element.
+    """Draw a histogram of the scores of normal and defect images, with the threshold, as an SVG element.
 
     Args:
-        normal: scores of normal images (N,); those that are not finite are left out.
-        defect: scores of defect images (M,).
-        threshold: a dashed line; None draws none.
-        num_bins: bars over the range of all scores.
+        normal: scores of normal images (N,); scores that are not finite are left out.
+        defect: scores of defect images (M,), likewise.
+        threshold: score at which to draw a dashed line; None draws none.
+        num_bins: number of bins over the range of all scores.
     """
     normal, defect = normal[np.isfinite(normal)], defect[np.isfinite(defect)]
     low, high = _range(np.concatenate([normal, defect, [] if threshold is None else [threshold]]))
@@ -123,7 +123,7 @@ def _frame(axes: _Axes, x_label: str, y_label: str, y_step: float = 0.0) -> Iter
 
 
 def _ticks(low: float, high: float, *, count: int = 5, smallest_step: float = 0.0) -> list[float]:
-    """Return round values in [low, high], about `count` of them."""
+    """Return about ``count`` round values in [low, high]."""
     rough = max((high - low) / count, smallest_step)
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.999)

@@ -28,13 +28,13 @@ logger = logging.getLogger("realnet")
 
 
 def results_folder(dataset: str, class_name: str, part: Literal["given", "references"] | None = None) -> Path:
-    """Return where a class's results go; those of a file given by hand, or of references alone, lie beside them."""
+    """Return the folder of a class's results; a checkpoint given by hand, or references alone, get one inside it."""
     folder = paths.output(dataset, "realnet", "vis", class_name)
     return folder / part if part else folder
 
 
 def heatmaps_folder(folder: Path, protocol: Protocol) -> Path:
-    """Return where under a class's results a detector's heatmaps go."""
+    """Return the folder of a detector's heatmaps, in or under the folder of the class's results."""
     return folder if protocol == "given" else folder / protocol
 
 
@@ -49,20 +49,22 @@ def report_class(
     references: Sequence[ReferenceName] = (),
     resume: bool = False,
 ) -> ClassResult:
-    """Evaluate a class by each checkpoint; write heatmaps, ``report.html`` and ``metrics.json`` under ``folder``.
+    """Evaluate each checkpoint of a class; write heatmaps, ``report.html`` and ``metrics.json`` under ``folder``.
 
     Args:
-        dataset: whose class it is.
-        class_name: likewise.
-        checkpoints: may be none where there are references; the first in the order of ``PROTOCOLS`` is pictured.
-        config: of this machine and of the metrics; the networks are as the checkpoints say.
-        world: this process; the first of several writes.
-        folder: of the class's results.
-        references: fitted to the training images and evaluated too, on the features of the first checkpoint.
-        resume: keep the results that are there, if weights, settings, test images and masks are still the same.
+        dataset: the dataset of the class.
+        class_name: name of the class.
+        checkpoints: may be empty if there are references; the report shows the images of the first in the order of
+            ``PROTOCOLS``.
+        config: settings of this machine and of the metrics; the checkpoints hold those of the networks.
+        world: this process; only the main process writes.
+        folder: folder of the class's results.
+        references: reference detectors to fit to the training images and evaluate too, on the first checkpoint's
+            features.
+        resume: keep existing results if weights, settings, test images and masks have not changed.
 
     Raises:
-        UserError: where a checkpoint, an image or a mask cannot be used.
+        UserError: if a checkpoint, an image or a mask cannot be used.
     """
     with distributed.refusing_together():
         require_sound(dataset, [class_name])
@@ -71,7 +73,7 @@ def report_class(
         inputs = _inputs(dataset, class_name, checkpoints, config, references)
     kept = _kept(folder, inputs, test) if resume else None
     if not distributed.any_process(kept is None) and kept:
-        logger.info("%s: results of %s kept: nothing has changed; --no-resume evaluates anew", class_name, kept.made)
+        logger.info("%s: results of %s kept, nothing has changed; --no-resume evaluates again", class_name, kept.made)
         return kept
     if world.is_main:
         _remove_stale_heatmaps(folder, class_name, test)
@@ -80,7 +82,7 @@ def report_class(
     with distributed.refusing_together():
         maker = ReferenceMaker(dataset, class_name, seen, world) if references else None
     for protocol in reversed([protocol for protocol in PROTOCOLS if protocol in (*checkpoints, *references)]):
-        # only one detector's maps are in memory at a time; the last ones are pictured in the report
+        # only one detector's maps are in memory at a time; the last ones go into the report
         if maker and protocol in REFERENCES:
             result, scores = evaluate_reference(cast(ReferenceName, protocol), maker, splits, world=world)
         else:
@@ -108,7 +110,7 @@ def report_class(
 
 
 def _config_of(checkpoints: Mapping[Protocol, Path], config: RealNetConfig) -> RealNetConfig:
-    """Return the config whose features references see: the first checkpoint's own, else the data set's."""
+    """Return the config of the features that references see: the first checkpoint's, else the dataset's."""
     for protocol in (protocol for protocol in PROTOCOLS if protocol in checkpoints):
         return stored_config(checkpoints[protocol], config)
     return settle(config)
@@ -121,7 +123,7 @@ def _inputs(
     config: RealNetConfig,
     references: Sequence[ReferenceName],
 ) -> str:
-    """Return a digest of all that a class's results come from; files count by name, size and time."""
+    """Return a digest of everything that a class's results depend on; files count by path, size and time."""
     index = dataset.index(class_name, write=False)
     test, train = index.test, index.train if references else ()
     names = [name for entry in (*test, *train) for name in (entry.filename, entry.maskname) if name]
@@ -132,7 +134,7 @@ def _inputs(
 
 
 def _kept(folder: Path, inputs: str, test: Sequence[Entry]) -> ClassResult | None:
-    """Return the results that are there, with report and all heatmaps, if they come from the same."""
+    """Return the stored results if they have the same inputs, and if the report and all heatmaps exist."""
     stored = read_class(folder)
     if stored is None or stored.inputs != inputs:
         return None
@@ -143,7 +145,7 @@ def _kept(folder: Path, inputs: str, test: Sequence[Entry]) -> ClassResult | Non
 
 
 def _remove_stale_heatmaps(folder: Path, class_name: str, test: Sequence[Entry]) -> None:
-    """Remove the heatmaps that the evaluation before this one wrote of images that are tested no longer."""
+    """Remove the heatmaps that the previous evaluation wrote for images that are no longer test images."""
     earlier, tested = read_earlier(folder), {entry.filename for entry in test}
     for one in earlier.checkpoints if earlier else ():
         stale = [heatmap_name(image.filename, class_name) for image in one.images if image.filename not in tested]

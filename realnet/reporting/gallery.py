@@ -1,4 +1,4 @@
-"""The report's gallery: every test image with its mask, anomaly map and overlay, as HTML."""
+"""Write the report's gallery as HTML: every test image with its mask, anomaly map and overlay."""
 
 import base64
 import math
@@ -23,9 +23,9 @@ class Views:
     """What a card shows of a test image.
 
     Attributes:
-        image: uint8 RGB (H, W, 3); its thumbnail is shown, at whose size map and mask are drawn.
+        image: uint8 RGB (H, W, 3); the card shows a thumbnail of it, and map and mask at the thumbnail's size.
         anomaly_map: (h, w) in [0, 1].
-        mask: truth (h', w'), bool or uint8; None where there is none.
+        mask: truth (h', w'), bool or uint8; None if there is none.
     """
 
     image: Image
@@ -35,14 +35,14 @@ class Views:
 
 @dataclass(frozen=True)
 class Item:
-    """A test image: what is sorted and filtered, and how to get its pictures when its turn comes.
+    """A test image: what the gallery sorts and filters by, and how to load the images of its card.
 
     Attributes:
         name: path shown to the reader.
-        kind: defect type, or the name of the normal type.
-        is_defect: the truth.
+        kind: kind of defect, or ``good``.
+        is_defect: whether the image is a defect in truth.
         score: image score.
-        load: called once, as the page is written, so that one image at a time is in memory.
+        load: called once, while the page is written, so that only one image is in memory at a time.
     """
 
     name: str
@@ -53,14 +53,14 @@ class Item:
 
 
 def error_of(item: Item, threshold: float | None) -> str:
-    """Return "missed", "alarm" (a false one) or "" for a right verdict or none."""
+    """Return "missed", "alarm" (a false alarm), or "" if the verdict is right or there is none."""
     if threshold is None or item.is_defect == (item.score >= threshold):
         return ""
     return "missed" if item.is_defect else "alarm"
 
 
 def gallery_parts(items: Sequence[Item], display: Display) -> Iterator[str]:
-    """Yield the HTML of a gallery piece by piece, highest score first, each image loaded as its piece is made."""
+    """Yield the HTML of a gallery piece by piece, highest score first; each piece loads its image when it is made."""
     errors = Counter(error_of(item, display.threshold) for item in items)
     kinds = Counter(item.kind for item in items)
     yield '<div class="gallery"><div class="controls">'
@@ -69,7 +69,7 @@ def gallery_parts(items: Sequence[Item], display: Display) -> Iterator[str]:
         texts = {"": "any", "missed": f"missed {errors['missed']}", "alarm": f"false alarm {errors['alarm']}"}
         yield _buttons("error", "error", texts)
     yield _buttons("order", "score", {"falling": "highest first", "rising": "lowest first"})
-    yield '</div><p class="empty" hidden>No image is both of this kind and of this error.</p><div class="cards">\n'
+    yield '</div><p class="empty" hidden>No image has both this kind and this error.</p><div class="cards">\n'
     for item in sorted(items, key=lambda item: -math.inf if math.isnan(item.score) else -item.score):
         yield _card(item, display)
     yield "</div></div>"
@@ -115,7 +115,7 @@ def _mask(item: Item, mask: MaskArray | None, size: tuple[int, int]) -> str:
         text = "normal" if not item.is_defect else "no mask" if mask is None else _vanished(mask)
         return f'<div class="none" style="aspect-ratio: {size[1]} / {size[0]}">{text}</div>'
     share = fit((mask != 0).astype(np.float32), size)
-    return _image(heatmaps.draw_mask(share > 0), ".png")  # not the nearest pixel: a small defect would vanish
+    return _image(heatmaps.draw_mask(share > 0), ".png")  # the nearest pixel would lose a small defect
 
 
 def _vanished(mask: MaskArray) -> str:

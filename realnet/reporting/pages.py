@@ -1,4 +1,4 @@
-"""An evaluation's pictures: the report pages, and one heatmap file for each test image."""
+"""Write the pages of an evaluation, and one heatmap file per test image."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -24,17 +24,17 @@ from realnet.runtime.progress import bar
 
 
 def write_heatmaps(scores: ClassScores, pictures: Pictures, folder: Path, display: Display, description: str) -> None:
-    """Write image, mask and anomaly map with outline of each test image, side by side, at the detector's input size.
+    """Write a panel for each test image: image, mask and outlined anomaly map (docs/method.md, Heatmaps).
 
     Args:
-        scores: of a class.
-        pictures: of the same images.
-        folder: takes one file for each image, by its path within the class: ``test/hole/003.png``.
-        display: thresholds and scale.
+        scores: scores of a class.
+        pictures: pictures of the same images.
+        folder: gets one file per image, at the image's path within the class: ``test/hole/003.png``.
+        display: thresholds and colour scale.
         description: names the progress bar.
 
     Raises:
-        UserError: where a heatmap cannot be written.
+        UserError: if a heatmap cannot be written.
     """
     for number, entry in enumerate(bar(scores.entries, total=len(scores.entries), description=description)):
         panel = heatmap_panel(
@@ -49,14 +49,14 @@ def write_heatmaps(scores: ClassScores, pictures: Pictures, folder: Path, displa
 
 
 def write_class_page(folder: Path, result: ClassResult, scores: ClassScores, pictures: Pictures) -> None:
-    """Write a class's report with its gallery; ``scores`` are those of the result's first checkpoint."""
+    """Write a class's report with its gallery; ``scores`` belong to the result's first checkpoint."""
     images = result.checkpoints[0].images
     items = [_item(image, partial(_views, scores, pictures, number)) for number, image in enumerate(images)]
     _write(folder, [result], [_class_report(result, items)], classes=())
 
 
 def write_dataset_page(folder: Path, results: Sequence[ClassResult], classes: Sequence[str]) -> None:
-    """Write the report of several classes, with links to their pages; ``classes`` are all those of the dataset."""
+    """Write the report of several classes, with links to their pages; ``classes`` lists all classes of the dataset."""
     reports = [
         _class_report(
             result,

@@ -1,4 +1,4 @@
-// Each gallery has its own filters: a card is shown where its kind and its error match the pressed buttons.
+// Each gallery has its own filters: it shows the cards that match the pressed buttons for kind and error.
 for (const gallery of document.querySelectorAll(".gallery")) {
   const cards = gallery.querySelector(".cards");
   const chosen = { kind: "", error: "", order: "falling" };
@@ -24,7 +24,7 @@ for (const gallery of document.querySelectorAll(".gallery")) {
   });
 }
 
-// A picture fills the window until a click or Escape; the arrow keys go on to the others of its card.
+// An enlarged image fills the window until a click or Escape; the arrow keys show the other images of its card.
 const large = document.body.appendChild(document.createElement("dialog"));
 large.append(document.createElement("img"), document.createElement("p"));
 let button;

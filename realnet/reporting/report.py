@@ -1,4 +1,4 @@
-"""Write an evaluation as one HTML page that needs nothing beside it: no network, no other file."""
+"""Write an evaluation as one self-contained HTML page: it needs no network and no other file."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,7 +30,7 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-s
 
 @dataclass(frozen=True)
 class Result:
-    """A metric in [0, 1], or None and the reason why it was not computed; beside it the published value, if any."""
+    """A metric in [0, 1], or None and the reason why it was not computed; and the published value, if any."""
 
     value: float | None
     reason: str | None = None
@@ -42,9 +42,9 @@ class ResultTable:
     """The results of one checkpoint of each class.
 
     Attributes:
-        protocol: how the checkpoint was chosen, such as "last epoch: no test data used".
-        rows: class name to metric name (a key of `TITLES`, or any other) to result.
-        mean: metric name to the mean over the classes; None for a single class.
+        protocol: how the checkpoints were chosen, such as "last epoch: no test data used".
+        rows: results by class name and metric name (a key of ``TITLES``, or any other).
+        mean: means over the classes by metric name; None for a single class.
     """
 
     protocol: str
@@ -57,17 +57,17 @@ class ClassReport:
     """A class's part of the page.
 
     Attributes:
-        class_name: title.
-        checkpoint: path of the weights that made its scores and pictures.
+        class_name: name of the class, the title of its part.
+        checkpoint: path of the checkpoint that the scores and images come from.
         protocol: how that checkpoint was chosen.
-        items: its test images, in any order.
-        display: its thresholds and display scale.
+        items: the test images, in any order.
+        display: the thresholds and the colour scale.
         threshold_note: where the thresholds come from.
-        image_roc: curve of the images; None where it was not computed.
-        pixel_roc: curve of the pixels; None where it was not computed.
-        pro: mean region overlap up to `fpr_limit`; None where it was not computed.
-        fpr_limit: where `pro` ends.
-        gallery_page: relative link, as URLs are written, to the page that holds the gallery; None shows it here.
+        image_roc: ROC curve of the images; None if it was not computed.
+        pixel_roc: ROC curve of the pixels; None if it was not computed.
+        pro: mean region overlap up to ``fpr_limit``; None if it was not computed.
+        fpr_limit: false positive rate at which ``pro`` ends.
+        gallery_page: relative URL of the page with the gallery; None shows the gallery here.
     """
 
     class_name: str
@@ -88,10 +88,10 @@ class ReportData:
     """A whole page.
 
     Attributes:
-        dataset: its name.
-        tables: results, one a protocol.
-        classes: one a class, in the order of the page.
-        notes: further lines of the header, such as the date and versions.
+        dataset: name of the dataset.
+        tables: tables of results, one per protocol.
+        classes: parts of the page, one per class, in order.
+        notes: further lines for the header, such as the date.
     """
 
     dataset: str
@@ -101,10 +101,10 @@ class ReportData:
 
 
 def write_report(path: Path, report: ReportData) -> None:
-    """Write the page, one image in memory at a time; the file appears only once it is whole.
+    """Write the page with one image in memory at a time; the file appears only once it is complete.
 
     Raises:
-        UserError: where it cannot be written.
+        UserError: if it cannot be written.
     """
     with whole_file(path) as page:
         _write_page(page, report)
@@ -138,9 +138,9 @@ def _table(table: ResultTable) -> str:
     has_published = any(result.published is not None for row in rows for result in row.values())
     legend = ["In %"]
     if "image_f1_max" in columns:
-        legend.append("F1-max: at the best threshold, by the test labels")
+        legend.append("F1-max: at the best threshold for the test labels")
     if has_published:
-        legend.append("small: published")
+        legend.append("in small print: published")
     return (
         f'<h3>{escape(table.protocol)}</h3><div class="wide"><table><tr><th></th>{head}</tr>{"".join(body)}</table>'
         f'</div><p class="note">{"; ".join(legend)}.</p>{"".join(_reasons(table.rows))}\n'
@@ -158,12 +158,12 @@ def _cell(result: Result) -> str:
 
 
 def mean_name(table: ResultTable) -> str:
-    """Say how many classes a table's mean is of: other protocols may have others."""
+    """Return the mean's name with its number of classes, since the tables may cover different classes."""
     return f"mean of {len(table.rows)} {'class' if len(table.rows) == 1 else 'classes'}"
 
 
 def missing_metrics(row: Mapping[str, Result]) -> dict[str, list[str]]:
-    """Return, by reason, the titles of the metrics that it kept from being computed."""
+    """Return the titles of the metrics that were not computed, by reason."""
     missing: dict[str, list[str]] = {}
     for metric, result in row.items():
         if result.value is None:
@@ -195,7 +195,7 @@ def _summary(one: ClassReport) -> str:
     defects = sum(item.is_defect for item in one.items)
     counts = f"{len(one.items) - defects} normal and {defects} defect images."
     if one.display.threshold is None:
-        return counts + " There is no image threshold, hence no verdicts."
+        return counts + " There is no image threshold, so there are no verdicts."
     return (
         f"{counts} At the threshold {one.display.threshold:.4g}: {errors['missed']} of {defects} defects missed,"
         f" {errors['alarm']} false alarms on {len(one.items) - defects} normal images."

@@ -1,4 +1,4 @@
-"""The tables of an evaluation: beside the published values, on the console and in the report."""
+"""Make the tables of an evaluation, with the published values, for the console and the report."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -19,7 +19,7 @@ SOURCES: Mapping[Source, str] = {"calibrated": "calibrated", "test labels": "pic
 
 
 def means(results: Sequence[ClassResult]) -> dict[Protocol, dict[str, Metric]]:
-    """Return the mean of each metric over the classes, by protocol, of the protocols that there are."""
+    """Return, for each protocol with results, the mean of each metric over the classes."""
     found = {protocol: [one.metrics for _, one in _by(protocol, results)] for protocol in PROTOCOLS}
     return {protocol: mean_over_classes(metrics) for protocol, metrics in found.items() if metrics}
 
@@ -28,8 +28,8 @@ def tables(results: Sequence[ClassResult], classes: Sequence[str]) -> list[Resul
     """Return a table for each protocol.
 
     Args:
-        results: of one dataset's classes.
-        classes: all classes of that dataset; published means stand beside ours where none of them is left out.
+        results: results of classes of one dataset.
+        classes: all classes of that dataset; the table shows the published means only if none of them is missing.
     """
     made = []
     for protocol, mean in means(results).items():
@@ -47,7 +47,7 @@ def tables(results: Sequence[ClassResult], classes: Sequence[str]) -> list[Resul
 
 
 def _side_by_side(results: Sequence[ClassResult]) -> Iterator[ResultTable]:
-    """Yield a table with a row for each detector, RealNet's and the references', where there are references."""
+    """Yield, if there are references, a table with a row for each detector: RealNet and the references."""
     found = means(results)
     if found.keys() & REFERENCES.keys():
         names = {
@@ -61,7 +61,7 @@ def _side_by_side(results: Sequence[ClassResult]) -> Iterator[ResultTable]:
 
 
 def console_lines(dataset: str, table: ResultTable) -> Iterator[str]:
-    """Yield a table's lines, aligned, in %: classes, their mean, the published mean, and what is not computed."""
+    """Yield a table's aligned lines, in %: the classes, their mean, the published mean, and missing metrics."""
     published = PUBLISHED.get(dataset, {})
     rows: dict[str, Sequence[float | None]] = {name: _values(row) for name, row in table.rows.items()}
     if table.mean is not None:
@@ -80,7 +80,7 @@ def console_lines(dataset: str, table: ResultTable) -> Iterator[str]:
 
 
 def verdict_lines(results: Sequence[ClassResult]) -> Iterator[str]:
-    """Yield what the thresholds make of the test splits."""
+    """Yield a line with the verdicts of each threshold, and the notes on each class."""
     for one in results:
         for checkpoint in one.checkpoints:
             if checkpoint.verdicts is not None:
@@ -89,7 +89,7 @@ def verdict_lines(results: Sequence[ClassResult]) -> Iterator[str]:
 
 
 def f1_text(result: CheckpointResult) -> str:
-    """Say how near the threshold comes to the best possible one; "" where that is not known."""
+    """Return a text that compares the threshold's F1 to the best possible; "" if they are not known."""
     verdicts = result.verdicts
     if verdicts is None or verdicts.f1 is None or verdicts.best_f1 is None:
         return ""

@@ -95,7 +95,7 @@ def test_nothing_is_passed_over_in_silence(tiny, capsys, monkeypatch):
     for name in ("a.heic", "b.HEIC", "c.gif", "no_ending", ".DS_Store", ".hidden.png"):
         (folder / name).write_bytes(b"")
     assert predict("--input", folder) == 0
-    assert "4 passed over, by ending no images: 1 without one, 1 .gif, 2 .heic\n" in capsys.readouterr().out
+    assert "4 passed over, not images by their suffix: 1 without one, 1 .gif, 2 .heic\n" in capsys.readouterr().out
     assert [name for name in rows() if not name.startswith("day/")] == ["a_link/good/000.png", "a_link/good/001.png"]
     assert len(rows()) == 7
 
@@ -220,7 +220,7 @@ def test_what_cannot_be_predicted_is_said():
         (("--input", "empty"), "empty holds no images"),
         (("--input", TEST, "--batch_size", 0), "--batch_size 0 must be at least 1"),
         (("--input", TEST, "--class_name", "widget"), "--dataset tiny --class_name widget"),
-        (("--input", TEST, "--class_name", "weave", "widget"), r"one class's detector.*\(trained: weave\)"),
+        (("--input", TEST, "--class_name", "weave", "widget"), r"the detector of one class.*\(trained: weave\)"),
     ]:
         with pytest.raises(UserError, match=message):
             predict(*arguments)

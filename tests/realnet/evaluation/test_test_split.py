@@ -74,7 +74,7 @@ def test_pictures_keep_what_people_see(entries, tmp_path):
 
 def test_a_mask_of_another_size_is_refused(entries, tmp_path):
     write_image(tmp_path / "masks/1.png", np.ones((50, 40), bool))
-    with pytest.raises(UserError, match=r"masks/1\.png is 50x40 pixels, its image nut/1\.png 40x500"):
+    with pytest.raises(UserError, match=r"masks/1\.png is 50x40 pixels, its image nut/1\.png is 40x500"):
         list(split_of(entries, tmp_path).batches(3))
 
 

@@ -76,7 +76,7 @@ def test_incomplete_archives_are_refused_by_name(visa, tmp_path):
     (visa / "split_csv/1cls.csv").write_text("object,split\ncandle,train\n")
     with pytest.raises(UserError, match="expected columns object,split,label,image,mask"):
         plan_visa(visa, tmp_path / "visa")
-    with pytest.raises(UserError, match=r"1cls\.csv does not exist; give as --source"):
+    with pytest.raises(UserError, match=r"1cls\.csv does not exist; --source must be"):
         plan_visa(tmp_path, tmp_path / "visa")
     assert not (tmp_path / "visa").exists()
 
@@ -119,7 +119,7 @@ def test_magnetic_tiles_follow_a_list(tiles, tmp_path):
 def test_lists_that_do_not_fit_are_refused(tiles, tmp_path):
     names = tmp_path / "train.txt"
     names.write_text("exp3.jpg\nexp99.jpg\n")
-    with pytest.raises(UserError, match=r"names 1 of 2 images that are not in MT_Free/Imgs \(exp99\)"):
+    with pytest.raises(UserError, match=r"1 of its 2 images are not in MT_Free/Imgs \(exp99\)"):
         plan_mtd(tiles, tmp_path / "mtd", train_list=names)
     with pytest.raises(UserError, match="cannot read --train-list"):
         plan_mtd(tiles, tmp_path / "mtd", train_list=tmp_path / "absent.txt")
@@ -158,7 +158,7 @@ def test_solar_cells_are_sorted_by_kind_and_probability(cells, tmp_path):
         ("images/../../cell.png 0.0 mono", "line 1: .* is not: images/<file> <probability> mono|poly"),
         ("images/cell.png 0.0 round", "line 1"),
         ("images/absent.png 0.0 mono", r"1 files of the archive do not exist \(\S+absent\.png\)"),
-        ("images/cell0000.png 0.5 mono", "names no good and no defective cell"),
+        ("images/cell0000.png 0.5 mono", "lists no good and no defective cell"),
     ],
 )
 def test_odd_labels_of_solar_cells_are_refused(cells, tmp_path, line, reason):

@@ -93,9 +93,9 @@ def test_what_is_not_recognised_names_the_layouts(tmp_path):
     touch(tmp_path, "deep/er/and/deeper/0.png", "readme.txt")
     with pytest.raises(UserError, match=r"(?s)not laid out as expected.*\n  mvtec: .*\n  folder: "):
         recognise(tmp_path)
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         recognise(tmp_path / "absent")
     touch(tmp_path, "0.png")
-    with pytest.raises(UserError, match=r"mvtec: a folder a class") as refusal:
+    with pytest.raises(UserError, match=r"mvtec: one folder per class") as refusal:
         recognise(tmp_path, layout="mvtec")
     assert "folders:" not in str(refusal.value)

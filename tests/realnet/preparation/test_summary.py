@@ -31,7 +31,7 @@ def test_the_table(tmp_path):
     assert cells[1:] == [
         ["nut", "2", "1", "3 (bent 1, cut 2)", "1", "6x4, 8x10"],
         ["01", "2", "0", "0", "0", "8x10, 1 unreadable"],
-        ["all", "4", "1", "of all kinds 3", "1", "6x4, 8x10, 1 unreadable"],
+        ["all", "4", "1", "all kinds 3", "1", "6x4, 8x10, 1 unreadable"],
     ]
 
 
