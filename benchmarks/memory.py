@@ -35,7 +35,7 @@ from realnet.data.registry import open_dataset
 from realnet.detection.maps import anomaly_maps
 from realnet.dry_run import rehearsal
 from realnet.evaluation.scores import curves_of, score_split, summarise
-from realnet.evaluation.test_split import TestSplit
+from realnet.evaluation.split import TestSplit
 from realnet.models.build import build_classifier, build_detector, build_diffusion, build_unet
 from realnet.preparation.toy import make_toy_dataset
 from realnet.runtime import precision, threads

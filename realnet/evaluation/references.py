@@ -13,7 +13,7 @@ from realnet.data.registry import OpenDataset
 from realnet.detection.checkpoints import ReferenceName
 from realnet.detection.references import Reference, build_reference
 from realnet.evaluation.scores import ClassScores, scores_of
-from realnet.evaluation.test_split import TestSplit, interleave
+from realnet.evaluation.split import TestSplit, interleave
 from realnet.models.build import build_backbone, settle
 from realnet.runtime import distributed
 from realnet.runtime.distributed import World

@@ -22,7 +22,7 @@ from realnet.evaluation.results import (
     Verdicts,
 )
 from realnet.evaluation.scores import ClassScores, Curves, curves_of, not_numbers, score_split, summarise
-from realnet.evaluation.test_split import TestSplit
+from realnet.evaluation.split import TestSplit
 from realnet.metrics.curves import CurvePoints, ScoreCurve
 from realnet.runtime import distributed
 from realnet.runtime.distributed import World

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from realnet.config import EvaluationConfig
 from realnet.data.index import Entry
 from realnet.detection.maps import DIVERGED, anomaly_maps
-from realnet.evaluation.test_split import TestSplit, interleave
+from realnet.evaluation.split import TestSplit, interleave
 from realnet.metrics.curves import MetricUndefined, ScoreCurve, image_curve, pixel_curve
 from realnet.metrics.image_score import image_scores
 from realnet.models.realnet import RealNet

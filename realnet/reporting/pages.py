@@ -15,7 +15,7 @@ from realnet.drawing.heatmaps import Display
 from realnet.drawing.panels import heatmap_name, heatmap_panel, panel_size, verdict_title
 from realnet.evaluation.results import REPORT, ClassResult, Drawn, ImageResult
 from realnet.evaluation.scores import ClassScores
-from realnet.evaluation.test_split import Pictures
+from realnet.evaluation.split import Pictures
 from realnet.metrics.curves import CurvePoints
 from realnet.reporting.gallery import Item, Views
 from realnet.reporting.report import ClassReport, ReportData, write_report

@@ -19,7 +19,7 @@ from realnet.detection.calibration import calibrate, draw_examples, draw_probes
 from realnet.detection.fusion import choose_pool, fit_fusion
 from realnet.errors import Stopped
 from realnet.evaluation.scores import Metric, curves_of, score_split, summarise
-from realnet.evaluation.test_split import TestSplit
+from realnet.evaluation.split import TestSplit
 from realnet.models import checkpoint
 from realnet.models.afs import afs_criteria
 from realnet.models.build import build_detector, settle

@@ -10,7 +10,7 @@ from realnet.data.images import write_image
 from realnet.data.index import Entry
 from realnet.errors import UserError
 from realnet.evaluation.scores import METRICS, ClassScores, Metric, curves_of, mean_over_classes, score_split, summarise
-from realnet.evaluation.test_split import TestSplit
+from realnet.evaluation.split import TestSplit
 from realnet.runtime import distributed
 from realnet.runtime.distributed import World
 

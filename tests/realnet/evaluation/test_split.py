@@ -8,7 +8,7 @@ from realnet.data.images import normalise, read_image, resize_image, write_image
 from realnet.data.index import Entry
 from realnet.drawing.thumbnails import thumbnail
 from realnet.errors import UserError
-from realnet.evaluation.test_split import TestSplit, interleave
+from realnet.evaluation.split import TestSplit, interleave
 
 SIZE = (32, 48)
 
