@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from realnet.runtime.progress import console
 
     is_alone = "only" in flags.references
-    references = [name for name in REFERENCES if name in flags.references or flags.references == ["only"]]
+    references = [name for name in REFERENCES if name in flags.references or set(flags.references) == {"only"}]
     part: Literal["given", "references"] | None = "references" if is_alone else "given" if flags.checkpoint else None
     if is_alone and flags.checkpoint:
         raise UserError("--references only takes no --checkpoint; leave one of the two out, or name padim or nearest")

@@ -266,6 +266,11 @@ class RealNetConfig(TrainingConfig):
     def _check_fusion(self) -> Self:
         if self.detector.fuse.position and self.features.normalise == "none":
             raise ValueError("detector.fuse.position needs features.normalise position, channel or auto")
+        if self.features.normalise != "none" and not self.calibration.holdout_fraction:
+            raise ValueError(
+                "features.normalise needs calibration.holdout_fraction above 0, such as 0.1: on images that the "
+                "statistics have seen thresholds come out too low"
+            )
         return self
 
     @model_validator(mode="after")

@@ -34,7 +34,7 @@ def signal_maps(model: RealNet, image: Tensor, world: World) -> NDArray[np.float
     with world.precision.autocast():
         image = image.to(world.device)
         detection = model.detect(model.select(image), image.shape[-2:])
-        signals = model.signals(detection)
+    signals = model.signals(detection)  # in float32
     return torch.cat([signals[name].float() for name in SIGNALS], dim=1).cpu().numpy()
 
 

@@ -37,7 +37,7 @@ from realnet.training.detector_data import DetectorData
 from realnet.training.detector_task import SLOW, is_slow
 from realnet.training.diffusion_task import NEW_HEADS as UNET_HEADS
 from realnet.training.diffusion_task import NormalImages, load_pretrained
-from realnet.training.normal_statistics import require_memory
+from realnet.training.statistics_need import require_folds, require_memory
 
 MAP_BYTES = 4 + 1  # for each pixel: float32 of the anomaly map, and the mask
 
@@ -127,15 +127,21 @@ def detectors(
         "parameters": f"{trainable / 1e6:.1f} M trained, {frozen / 1e6:.1f} M frozen",
         **steps,
         **_beginning([begins(job) if resume else 0 for job in jobs]),
-        **_statistics(config, model, world.device),
+        **_statistics(config, model, jobs, world.device),
         "memory": _memory(rehearsal.detector_training(model, config, world.precision), world.precision),
         **({"advice": SLOW} if is_slow(config, world.device) else {}),
     }
 
 
-def _statistics(config: RealNetConfig, model: RealNet, device: torch.device) -> dict[str, object]:
+def _statistics(
+    config: RealNetConfig, model: RealNet, jobs: Sequence[DetectorData], device: torch.device
+) -> dict[str, object]:
     """Return the memory that statistics by position need in addition to a step; ``auto`` may choose them."""
-    if config.features.normalise not in {"position", "auto"}:
+    if config.features.normalise == "none":
+        return {}
+    for job in jobs:
+        require_folds(len(job.train), config.features.folds)
+    if config.features.normalise == "channel":
         return {}
     need = require_memory(model, config.image_size, config.features.folds, device)
     in_use = _gigabytes(need / (2 * config.features.folds + 2))

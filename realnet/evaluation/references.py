@@ -1,6 +1,7 @@
 """Fit a reference detector to a class's training images, and score its test split."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,7 +15,9 @@ from realnet.detection.checkpoints import ReferenceName
 from realnet.detection.references import Reference, build_reference
 from realnet.evaluation.scores import ClassScores, scores_of
 from realnet.evaluation.split import TestSplit, interleave
-from realnet.models.build import build_backbone, settle
+from realnet.models import checkpoint
+from realnet.models.backbone import Backbone
+from realnet.models.build import build_backbone, has_backbone, settle
 from realnet.runtime import distributed
 from realnet.runtime.distributed import World
 from realnet.runtime.placement import make_ready
@@ -31,9 +34,17 @@ class ReferenceMaker:
         world: this process; each process fits its own reference, with the same result.
     """
 
-    def __init__(self, dataset: OpenDataset, class_name: str, config: RealNetConfig, world: World) -> None:
+    def __init__(
+        self,
+        dataset: OpenDataset,
+        class_name: str,
+        config: RealNetConfig,
+        world: World,
+        *,
+        checkpoint_path: Path | None = None,
+    ) -> None:
         self.class_name, self.config, self.world = class_name, config, world
-        self.backbone = make_ready(build_backbone(config), world.precision.in_float32(), config.runtime)
+        self.backbone = make_ready(_backbone(config, checkpoint_path), world.precision.in_float32(), config.runtime)
         files = [dataset.image_root / entry.filename for entry in dataset.index(class_name).train]
         self.images = ImageCache(files, config.image_size)
 
@@ -57,6 +68,18 @@ class ReferenceMaker:
                 indexes = range(start, min(start + size, number))
                 yield torch.stack([normalise(self.images[index]) for index in indexes]).to(self.world.device)
                 progress.update(len(indexes))
+
+
+def _backbone(config: RealNetConfig, checkpoint_path: Path | None) -> Backbone:
+    """Return the backbone that a config names, or that a published checkpoint brings."""
+    stored = checkpoint.load(checkpoint_path, kind="realnet") if checkpoint_path else None
+    if stored is None or not has_backbone(stored.state_dict):
+        return build_backbone(config)
+    backbone = build_backbone(config, "given")
+    brought = {key: value for key, value in stored.state_dict.items() if key.startswith("backbone.")}
+    state = {key.removeprefix("backbone."): value for key, value in brought.items()}
+    checkpoint.load_into(backbone, state, str(checkpoint_path))
+    return backbone
 
 
 def score_reference(reference: Reference, split: TestSplit, *, world: World, batch_size: int) -> ClassScores:

@@ -1,7 +1,9 @@
 """A class's test split, read and decoded once for all detectors and pictures."""
 
+import math
+import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NotRequired, TypedDict
@@ -57,6 +59,9 @@ class Pictures:
         return self.canvases[number, :height, :width]
 
 
+Stamp = tuple[int, int] | None
+
+
 class _Item(TypedDict):
     """A decoded test image; (H, W) is the input size."""
 
@@ -98,14 +103,9 @@ class TestSplit:
         self._files = _Files(self.entries, image_root, image_size, with_pictures)
         self._runtime, self._world = runtime, world
         self._mine = range(world.rank, len(self.entries), world.size)
-        number = self.num_own
-        self._pixels = _spool((number, *image_size, 3))
-        self._masks, self._has_mask = np.zeros((number, *image_size), np.bool_), np.zeros(number, np.bool_)
-        shown = number if with_pictures else 0
-        self._panels = _spool((shown, *panel_size(image_size), 3))
-        self._canvases = _spool((shown, THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3))
-        self._sizes = np.zeros((shown, 2), np.int64)
+        self._stamps: list[Stamp] = []
         self._num_read = 0
+        self._masks, self._has_mask = np.zeros((0, *image_size), np.bool_), np.zeros(0, np.bool_)
         self._truth: Truth | None = None
 
     def __len__(self) -> int:
@@ -129,8 +129,11 @@ class TestSplit:
         number = self.num_own
         parts = [slice(start, min(start + batch_size, number)) for start in range(0, number, batch_size)]
         is_shown = self._world.is_main and bool(description)
+        is_read = bool(number) and self._num_read == number and self._stamps == self._files.stamps(self._mine)
+        if distributed.any_process(not is_read):
+            self._num_read, self._truth = 0, None
         with bar(total=number, description=description, is_main=is_shown) as progress:
-            for part in parts if self._num_read == number else self._read(parts, batch_size):
+            for part in parts if self._num_read else self._read(parts, batch_size):
                 yield part, torch.stack([normalise(image) for image in self._pixels[part]])
                 progress.update(part.stop - part.start)
 
@@ -151,7 +154,8 @@ class TestSplit:
             num_workers=min(self._runtime.num_workers, len(self._mine) // batch_size),
             worker_init_fn=leave_signals_to_main,
         )
-        self._num_read = 0
+        self._make_room()
+        self._stamps = self._files.stamps(self._mine)  # before they are read: what is written meanwhile is newer
         for part, batch in zip(parts, loader, strict=True):
             self._pixels[part] = batch["pixels"].numpy()
             self._masks[part], self._has_mask[part] = batch["mask"].numpy(), batch["has_mask"].numpy()
@@ -160,6 +164,14 @@ class TestSplit:
                 self._sizes[part] = batch["size"].numpy()
             self._num_read = part.stop
             yield part
+
+    def _make_room(self) -> None:
+        number, shown = self.num_own, self.num_own if self.with_pictures else 0
+        self._pixels = _spool((number, *self.image_size, 3))
+        self._masks, self._has_mask = np.zeros((number, *self.image_size), np.bool_), np.zeros(number, np.bool_)
+        self._panels = _spool((shown, *panel_size(self.image_size), 3))
+        self._canvases = _spool((shown, THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3))
+        self._sizes = np.zeros((shown, 2), np.int64)
 
 
 class _Files(Dataset[_Item]):
@@ -190,6 +202,11 @@ class _Files(Dataset[_Item]):
             item["size"] = np.array(small.shape[:2])
         return item
 
+    def stamps(self, indexes: Iterable[int]) -> list[Stamp]:
+        """Return what changes when an image or its mask is written again: sizes and times; None for a lost file."""
+        names = [name for i in indexes for name in (self.entries[i].filename, self.entries[i].maskname) if name]
+        return [_stamp(self.image_root / name) for name in names]
+
     def _mask(self, entry: Entry, size: tuple[int, int]) -> Mask:
         if entry.label == 0 or entry.maskname is None:
             return np.zeros(size, np.bool_)
@@ -200,6 +217,14 @@ class _Files(Dataset[_Item]):
                 f"{entry.filename} is {size[0]}x{size[1]}; give both the same size"
             )
         return mask
+
+
+def _stamp(path: Path) -> Stamp:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
 
 
 def interleave(shares: Sequence[NDArray]) -> NDArray:
@@ -217,8 +242,12 @@ def _joined(mine: NDArray) -> NDArray:
 
 
 def _spool(shape: tuple[int, ...]) -> Image:
-    """Return uint8 zeros in a temporary file, which takes no memory and disappears with the process."""
-    if 0 in shape:
+    """Return uint8 zeros in a temporary file, which disappears with the process; in memory where there is no room."""
+    if 0 in shape or not hasattr(os, "posix_fallocate"):
         return np.zeros(shape, np.uint8)
-    with tempfile.TemporaryFile() as file:
-        return np.memmap(file, np.uint8, "w+", shape=shape)
+    try:
+        with tempfile.TemporaryFile() as file:
+            os.posix_fallocate(file.fileno(), 0, math.prod(shape))  # a full disk shows here, not as a bus error later
+            return np.memmap(file, np.uint8, "r+", shape=shape)
+    except OSError:
+        return np.zeros(shape, np.uint8)

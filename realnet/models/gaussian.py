@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from realnet.errors import UserError
+
 POSITIONS_AT_ONCE = 256
 """Positions whose covariances are factorised together, which bounds the memory beside the result."""
 
@@ -109,7 +111,12 @@ class PositionGaussian(nn.Module):
         identity = torch.eye(covariance.shape[1], device=covariance.device, dtype=covariance.dtype)
         for start in range(0, len(covariance), POSITIONS_AT_ONCE):
             part = slice(start, start + POSITIONS_AT_ONCE)
-            factor = torch.linalg.cholesky(covariance[part])
+            factor, failed = torch.linalg.cholesky_ex(covariance[part])
+            if failed.any():
+                raise UserError(
+                    "the covariance of normal features cannot be inverted; set features.ridge or features.shrinkage "
+                    "higher, or add images"
+                )
             self.whitening[part] = torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
         return self
 

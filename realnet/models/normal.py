@@ -101,8 +101,8 @@ def root_mean_square(by_block: Sequence[Tensor], image_size: Sequence[int]) -> T
 def smooth(maps: Tensor) -> Tensor:
     """Blur maps (B, 1, H, W) by a Gaussian of ``BLUR_SIGMA`` pixels, mirrored at the edges (docs/method.md, Fusion)."""
     radius = min(BLUR_SIDE // 2, *(length - 1 for length in maps.shape[-2:]))
-    offsets = torch.arange(-radius, radius + 1, device=maps.device, dtype=maps.dtype)
+    offsets = torch.arange(-radius, radius + 1, device=maps.device, dtype=torch.float32)
     kernel = (-offsets.square() / (2 * BLUR_SIGMA**2)).exp()
     kernel = kernel / kernel.sum()
-    padded = F.pad(maps, (radius, radius, radius, radius), mode="reflect")
+    padded = F.pad(maps.float(), (radius, radius, radius, radius), mode="reflect")
     return F.conv2d(F.conv2d(padded, kernel[None, None, None]), kernel[None, None, :, None])

@@ -170,7 +170,7 @@ class RealNet(nn.Module):
         size = detection.logits.shape[-2:]
         squares = [features.float().square() for features in detection.selected.values()]
         return {
-            "logit": detection.logits[:, 1:] - detection.logits[:, :1],
+            "logit": (detection.logits[:, 1:] - detection.logits[:, :1]).float(),
             "residual": root_mean_square(list(detection.residuals.values()), size),
             "distance": root_mean_square(squares, size),
         }
@@ -186,7 +186,8 @@ class RealNet(nn.Module):
         detection = self.detect(self.select(image), size)
         if self.fusion is None:
             return detection
-        return replace(detection, fused=self.fusion(self.signals(detection)))
+        with torch.autocast(image.device.type, enabled=False):  # 16 bits would tie most of the pixels
+            return replace(detection, fused=self.fusion(self.signals(detection)))
 
     def detect(self, selected: Mapping[str, Tensor], image_size: Sequence[int]) -> Detection:
         """Run the learned part on selected features F, with R = (F - recon(F))² (docs/method.md, Residuals).

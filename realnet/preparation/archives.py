@@ -102,7 +102,9 @@ def plan_solar(source: Path, target: Path) -> list[FileCopy]:
     copies = []
     for number, line in enumerate(table.read_text(encoding="utf-8-sig").splitlines(), 1):
         match line.split():
-            case [name, probability, ("mono" | "poly") as kind] if re.fullmatch(r"images/[\w.-]+", name):
+            case [name, probability, ("mono" | "poly") as kind] if re.fullmatch(
+                r"images/[\w.-]+", name
+            ) and re.fullmatch(r"[\d.]+", probability):
                 if split := _solar_split(Path(name).name, probability):
                     copies.append(FileCopy(source / name, target / kind / split / Path(name).name))
             case []:

@@ -69,7 +69,8 @@ def report_class(
     with distributed.refusing_together():
         require_sound(dataset, [class_name])
         test = dataset.index(class_name, write=False).test
-        seen = _config_of(checkpoints, config)
+        first = next((checkpoints[protocol] for protocol in PROTOCOLS if protocol in checkpoints), None)
+        seen = stored_config(first, config) if first else settle(config)
         inputs = _inputs(dataset, class_name, checkpoints, config, references)
     kept = _kept(folder, inputs, test) if resume else None
     if not distributed.any_process(kept is None) and kept:
@@ -80,7 +81,7 @@ def report_class(
     splits = TestSplits(dataset, class_name, config.runtime, world)
     results: list[CheckpointResult] = []
     with distributed.refusing_together():
-        maker = ReferenceMaker(dataset, class_name, seen, world) if references else None
+        maker = ReferenceMaker(dataset, class_name, seen, world, checkpoint_path=first) if references else None
     for protocol in reversed([protocol for protocol in PROTOCOLS if protocol in (*checkpoints, *references)]):
         # only one detector's maps are in memory at a time; the last ones go into the report
         if maker and protocol in REFERENCES:
@@ -99,7 +100,7 @@ def report_class(
         made=datetime.now().astimezone().isoformat(" ", "minutes"),
         notes=tuple(notes_on(scores)),
         checkpoints=tuple(results),
-        settings=config.evaluation.model_dump(exclude={"batch_size"}),
+        settings={**seen.evaluation.model_dump(exclude={"batch_size"}), "score_pool": seen.evaluation.pool},
         inputs=inputs,
     )
     with distributed.refusing_together():
@@ -107,13 +108,6 @@ def report_class(
             write_class_page(folder, whole, scores, pictures)
             write_class(folder, whole)
     return whole
-
-
-def _config_of(checkpoints: Mapping[Protocol, Path], config: RealNetConfig) -> RealNetConfig:
-    """Return the config of the features that references see: the first checkpoint's, else the dataset's."""
-    for protocol in (protocol for protocol in PROTOCOLS if protocol in checkpoints):
-        return stored_config(checkpoints[protocol], config)
-    return settle(config)
 
 
 def _inputs(
@@ -127,7 +121,8 @@ def _inputs(
     index = dataset.index(class_name, write=False)
     test, train = index.test, index.train if references else ()
     names = [name for entry in (*test, *train) for name in (entry.filename, entry.maskname) if name]
-    files = [*checkpoints.values(), *(dataset.image_root / name for name in names)]
+    weights = [path for path in (Path(config.backbone.weights),) if path.is_file()]
+    files = [*checkpoints.values(), *weights, *(dataset.image_root / name for name in names)]
     facts = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     whole = [config.model_dump(mode="json"), [asdict(entry) for entry in test], facts, *sorted(references)]
     return hashlib.sha256(json.dumps(whole).encode()).hexdigest()

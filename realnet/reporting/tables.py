@@ -48,7 +48,9 @@ def tables(results: Sequence[ClassResult], classes: Sequence[str]) -> list[Resul
 
 def _side_by_side(results: Sequence[ClassResult]) -> Iterator[ResultTable]:
     """Yield, if there are references, a table with a row for each detector: RealNet and the references."""
-    found = means(results)
+    wanted = {one.protocol for result in results for one in result.checkpoints}
+    whole = [result for result in results if {one.protocol for one in result.checkpoints} == wanted]
+    found = means(whole)
     if found.keys() & REFERENCES.keys():
         names = {
             "last": "RealNet, last step",
@@ -56,7 +58,7 @@ def _side_by_side(results: Sequence[ClassResult]) -> Iterator[ResultTable]:
             "given": "RealNet, file given",
         }
         rows = {names.get(protocol, PROTOCOLS[protocol]): _row(mean) for protocol, mean in found.items()}
-        classes = results[0].class_name if len(results) == 1 else f"mean over {len(results)} classes"
+        classes = whole[0].class_name if len(whole) == 1 else f"mean over {len(whole)} classes"
         yield ResultTable(protocol=f"detectors side by side ({classes})", rows=rows, mean=None)
 
 

@@ -131,6 +131,8 @@ class DetectorTask:
 
     def losses(self, batch: dict[str, Any]) -> Tensor:
         """Return the weighted (segmentation, reconstruction) losses, (2,)."""
+        if self.statistics is None:
+            self._fit_statistics()  # in a run that goes on
         normalise = self.statistics.normalise if self.statistics else None
         detection, clean = detect_pairs(self.model, batch, self.world.device, normalise)
         mask = batch["mask"].to(self.world.device, non_blocking=True)
@@ -152,12 +154,19 @@ class DetectorTask:
         )
         metrics = summarise(curves_of(scores), fpr_limit=self.config.evaluation.aupro_fpr_limit)
         run.scalars(step, {f"test/{name}": m.value for name, m in metrics.items() if m.value is not None})
-        logger.info("step %d, test split: %s", step, "  ".join(f"{name} {metric}" for name, metric in metrics.items()))
+        by_what = " (by the logit alone: maps are joined after training)" if self.model.fusion else ""
+        logger.info(
+            "step %d, test split%s: %s",
+            step,
+            by_what,
+            "  ".join(f"{name} {metric}" for name, metric in metrics.items()),
+        )
         score = published_score(metrics)
         if score is not None and score > self.best_score:
             self.best_score = score
             if self.world.is_main:
-                self._write(self.best, step, {"metrics": {name: m.value for name, m in metrics.items()}})
+                values = {name: m.value for name, m in metrics.items()}
+                self._write(self.best, step, {} if self.model.fusion else {"metrics": values})
         return True
 
     def state(self) -> Mapping[str, Any]:
@@ -172,7 +181,6 @@ class DetectorTask:
             self.model.measure_by(self.choice.kind, self.config.image_size)
         self._load(stored["model"], source)
         self.best_score = stored["best_score"]
-        self._fit_statistics()
 
     def _load(self, learned: Mapping[str, Tensor], source: str) -> None:
         backbone = {f"backbone.{key}": value for key, value in self.model.backbone.state_dict().items()}
@@ -228,6 +236,7 @@ class DetectorTask:
 
     def _completed(self, stored: Checkpoint) -> Checkpoint:
         """Return a checkpoint with fusion, score pool and thresholds added; its weights must be loaded already."""
+        self.model.eval()  # no batch norm may learn from what is drawn here
         entries, description = self.data.held_out or self.data.train, f"{self.data.class_name}: calibration"
         examples = draw_examples(entries, self.data.image_root, self.data.synthesizer, self.config)
         config = self._resolved()

@@ -5,7 +5,6 @@ statistics of the folds that do not hold it (docs/method.md, Normal statistics).
 """
 
 import logging
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby, islice
 from typing import Literal, NamedTuple
@@ -18,7 +17,7 @@ from realnet.anomalies.probes import draw_probe
 from realnet.config import FeatureConfig, Foreground
 from realnet.data.cache import ImageCache
 from realnet.data.images import Image, normalise
-from realnet.errors import UserError
+from realnet.errors import Stopped
 from realnet.metrics.curves import image_curve
 from realnet.models.gaussian import Moments, PositionGaussian, by_position, shrink
 from realnet.models.normal import ChannelScale, root_mean_square
@@ -27,6 +26,7 @@ from realnet.runtime import distributed
 from realnet.runtime.distributed import World
 from realnet.runtime.precision import in_float32
 from realnet.runtime.progress import bar
+from realnet.training.statistics_need import require_folds, require_memory
 
 logger = logging.getLogger("realnet")
 
@@ -76,11 +76,7 @@ class NormalStatistics:
         augment: bool,
         world: World,
     ) -> None:
-        if len(images) < config.folds:
-            raise UserError(
-                f"features.normalise needs at least features.folds training images, {config.folds}, but there are "
-                f"{len(images)}; add images, or set features.normalise to none"
-            )
+        require_folds(len(images), config.folds)
         if config.normalise != "channel":
             require_memory(model, images.image_size, config.folds, world.device)
         self.model, self.images, self.config, self.world = model, images, config, world
@@ -204,6 +200,8 @@ class NormalStatistics:
         with bar(total=len(indexes), description=description, is_main=is_shown) as progress:
             for fold, members in groupby(indexes, key=lambda index: index % self.num_folds):
                 for part in batched(members, BATCH):
+                    if self.world.size == 1 and self.world.stop.asked:
+                        raise Stopped("stopped before the first step; run the same command again to continue")
                     views = [view for index in part for view in self._views(self.images[index])]
                     yield fold, {name: self._samples(values) for name, values in self._selected(views).items()}
                     progress.update(len(part))
@@ -221,40 +219,6 @@ class NormalStatistics:
         turns = range(4) if image.shape[0] == image.shape[1] else (0, 2)
         turned = [np.rot90(image, turn) for turn in turns]
         return [np.ascontiguousarray(view) for each in turned for view in (each, each[:, ::-1])]
-
-
-def statistics_bytes(model: RealNet, image_size: tuple[int, int], num_folds: int) -> int:
-    """Return the bytes that ``position`` needs in training: matrices per position, for all images and each fold."""
-    matrices = 0
-    for block in model.afs.blocks:
-        height, width = block.size(image_size)
-        matrices += height * width * block.num_channels**2
-    return (2 * num_folds + 2) * matrices * torch.float32.itemsize
-
-
-def require_memory(model: RealNet, image_size: tuple[int, int], num_folds: int, device: torch.device) -> int:
-    """Check that :func:`statistics_bytes` fit into half of the device's memory, and return them.
-
-    Raises:
-        UserError: if they do not fit.
-    """
-    need, there = statistics_bytes(model, image_size, num_folds), _memory_of(device)
-    if need > there / 2:
-        sizes = ", ".join(f"{b.name}: {b.num_channels} channels at stride {b.stride}" for b in model.afs.blocks)
-        raise UserError(
-            f"features.normalise position needs {need / 1e9:.1f} GB for a covariance at each position ({sizes}), but "
-            f"{device.type} has {there / 1e9:.1f} GB, of which half may be used; keep fewer channels in blocks, give "
-            "them a larger stride, or set features.normalise to channel"
-        )
-    return need
-
-
-def _memory_of(device: torch.device) -> float:
-    if device.type == "cuda" and torch.cuda.is_available():
-        return torch.cuda.get_device_properties(device).total_memory
-    if device.type == "cpu" and hasattr(os, "sysconf"):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return float("inf")
 
 
 def sum_of(folds: Sequence[Moments]) -> Moments:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sized
 from pathlib import Path
 from typing import Any
 
-from realnet.config import TrainingConfig
+from realnet.config import Section, TrainingConfig
 from realnet.data.order import EpochOrder
 from realnet.errors import UserError
 from realnet.models import checkpoint
@@ -139,7 +139,20 @@ def discard(path: Path) -> None:
 
 def defaults_of(config: TrainingConfig) -> dict[str, Any]:
     """Return the values to assume for keys of a stage's config that a state from an older version does not have."""
-    return _flatten(type(config)().model_dump(mode="json"))
+    return _defaults(type(config)())
+
+
+def _defaults(section: Section, prefix: str = "") -> dict[str, Any]:
+    """Return a section's plain values by full key; a dict, whose names are the user's own, has no defaults."""
+    values = section.model_dump(mode="json")
+    found: dict[str, Any] = {}
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            found |= _defaults(value, f"{prefix}{name}.")
+        elif not isinstance(value, Mapping):
+            found[f"{prefix}{name}"] = values[name]
+    return found
 
 
 def _check_identity(before: Mapping[str, Any], now: Mapping[str, Any], defaults: Mapping[str, Any], path: Path) -> None:

@@ -1,6 +1,7 @@
 import cv2
 import numpy as np
 import pytest
+import torch
 from alone import ALONE
 
 from realnet.config import RuntimeConfig
@@ -86,3 +87,30 @@ def test_an_empty_split(tmp_path):
 def test_shares_are_interleaved():
     shares = [np.array([0, 3, 6]), np.array([1, 4]), np.array([2, 5])]
     assert interleave(shares).tolist() == [0, 1, 2, 3, 4, 5, 6]
+
+
+def test_an_image_that_changes_between_two_passes_is_read_again(entries, tmp_path):
+    split = split_of(entries, tmp_path)
+    list(split.batches(3))
+    split.truth()
+    white = np.full((40, 500, 3), 255, np.uint8)
+    write_image(tmp_path / "nut/0.png", white)
+    _, images = next(split.batches(3))
+    assert np.array_equal(images[0], normalise(resize_image(white, SIZE)))
+    (tmp_path / "nut/2.png").unlink()
+    with pytest.raises(UserError, match=r"nut/2\.png"):
+        list(split.batches(3))
+
+
+@pytest.mark.parametrize("where", ["full", "absent"])
+def test_without_room_for_temporary_files_images_stay_in_memory(entries, tmp_path, monkeypatch, where):
+    def refuse(*_):
+        raise OSError(28, "No space left on device")
+
+    if where == "full":
+        monkeypatch.setattr("os.posix_fallocate", refuse)
+    else:
+        monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    split = split_of(entries, tmp_path, with_pictures=True)
+    first = torch.cat([batch for _, batch in split.batches(2)])
+    assert torch.equal(first, torch.cat([batch for _, batch in split.batches(3)]))

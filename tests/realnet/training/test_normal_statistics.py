@@ -12,6 +12,7 @@ from realnet.data.cache import ImageCache
 from realnet.errors import UserError
 from realnet.models import checkpoint
 from realnet.models.build import build_detector
+from realnet.runtime.precision import Precision
 from realnet.training.normal_statistics import Choice, NormalStatistics
 
 WEIGHTS = Path("experiments/tiny/realnet_checkpoints/weave/ckpt_last.pth")
@@ -19,6 +20,7 @@ TRAIN = ("train_realnet", "--dataset", "tiny", "--class_name", "weave", "--devic
 FEATURES = (
     "features.normalise=position",
     "features.folds=2",
+    "calibration.holdout_fraction=0.2",
     "detector.fuse.position=true",
     "evaluation.score_pool=auto",
 )
@@ -73,7 +75,7 @@ def test_what_is_chosen_is_fitted(tiny, kind, caplog):
 
 
 def test_too_few_images_are_refused(tiny):
-    with pytest.raises(UserError, match=r"features\.folds training images, 7, but there are 6"):
+    with pytest.raises(UserError, match=r"features\.folds, 7, and there are 6"):
         statistics(folds=7)
 
 
@@ -88,6 +90,9 @@ def test_a_run_in_two_parts_equals_a_run_in_one_and_the_file_holds_all(tiny, run
         assert torch.allclose(value, parts.state_dict[key], atol=1e-5), key
     assert whole.config["features"]["shrinkage"] != "auto" and whole.config["evaluation"]["score_pool"] != "auto"
     assert whole.state_dict["fusion.scales"].min() > 0
+    learned = checkpoint.read(WEIGHTS.with_suffix(".state.pth"))["task"]["model"]
+    for key, value in whole.state_dict.items():  # what is fitted after training teaches the networks nothing
+        assert key.startswith("fusion.") or torch.equal(value, learned[key]), key
     detector = Detector.load(WEIGHTS, device="cpu")
     found = detector.predict(min(Path("data/tiny/images/weave/test/good").iterdir()))
     assert 0 < found.image_score < 1 and found.verdict in {"normal", "defect"}
@@ -99,7 +104,7 @@ def test_fusion_without_statistics_is_refused(tiny, run_script):
 
 
 def test_statistics_that_do_not_fit_are_refused_before_any_work(tiny, monkeypatch, run_script):
-    monkeypatch.setattr("realnet.training.normal_statistics._memory_of", lambda device: 1e6)
+    monkeypatch.setattr("realnet.training.statistics_need._memory_of", lambda device: 1e6)
     for more in ((), ("--dry-run",)):
         with pytest.raises(UserError, match=r"needs 0\.0 GB for a covariance at each position \(block1: 32 channels"):
             run_script(*TRAIN, *SETTINGS, *more)
@@ -109,3 +114,26 @@ def test_a_dry_run_states_the_memory_of_the_statistics(tiny, run_script):
     printed = run_script(*TRAIN, *SETTINGS, "--dry-run")
     assert "normal statistics" in printed and "GB in training" in printed
     assert "normal statistics" not in run_script(*TRAIN, "--dry-run")
+
+
+def test_statistics_without_a_hold_out_are_refused(tiny, run_script):
+    with pytest.raises(UserError, match=r"features\.normalise needs calibration\.holdout_fraction above 0"):
+        run_script(*TRAIN, "--set", "features.normalise=position")
+
+
+def test_a_covariance_that_cannot_be_inverted_is_refused(tiny, run_script):
+    odd = ("--set", "features.shrinkage=0", "--set", "features.ridge=1e-12")
+    with pytest.raises(UserError, match=r"cannot be inverted; set features\.ridge or features\.shrinkage higher"):
+        run_script(*TRAIN, *SETTINGS, *odd)
+
+
+def test_in_16_bits_the_fused_map_is_computed_in_32(tiny, run_script):
+    run_script(*TRAIN, *SETTINGS)
+    detector = Detector.load(WEIGHTS, precision=Precision(torch.bfloat16, torch.device("cpu")))
+    found = detector.predict(min(Path("data/tiny/images/weave/test/good").iterdir())).anomaly_map
+    assert len(set(found.ravel().tolist())) > 0.9 * found.size
+
+
+def test_a_dry_run_counts_the_folds(tiny, run_script):
+    with pytest.raises(UserError, match=r"features\.folds, 6, and there are 5"):
+        run_script(*TRAIN, *SETTINGS, "--set", "features.folds=6", "--dry-run")

@@ -132,3 +132,11 @@ def test_a_run_goes_on_with_the_images_that_it_began_with(tiny, run_script):
     index = open_dataset("tiny").index("weave")
     shutil.copy(tiny / "data/tiny/images/weave/train/good/000.png", tiny / "data/tiny/images/weave/train/good/new.png")
     assert open_dataset("tiny").index("weave") == index
+
+
+def test_another_mix_of_anomalies_is_another_run(tiny, run_script):
+    """A name that one mix lacks does not stand for the published share."""
+    command = ("train_realnet", "--dataset", "tiny", "--class_name", "weave", "--set", "train.num_steps=2")
+    run_script(*command, "--set", "anomalies.types={self: 1.0}")
+    with pytest.raises(UserError, match=r"anomalies\.types\.normal: None then, 0\.5 now"):
+        run_script(*command, "--set", "anomalies.types={self: 1.0, normal: 0.5}")

@@ -1,0 +1,51 @@
+"""What the statistics of normal features need: images and memory."""
+
+import os
+
+import torch
+
+from realnet.errors import UserError
+from realnet.models.realnet import RealNet
+
+
+def require_folds(num_images: int, num_folds: int) -> None:
+    """Raise UserError for fewer training images than folds."""
+    if num_images < num_folds:
+        raise UserError(
+            f"features.normalise needs at least as many training images as features.folds, {num_folds}, and there are "
+            f"{num_images}; add images, or set features.normalise to none"
+        )
+
+
+def statistics_bytes(model: RealNet, image_size: tuple[int, int], num_folds: int) -> int:
+    """Return the bytes that ``position`` needs in training: matrices per position, for all images and each fold."""
+    matrices = 0
+    for block in model.afs.blocks:
+        height, width = block.size(image_size)
+        matrices += height * width * block.num_channels**2
+    return (2 * num_folds + 2) * matrices * torch.float32.itemsize
+
+
+def require_memory(model: RealNet, image_size: tuple[int, int], num_folds: int, device: torch.device) -> int:
+    """Check that :func:`statistics_bytes` fit into half of the device's memory, and return them.
+
+    Raises:
+        UserError: if they do not fit.
+    """
+    need, there = statistics_bytes(model, image_size, num_folds), _memory_of(device)
+    if need > there / 2:
+        sizes = ", ".join(f"{b.name}: {b.num_channels} channels at stride {b.stride}" for b in model.afs.blocks)
+        raise UserError(
+            f"features.normalise position needs {need / 1e9:.1f} GB for a covariance at each position ({sizes}), but "
+            f"{device.type} has {there / 1e9:.1f} GB, of which half may be used; keep fewer channels in blocks, give "
+            "them a larger stride, or set features.normalise to channel"
+        )
+    return need
+
+
+def _memory_of(device: torch.device) -> float:
+    if device.type == "cuda" and torch.cuda.is_available():
+        return torch.cuda.get_device_properties(device).total_memory
+    if device.type == "cpu" and hasattr(os, "sysconf"):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return float("inf")
