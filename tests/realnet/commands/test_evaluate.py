@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import tiny_detector
@@ -342,3 +343,14 @@ def test_references_alone_need_no_checkpoint_and_leave_results_as_they_are(both_
     assert [one.protocol for one in found.checkpoints] == ["padim", "nearest"]
     assert found.checkpoints[0].metrics["image_auroc"].value > 0.5
     assert (VIS / "weave/references/report.html").is_file() and (VIS / "weave/references/padim/test").is_dir()
+
+
+def test_a_test_image_is_decoded_once_for_all_checkpoints_and_pictures(both_classes, monkeypatch):
+    tiny_detector.save("weave", paths.BEST, seed=2)
+    decodes, decode = [], cv2.imdecode
+    monkeypatch.setattr(cv2, "imdecode", lambda *given: decodes.append(1) or decode(*given))
+    assert evaluate("--class_name", "weave") == 0
+    test = [path for path in TEST.rglob("*.png") if path.is_file()]
+    masks = list(Path("data/tiny/images/weave/ground_truth").rglob("*.png"))
+    assert len(decodes) == len(test) + len(masks) and len(test) == 5
+    assert len(images(VIS / "weave/last")) == len(images(VIS / "weave/best")) == len(test)
