@@ -72,9 +72,12 @@ def ranked_channels(blocks: Sequence[Block], budget: Budget) -> int:
 def fitting_mult(blocks: Sequence[Block], image_size: ImageSize) -> tuple[int, ...]:
     """Return the longest beginning of (1, 2, 4) that fits every block's map (docs/method.md, Reconstruction).
 
-    Its downsampling divides the map, and leaves two pixels.
+    Its downsampling divides the map, and leaves two pixels. All of it where not even the strides divide the image's
+    sides: that is refused later, with a size that they do divide.
     """
     coarsest = math.lcm(*(block.stride for block in blocks))
+    if any(side % coarsest for side in image_size):
+        return PUBLISHED_MULT
     for length in range(len(PUBLISHED_MULT), 1, -1):
         factor = 2 ** (length - 1)
         smallest = min(side // (block.stride * factor) for side in image_size for block in blocks)

@@ -28,6 +28,14 @@ class PackedConvolution(nn.Module):
         self._weight = conv.weight.detach()
         self._bias = None if conv.bias is None else conv.bias.detach()
         self._pack, self._compute = _operations(conv)
+        for name in ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups"):
+            if hasattr(conv, name):  # some of timm's models read them
+                setattr(self, name, getattr(conv, name))
+
+    @property
+    def weight(self) -> Tensor:
+        """Return the weight as it lies now: timm's models ask it for its device and number format."""
+        return self._weight
 
     def forward(self, x: Tensor) -> Tensor:
         with _one_at_a_time:

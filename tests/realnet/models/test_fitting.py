@@ -55,6 +55,7 @@ def test_blocks_follow_from_levels_image_size_and_budget(shapes, size, side, exp
         (DINO, 504, (1, 2, 4)),
         (DINO, 518, (1,)),  # 37 patches a side
         (DINO, 140, (1, 2)),
+        (DINO, 256, (1, 2, 4)),  # refused, with the nearest multiple of 56
     ],
 )
 def test_the_reconstruction_is_as_deep_as_the_maps_allow(shapes, side, expected):
