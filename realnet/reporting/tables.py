@@ -48,9 +48,9 @@ def tables(results: Sequence[ClassResult], classes: Sequence[str]) -> list[Resul
 
 def _side_by_side(results: Sequence[ClassResult]) -> Iterator[ResultTable]:
     """Yield, if there are references, a table with a row for each detector: RealNet and the references."""
-    wanted = {one.protocol for result in results for one in result.checkpoints}
-    whole = [result for result in results if {one.protocol for one in result.checkpoints} == wanted]
-    found = means(whole)
+    fitted = {name for name in REFERENCES if any(result.of(name) for result in results)}
+    whole = [result for result in results if all(result.of(name) for name in fitted)]
+    found = {name: mean for name, mean in means(whole).items() if all(result.of(name) for result in whole)}
     if found.keys() & REFERENCES.keys():
         names = {
             "last": "RealNet, last step",
