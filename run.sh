@@ -8,7 +8,7 @@ all_stages=diffusion,classifier,sample,train,evaluate
 usage() {
     cat <<'TEXT'
 ./run.sh demo [seed]                  all five stages on a synthetic dataset, on a CPU (about 5 minutes)
-./run.sh demo solar                   a detector of real solar cells, with references and verdicts (about 12 minutes)
+./run.sh demo solar                   a detector of real solar cells, with references and verdicts
 ./run.sh test                         linters, types and tests
 ./run.sh setup                        only create the environment .venv
 ./run.sh <stage> <dataset> [class …]  one stage on a dataset: diffusion, classifier, sample, train, evaluate
