@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from realnet.config import AnomalyConfig, AnomalyType, paths
-from realnet.data.index import IMAGE_SUFFIXES
+from realnet.data.formats import is_image
 from realnet.data.registry import OpenDataset
 from realnet.errors import UserError
 from realnet.inspection import findings as kinds
@@ -62,7 +62,7 @@ def find_textures(root: Path) -> list[Path]:
 
 def _image_files(folder: Path, pattern: str) -> list[Path]:
     """Return the image files without hidden ones, which killed processes leave behind."""
-    found = (path for path in folder.glob(pattern) if path.suffix.lower() in IMAGE_SUFFIXES)
+    found = (path for path in folder.glob(pattern) if path.is_file() and is_image(path))
     return sorted(path for path in found if not path.name.startswith("."))
 
 

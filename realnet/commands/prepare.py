@@ -49,9 +49,10 @@ FLAGS: dict[str, dict[str, Any]] = {
         "help": "the folder that holds labels.csv and images/ (default: the installed package elpv-dataset)",
     },
     "--layout": {
-        "choices": ("auto", "class", "mvtec", "sorted", "folder", "folders"),
         "default": "auto",
-        "help": "how that folder is laid out (see data/README.md); auto tries each and says what it recognised",
+        "metavar": "LAYOUT",
+        "help": "how that folder is laid out: auto (the default), class, mvtec, sorted, folder or folders; or a YAML "
+        "file of globs and roles for what its names do not tell (see data/README.md)",
     },
     "--train-list": {"type": Path, "metavar": "FILE", "help": "lists the images to train on (default: a fixed 80 %%)"},
     "--num_images": {"type": int, "default": 6, "metavar": "N", "help": "rows of the sheet"},

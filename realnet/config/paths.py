@@ -10,6 +10,7 @@ EXPERIMENTS = Path("experiments")
 DATA = Path("data")
 LAST, BEST = "ckpt_last.pth", "ckpt_best.pth"
 SDAS_MANIFEST, SDAS_SETTINGS = "manifest.csv", "settings.yaml"
+LAYOUT, ACCOUNT = "layout.yaml", "account.csv"
 
 
 def experiment(dataset: str) -> Path:
@@ -26,6 +27,11 @@ def output(dataset: str, stage: Stage, purpose: Purpose, class_name: str | None 
 def protocols(dataset: str) -> Path:
     """Return the folder of a dataset's protocols (``train_<class>.json``, ``test_<class>.json``)."""
     return DATA / dataset / "samples"
+
+
+def account(dataset: str) -> Path:
+    """Return the file that says what each image of a dataset that a user added became."""
+    return DATA / dataset / ACCOUNT
 
 
 def sdas(dataset: str, class_name: str) -> Path:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from realnet import config
 from realnet.config import paths
+from realnet.data.folders import natural_key
 from realnet.data.images import Image, read_image, write_image
-from realnet.data.index import natural_key
 from realnet.detection.checkpoints import find_checkpoints, missing_checkpoint
 from realnet.detection.detector import Detector, Prediction
 from realnet.drawing.heatmaps import Display

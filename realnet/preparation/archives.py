@@ -9,8 +9,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from realnet.data.folders import images_in
+from realnet.data.groups import split_normal
 from realnet.data.images import read_mask, write_image
-from realnet.data.index import TRUTH_FOLDER, images_in, split_normal
 from realnet.errors import UserError
 from realnet.runtime.progress import bar
 
@@ -18,6 +19,7 @@ SPLIT_FILE = "split_csv/1cls.csv"
 VISA_FOLDERS = {"normal": "ok", "anomaly": "ko"}
 MTD_NORMAL = "free"
 SOLAR_LABELS, SOLAR_TRAIN_TENTHS = "labels.csv", 6
+TRUTH_FOLDER = "ground_truth"
 NUM_SHOWN = 10
 
 

@@ -184,7 +184,9 @@ def test_solar_cells_come_from_the_package_or_a_folder(tmp_path, monkeypatch, ru
             write_image(package / "data" / name, np.full((8, 8, 3), 10 * index, np.uint8))
             lines.append(f"{name} {'1.0' if index % 4 == 0 else '0.0'} {kind}")
     (package / "data/labels.csv").write_text("\n".join(lines))
-    with pytest.raises(UserError, match=r"elpv-dataset is not installed; install it with: pip install elpv-dataset"):
+    message = r"elpv-dataset is not installed; install it with: pip install elpv-dataset"
+    with monkeypatch.context() as without, pytest.raises(UserError, match=message):
+        without.setattr("importlib.util.find_spec", lambda name: None)
         run_script("prepare_data", "solar")
     (package / "__init__.py").touch()
     monkeypatch.setattr(sys, "path", [str(tmp_path / "site"), *sys.path])

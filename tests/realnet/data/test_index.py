@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from realnet.data import index
+from realnet.data import groups, index
 from realnet.data.index import ClassIndex, Entry
 from realnet.errors import UserError
 from tests import golden
@@ -93,12 +93,12 @@ def test_sorted_folders_without_defects_are_for_training_alone(tmp_path):
 
 def test_normal_images_are_split_by_their_names_alone():
     names = [f"{number}.jpg" for number in range(952)]
-    train, test = index.split_normal(names)
+    train, test = groups.split_normal(names)
     assert (len(train), len(test)) == (761, 191)
     assert train[:5] == ["0.jpg", "1.jpg", "2.jpg", "4.jpg", "5.jpg"]
-    backwards = index.split_normal(reversed(names))
+    backwards = groups.split_normal(reversed(names))
     assert (set(backwards[0]), set(backwards[1])) == (set(train), set(test))
-    assert index.split_normal(["only.jpg"]) == (["only.jpg"], [])
+    assert groups.split_normal(["only.jpg"]) == (["only.jpg"], [])
 
 
 def test_classes_are_folders_with_images_in_natural_order(tmp_path):
