@@ -16,7 +16,7 @@ IMPORTS_OF = {
     "metrics": "",
     "data": "config errors runtime",
     "drawing": "data metrics",
-    "inspection": "data errors",
+    "inspection": "config data errors",
     "anomalies": "config data drawing errors inspection runtime",
     "models": "config errors guided_diffusion runtime",
     "sdas": "config data drawing errors guided_diffusion models runtime",

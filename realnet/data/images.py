@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 from torch import Tensor
 
+from realnet.config import MaskRule
 from realnet.errors import UserError
 from realnet.runtime.files import refusing, whole
 
@@ -19,6 +20,9 @@ Image = NDArray[Any]  # OpenCV's type annotations do not know uint8
 """uint8 RGB (H, W, 3)."""
 Mask = NDArray[np.bool_]
 """bool (H, W), True on a defect (or an object)."""
+Pixels = NDArray[Any]
+"""uint8 (H, W) or (H, W, C)."""
+NON_ZERO = MaskRule()
 
 cv2.setNumThreads(1)  # worker processes already load the many small items in parallel
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # our own errors name unreadable files
@@ -41,14 +45,54 @@ def read_image(path: Path) -> Image:
     return cv2.cvtColor(_decode(path, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
 
-def read_mask(path: Path) -> Mask:
-    """Read a mask file of any depth and colour as bool (H, W); any non-zero value is a defect.
+def read_mask(path: Path, rule: MaskRule = NON_ZERO) -> Mask:
+    """Read a mask file of any depth and colour as bool (H, W), True on a defect.
+
+    Args:
+        path: the file.
+        rule: which pixels are defects; by default, any that is not black.
+
+    Raises:
+        UserError: if the file is missing, unreadable or truncated, or has no transparency that the rule asks for; the
+            message names it.
+    """
+    # keep the file's own depth: a 16-bit mask may hold small numbers, which 8 bits would drop
+    flags = cv2.IMREAD_UNCHANGED if rule.channel == "alpha" else cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
+    pixels = _decode(path, flags)
+    if rule.channel == "alpha" and (pixels.ndim != 3 or pixels.shape[2] != 4):
+        raise UserError(f"the mask {path} has no transparency, but dataset.yaml says masks.channel: alpha; correct one")
+    scale = 257 if pixels.dtype == np.uint16 else 1
+    if rule.channel == "alpha":
+        distance = pixels[..., 3]
+    elif any(rule.background):
+        background = np.array(rule.background[::-1], np.int64) * scale
+        distance = np.abs(pixels - background).max(axis=2)
+    else:
+        distance = pixels.max(axis=2)
+    return distance > rule.above * scale
+
+
+def read_pixels(path: Path) -> Pixels:
+    """Read an image file as uint8 RGB (H, W, 3), or RGBA (H, W, 4) if it has transparency.
 
     Raises:
         UserError: if the file is missing, unreadable or truncated; the message names it.
     """
-    # keep the file's own depth: a 16-bit mask may hold small numbers, which 8 bits would drop
-    return _decode(path, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH).max(axis=2) > 0
+    pixels = _decode(path, cv2.IMREAD_UNCHANGED)
+    if pixels.dtype != np.uint8:
+        pixels = np.minimum(pixels, 255).astype(np.uint8) if pixels.max() < 256 else (pixels >> 8).astype(np.uint8)
+    if pixels.ndim == 2:
+        return np.repeat(pixels[..., None], 3, axis=2)
+    return cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA if pixels.shape[2] == 4 else cv2.COLOR_BGR2RGB)
+
+
+def is_lossy(path: Path) -> bool:
+    """Tell whether a file is a JPEG, which changes the values of pixels."""
+    try:
+        with path.open("rb") as file:
+            return file.read(3) == b"\xff\xd8\xff"
+    except OSError:
+        return False
 
 
 def write_image(path: Path, image: Image | Mask) -> None:

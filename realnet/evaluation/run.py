@@ -49,6 +49,7 @@ class TestSplits:
                 image_size=image_size,
                 runtime=self._runtime,
                 world=self._world,
+                mask_rule=self.dataset.config.masks,
                 with_pictures=True,
             )
         return self._by_size[image_size]

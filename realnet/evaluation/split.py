@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from realnet.config import RuntimeConfig
-from realnet.data.images import Image, Mask, normalise, read_image, read_mask, resize_image, resize_mask
+from realnet.config import MaskRule, RuntimeConfig
+from realnet.data.images import NON_ZERO, Image, Mask, normalise, read_image, read_mask, resize_image, resize_mask
 from realnet.data.index import Entry
 from realnet.drawing.panels import panel_size
 from realnet.drawing.thumbnails import THUMBNAIL_SIDE, thumbnail
@@ -84,6 +84,7 @@ class TestSplit:
         image_size: (H, W), the detector's input size.
         runtime: runtime settings of the config.
         world: this process; it reads every ``world.size``-th image.
+        mask_rule: which pixels of a mask file are defects.
         with_pictures: also keep the images that heatmaps and reports show.
     """
 
@@ -97,10 +98,11 @@ class TestSplit:
         image_size: tuple[int, int],
         runtime: RuntimeConfig,
         world: World,
+        mask_rule: MaskRule = NON_ZERO,
         with_pictures: bool = False,
     ) -> None:
         self.entries, self.image_size, self.with_pictures = list(entries), image_size, with_pictures
-        self._files = _Files(self.entries, image_root, image_size, with_pictures)
+        self._files = _Files(self.entries, image_root, image_size, mask_rule, with_pictures)
         self._runtime, self._world = runtime, world
         self._mine = range(world.rank, len(self.entries), world.size)
         self._stamps: list[Stamp] = []
@@ -178,10 +180,15 @@ class _Files(Dataset[_Item]):
     """The files of a test split, decoded by the workers of a DataLoader."""
 
     def __init__(
-        self, entries: Sequence[Entry], image_root: Path, image_size: tuple[int, int], with_pictures: bool
+        self,
+        entries: Sequence[Entry],
+        image_root: Path,
+        image_size: tuple[int, int],
+        mask_rule: MaskRule,
+        with_pictures: bool,
     ) -> None:
         self.entries, self.image_root, self.image_size = entries, image_root, image_size
-        self.with_pictures = with_pictures
+        self.mask_rule, self.with_pictures = mask_rule, with_pictures
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -210,7 +217,7 @@ class _Files(Dataset[_Item]):
     def _mask(self, entry: Entry, size: tuple[int, int]) -> Mask:
         if entry.label == 0 or entry.maskname is None:
             return np.zeros(size, np.bool_)
-        mask = read_mask(self.image_root / entry.maskname)
+        mask = read_mask(self.image_root / entry.maskname, self.mask_rule)
         if mask.shape != size:
             raise UserError(
                 f"the mask {self.image_root / entry.maskname} is {mask.shape[0]}x{mask.shape[1]} pixels, its image "

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from realnet.config import MaskRule
 from realnet.data.index import ClassIndex, Entry
 from realnet.data.layout_file import stored_layout
 from realnet.data.registry import OpenDataset
@@ -86,12 +87,14 @@ def inspect_class(
         return [Finding(kinds.ABSENT, f"{class_name}: its index lists no training images")]
     root, test = dataset.image_root, index.test if with_test else ()
     images = look_at_images((root / entry.filename for entry in (*index.train, *test)), decode=decode)
-    masks = look_at_masks((root / name for name in _mask_names(test)), decode=decode)
+    rule = dataset.config.masks
+    masks = look_at_masks((root / name for name in _mask_names(test)), rule, decode=decode)
     trained = [root / entry.filename for entry in index.train]
     return [
         *_unusable({**images, **masks}),
         *(Finding(kinds.MASK_LIKE, str(path)) for path in sorted(find_mask_looks(trained if decode else ()))),
         *_about_masks(root, class_name, test, {**images, **masks}),
+        *_odd_masks(class_name, masks, rule),
         *_copies(root, index.train, test, images),
         *_on_disk(root, dataset.name, class_name, index, with_test=with_test),
     ]
@@ -121,8 +124,21 @@ def _about_masks(root: Path, class_name: str, test: Sequence[Entry], looks: Look
         if mask.size and image.size and mask.size != image.size:
             sizes = f"{_text(mask.size)}, its image {entry.filename} is {_text(image.size)}"
             yield Finding(kinds.MASK_SIZE, f"{root / entry.maskname} is {sizes}")
-        if mask.is_blank:
+        if mask.share == 0:
             yield Finding(kinds.EMPTY_MASK, str(root / entry.maskname))
+
+
+def _odd_masks(class_name: str, masks: Looks, rule: MaskRule) -> Iterator[Finding]:
+    """Yield what makes it likely that the masks mean something else than the rule says, one finding a reason."""
+    is_open = rule.channel == "colour" and rule.above == 0
+    odd = {
+        kinds.LARGE_MASK: [path for path, look in masks.items() if look.share is not None and look.share > 0.5],
+        kinds.JPEG_MASK: [path for path, look in masks.items() if look.is_lossy and is_open],
+        kinds.GREY_MASK: [p for p, look in masks.items() if look.num_levels > 2 and is_open and not look.is_lossy],
+    }
+    for kind, paths in odd.items():
+        if paths:
+            yield Finding(kind, f"{class_name}: {len(paths)} of {len(masks)}, such as {paths[0]} ({rule})")
 
 
 def _copies(root: Path, train: Sequence[Entry], test: Sequence[Entry], looks: Looks) -> Iterator[Finding]:

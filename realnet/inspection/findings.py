@@ -43,6 +43,17 @@ UNMASKED = Kind("classes with masks for only some defects", "pixel metrics leave
 EMPTY_MASK = Kind("masks that show no defect", "draw the defect, or move the image to the good ones", is_fatal=False)
 OUTDATED = Kind("images that the index does not list", f"add them to it: {REINDEX}", is_fatal=False)
 IGNORED = Kind("folders with unused images", "only images in train/good and test/<kind> are used", is_fatal=False)
+LARGE_MASK = Kind(
+    "masks that cover over half of their image", "if they are inverted, correct masks in dataset.yaml", is_fatal=False
+)
+JPEG_MASK = Kind(
+    "masks in JPEG, whose edges hold specks", "set masks: {{above: 127}} in dataset.yaml, or store PNG", is_fatal=False
+)
+GREY_MASK = Kind(
+    "masks with more than two values",
+    "where grey is the seam of a drawing, set masks: {{above: 127}} in dataset.yaml; numbers of kinds are fine",
+    is_fatal=False,
+)
 MASK_LIKE = Kind("training images that look like masks", "remove those that are, and run: " + REINDEX, is_fatal=False)
 NO_SOURCES = Kind("anomaly types in the config without images", "each line says how to get them", is_fatal=False)
 

@@ -7,9 +7,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+
 from realnet.data.folders import files_below
 from realnet.data.formats import is_image
-from realnet.data.images import read_mask
+from realnet.data.images import read_pixels
 from realnet.data.layout_file import Layout
 from realnet.data.roles import FileRole, roles_in_class
 from realnet.data.words import names_defect, read_name
@@ -130,10 +132,10 @@ def _good_with_defects(root: Path, roles: Sequence[FileRole]) -> Iterator[FileRo
     for role in roles:
         if role.role == "mask" and role.image in good and not role.is_told:
             try:
-                pixels = read_mask(root / role.file)
+                pixels = read_pixels(root / role.file)
             except UserError:
                 continue
-            if pixels.any() and not pixels.all():
+            if np.ptp(pixels.reshape(-1, pixels.shape[2]), axis=0).any():
                 yield role
 
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from realnet.config import DatasetConfig, paths
+from realnet.config import DatasetConfig, MaskRule, paths
 from realnet.data.folders import folders_in, images_in
+from realnet.data.images import NON_ZERO
 from realnet.data.index import discover_classes, has_roles, is_class
 from realnet.data.layout_file import NO_LAYOUT
 from realnet.data.layout_file import Layout as LayoutFile
@@ -121,12 +122,15 @@ def _wrapped(source: Path) -> str:
     return "" if inner == source else inner.relative_to(source).as_posix()
 
 
-def register(name: str, found: Recognised, *, layout: LayoutFile = NO_LAYOUT, force: bool = False) -> Path:
+def register(
+    name: str, found: Recognised, *, layout: LayoutFile = NO_LAYOUT, masks: MaskRule = NON_ZERO, force: bool = False
+) -> Path:
     """Write ``experiments/<name>/``: the location of the images, and a config for each stage.
 
     Args:
         name: name of the dataset.
         found: its images, which stay where they are.
+        masks: which pixels of its masks are defects.
         layout: what the names of files and folders do not tell.
         force: overwrite existing configs of that name.
 
@@ -134,7 +138,7 @@ def register(name: str, found: Recognised, *, layout: LayoutFile = NO_LAYOUT, fo
         UserError: if the name cannot name a folder or is taken, or if a file cannot be written.
     """
     folder = check_name(name, force=force)
-    files: dict[str, str] = {**_stage_yamls(name, found), "dataset": _dataset_yaml(found)}
+    files: dict[str, str] = {**_stage_yamls(name, found), "dataset": _dataset_yaml(found, masks)}
     for stage, text in files.items():  # the dataset exists once dataset.yaml does, which comes last
         with whole_file(folder / f"{stage}.yaml") as file:
             file.write(text)
@@ -159,10 +163,13 @@ def check_name(name: str, *, force: bool = False) -> Path:
     return folder
 
 
-def _dataset_yaml(found: Recognised) -> str:
+def _dataset_yaml(found: Recognised, masks: MaskRule) -> str:
     lines = [f"image_root: {_quoted(str(found.image_root))}"]
     if not found.is_whole_root:
         lines.append(f"classes: [{', '.join(map(_quoted, found.classes))}]")
+    if masks != NON_ZERO:
+        values = masks.model_dump(mode="json", exclude_defaults=True)
+        lines.append(f"masks: {json.dumps(values)} # {masks}")
     lines.append("# foreground: {} # per class: full, or a rule; other classes use auto")
     return "".join(f"{line}\n" for line in lines)
 

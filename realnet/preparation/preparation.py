@@ -15,6 +15,7 @@ from realnet.data.registry import OpenDataset, open_dataset
 from realnet.errors import UserError
 from realnet.inspection.check import inspect_class
 from realnet.inspection.findings import fatal, report
+from realnet.inspection.mask_rules import find_mask_rule
 from realnet.preparation.account import account_text, problems_of, take_account, take_account_of_told, write_account
 from realnet.preparation.archives import FileCopy, copy_files, plan_mtd, plan_solar, plan_visa
 from realnet.preparation.layouts import LAYOUTS, LayoutName, check_name, recognise, register
@@ -110,8 +111,12 @@ def add_dataset(name: str, source: Path, *, layout: str = "auto", force: bool = 
         raise UserError("\n".join([*problems, SETTLE.format(roles=ROLES)]))
     dataset = found.as_dataset(name)
     indexes = dataset.reindex(found.classes, layout=account.layout, write=False)
+    files = [found.image_root / e.maskname for index in indexes.values() for e in index.test if e.maskname]
+    masks = find_mask_rule(files)
+    if files:
+        print(f"masks      {masks}")
     if not dry_run:
-        print(f"configs    {register(name, found, layout=account.layout, force=force)}")
+        print(f"configs    {register(name, found, layout=account.layout, masks=masks, force=force)}")
         write_account(account, paths.account(name))
         print(f"account    {paths.account(name)}")
         dataset.reindex(found.classes)

@@ -5,11 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from realnet.anomalies.synthesis import AnomalySynthesizer, build_synthesizer
-from realnet.config import RealNetConfig
+from realnet.config import MaskRule, RealNetConfig
+from realnet.data.images import NON_ZERO
 from realnet.data.index import Entry
 from realnet.data.registry import OpenDataset
 from realnet.detection.calibration import split_holdout
+from realnet.evaluation.split import TestSplit
 from realnet.inspection.check import advise, require_sound
+from realnet.runtime.distributed import World
 from realnet.training import state
 
 
@@ -27,6 +30,18 @@ class DetectorData:
     test: Sequence[Entry]
     synthesizer: AnomalySynthesizer
     held_out: Sequence[Entry] = ()
+    mask_rule: MaskRule = NON_ZERO
+
+    def test_split(self, config: RealNetConfig, world: World) -> TestSplit:
+        """Return the class's test images at the detector's input size."""
+        return TestSplit(
+            self.test,
+            self.image_root,
+            image_size=config.image_size,
+            runtime=config.runtime,
+            world=world,
+            mask_rule=self.mask_rule,
+        )
 
     def subject(self, config: RealNetConfig, backbone_identity: str) -> dict[str, object]:
         """Describe the detector and its training data for a run's identity (:func:`state.identity`)."""
@@ -60,4 +75,13 @@ def detector_data(dataset: OpenDataset, class_name: str, config: RealNetConfig) 
     require_sound(dataset, [class_name], sources=sources)
     advise(index.train)
     train, held_out = split_holdout(index.train, config.calibration.holdout_fraction)
-    return DetectorData(dataset.name, class_name, dataset.image_root, train, index.test, synthesizer, held_out)
+    return DetectorData(
+        dataset.name,
+        class_name,
+        dataset.image_root,
+        train,
+        index.test,
+        synthesizer,
+        held_out,
+        mask_rule=dataset.config.masks,
+    )

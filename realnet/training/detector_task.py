@@ -19,7 +19,6 @@ from realnet.detection.calibration import calibrate, draw_examples, draw_probes
 from realnet.detection.fusion import choose_pool, fit_fusion
 from realnet.errors import Stopped
 from realnet.evaluation.scores import Metric, curves_of, score_split, summarise
-from realnet.evaluation.split import TestSplit
 from realnet.models import checkpoint
 from realnet.models.afs import afs_criteria
 from realnet.models.build import build_detector, settle
@@ -77,9 +76,7 @@ class DetectorTask:
             seed=config.seed,
             augment=config.train.augment,
         )
-        self.test_split = TestSplit(
-            data.test, data.image_root, image_size=config.image_size, runtime=config.runtime, world=world
-        )
+        self.test_split = data.test_split(config, world)
         torch.manual_seed(config.seed)
         self.model = move_to_device(build_detector(config), world.device, config.runtime).train()
         join_batch_norms(self.model.rrs)
