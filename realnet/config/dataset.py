@@ -43,7 +43,7 @@ class MaskRule(Section):
 
 
 class DatasetConfig(Section):
-    """``dataset.yaml``: where the images are, which classes, the foreground rule of each, and how masks mark defects."""
+    """``dataset.yaml``: where the images are, which classes, their foreground rules, and how masks mark defects."""
 
     image_root: str
     classes: tuple[ClassName, ...] | None = Field(None, description="None: the folders found under image_root")

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from realnet.config import RealNetConfig, RuntimeConfig
+from realnet.config import RealNetConfig
 from realnet.data.registry import OpenDataset
 from realnet.detection.calibration import Calibration
 from realnet.detection.checkpoints import Protocol, ReferenceName
@@ -35,9 +35,9 @@ class TestSplits:
 
     __test__ = False  # a class whose name pytest would collect
 
-    def __init__(self, dataset: OpenDataset, class_name: str, runtime: RuntimeConfig, world: World) -> None:
+    def __init__(self, dataset: OpenDataset, class_name: str, config: RealNetConfig, world: World) -> None:
         self.dataset, self.class_name = dataset, class_name
-        self._runtime, self._world = runtime, world
+        self._config, self._world = config, world
         self._by_size: dict[tuple[int, int], TestSplit] = {}
 
     def at(self, image_size: tuple[int, int]) -> TestSplit:
@@ -47,9 +47,10 @@ class TestSplits:
                 self.dataset.index(self.class_name).test,
                 self.dataset.image_root,
                 image_size=image_size,
-                runtime=self._runtime,
+                runtime=self._config.runtime,
                 world=self._world,
                 mask_rule=self.dataset.config.masks,
+                mask_resize=self._config.evaluation.mask_resize,
                 with_pictures=True,
             )
         return self._by_size[image_size]
@@ -99,7 +100,7 @@ def evaluate_reference(
         reference = maker.fit(name)
     settings = maker.config.evaluation
     split = splits.at(maker.config.image_size)
-    scores = score_reference(reference, split, world=world, batch_size=settings.batch_size)
+    scores = score_reference(reference, split, world=world, config=settings)
     return _summed_up(name, scores, _File("", 0, None), fpr_limit=settings.aupro_fpr_limit), scores
 
 
@@ -187,9 +188,17 @@ def notes_on(scores: ClassScores) -> Iterator[str]:
     without = int(np.count_nonzero(~scores.has_mask))
     if without and scores.masks.any():
         yield f"{without} defect images without a mask are left out of the pixel metrics"
+    height, width = scores.masks.shape[1:]
+    if scores.region_counts is not None and scores.regions_in_file is None:
+        own, kept, seen = (int(number) for number in scores.region_counts.sum(axis=0))
+        if kept < own or seen > kept:
+            fate = [f"{own - kept} vanish"] * (kept < own) + [f"{kept} are {seen} pieces"] * (seen > kept)
+            yield (
+                f"of {own} regions in the masks {' and '.join(fate)} at {height}x{width} pixels; "
+                "evaluation.mask_resize=regions keeps each one whole, evaluation.resolution=file takes them as they are"
+            )
     vanished = np.flatnonzero(scores.has_mask & (scores.labels == 1) & ~scores.masks.any(axis=(1, 2)))
-    if len(vanished):
-        height, width = scores.masks.shape[1:]
+    if len(vanished) and scores.regions_in_file is None:
         yield (
             f"{len(vanished)} masks show no defect at {height}x{width} pixels, such as "
             f"{scores.entries[vanished[0]].maskname}: the pixel metrics treat these images as normal"

@@ -78,7 +78,7 @@ def report_class(
         return kept
     if world.is_main:
         _remove_stale_heatmaps(folder, class_name, test)
-    splits = TestSplits(dataset, class_name, config.runtime, world)
+    splits = TestSplits(dataset, class_name, config, world)
     results: list[CheckpointResult] = []
     with distributed.refusing_together():
         maker = ReferenceMaker(dataset, class_name, seen, world, checkpoint_path=first) if references else None
@@ -100,7 +100,7 @@ def report_class(
         made=datetime.now().astimezone().isoformat(" ", "minutes"),
         notes=tuple(notes_on(scores)),
         checkpoints=tuple(results),
-        settings={**seen.evaluation.model_dump(exclude={"batch_size"}), "score_pool": seen.evaluation.pool},
+        settings=_settings(seen, config),
         inputs=inputs,
     )
     with distributed.refusing_together():
@@ -108,6 +108,13 @@ def report_class(
             write_class_page(folder, whole, scores, pictures)
             write_class(folder, whole)
     return whole
+
+
+def _settings(seen: RealNetConfig, config: RealNetConfig) -> dict[str, float | str | None]:
+    """Return what scores and metrics depend on; keys that earlier versions lack are left out at their defaults."""
+    own = config.evaluation.model_dump(include={"resolution", "mask_resize"}, exclude_defaults=True)
+    common = seen.evaluation.model_dump(exclude={"batch_size", "resolution", "mask_resize"})
+    return {**common, "score_pool": seen.evaluation.pool, **own}
 
 
 def _inputs(

@@ -41,6 +41,7 @@ class DetectorData:
             runtime=config.runtime,
             world=world,
             mask_rule=self.mask_rule,
+            mask_resize=config.evaluation.mask_resize,
         )
 
     def subject(self, config: RealNetConfig, backbone_identity: str) -> dict[str, object]:
