@@ -52,11 +52,13 @@ class DetectorTrainDataset(Dataset[DetectorItem]):
         seed: int,
         augment: bool = False,
         only_anomalous: bool = False,
+        image_bits: int = 16,
         cache_mib: int = CACHE_MIB,
     ) -> None:
         self.entries, self.image_size, self.synthesizer = list(entries), image_size, synthesizer
         self.seed, self.augment, self.only_anomalous = seed, augment, only_anomalous
-        self.images = ImageCache([image_root / e.filename for e in entries], image_size, budget_mib=cache_mib)
+        files = [image_root / entry.filename for entry in entries]
+        self.images = ImageCache(files, image_size, bits=image_bits, budget_mib=cache_mib)
         if synthesizer.foreground == "auto" and self.entries:
             _report_auto_foreground(self.images, self.entries[0].class_name)
 

@@ -79,6 +79,7 @@ def export_anomalies(
     num_samples: int,
     seed: int,
     output: Path,
+    image_bits: int = 16,
 ) -> list[ManifestRow]:
     """Write PNGs of equal names to ``image/``, ``mask/`` and ``source/``, and at the end ``manifest.csv``.
 
@@ -92,12 +93,13 @@ def export_anomalies(
         num_samples: number of anomalies to write.
         seed: seed of all draws.
         output: folder to write to.
+        image_bits: bits that 16-bit values use.
 
     Raises:
         UserError: if a file cannot be read or written, or ``MAX_FAILURES`` images in a row get no anomaly.
     """
     rows = []
-    drawn = _draw(entries, image_root, synthesizer, num_samples, seed)
+    drawn = _draw(entries, image_root, synthesizer, num_samples, seed, image_bits)
     for row, source, anomaly in bar(drawn, total=num_samples, description=entries[0].class_name):
         for folder, pixels in zip(FOLDERS, (anomaly.image, anomaly.mask, source), strict=True):
             write_image(output / folder / row.file, pixels)
@@ -107,13 +109,13 @@ def export_anomalies(
 
 
 def _draw(
-    entries: Sequence[Entry], image_root: Path, synthesizer: AnomalySynthesizer, num_samples: int, seed: int
+    entries: Sequence[Entry], image_root: Path, synthesizer: AnomalySynthesizer, num_samples: int, seed: int, bits: int
 ) -> Iterator[tuple[ManifestRow, Image, LocalAnomaly]]:
     digits = max(5, len(str(num_samples - 1)))
     count = turn = failures = 0
     while count < num_samples:
         epoch, index = divmod(turn, len(entries))
-        source = resize_image(read_image(image_root / entries[index].filename), synthesizer.image_size)
+        source = resize_image(read_image(image_root / entries[index].filename, bits), synthesizer.image_size)
         anomaly = synthesizer.synthesize(source, np.random.default_rng((seed, epoch, index)))
         turn += 1
         failures = 0 if anomaly.mask.any() else failures + 1

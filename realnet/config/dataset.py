@@ -49,6 +49,7 @@ class DatasetConfig(Section):
     classes: tuple[ClassName, ...] | None = Field(None, description="None: the folders found under image_root")
     foreground: dict[ClassName, Foreground] = Field(default_factory=dict, description="by class; others use 'auto'")
     masks: MaskRule = MaskRule()
+    image_bits: int = Field(16, ge=8, le=16, description="bits that the values of 16-bit images use, such as 12")
 
     @model_validator(mode="after")
     def _check_classes(self) -> Self:

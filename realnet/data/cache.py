@@ -20,11 +20,14 @@ class ImageCache:
     Args:
         files: image files.
         image_size: (height, width) to resize to.
+        bits: bits that 16-bit values use (``read_image``).
         budget_mib: most memory to use, in MiB.
     """
 
-    def __init__(self, files: Sequence[Path], image_size: tuple[int, int], *, budget_mib: int = CACHE_MIB) -> None:
-        self.files, self.image_size, self.budget_mib = list(files), image_size, budget_mib
+    def __init__(
+        self, files: Sequence[Path], image_size: tuple[int, int], *, bits: int = 16, budget_mib: int = CACHE_MIB
+    ) -> None:
+        self.files, self.image_size, self.bits, self.budget_mib = list(files), image_size, bits, budget_mib
         shape = (*image_size, 3)
         self.capacity = min(len(self.files), budget_mib * 2**20 // int(np.prod(shape)))
         self._pixels = _shared_bytes((self.capacity, *shape))
@@ -37,14 +40,14 @@ class ImageCache:
         """Return an image as uint8 RGB (H, W, 3); the caller must not modify it."""
         if index < self.capacity and self._is_filled[index]:
             return self._pixels[index]
-        image = resize_image(read_image(self.files[index]), self.image_size)
+        image = resize_image(read_image(self.files[index], self.bits), self.image_size)
         if index < self.capacity:
             self._pixels[index] = image
             self._is_filled[index] = 1
         return image
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _make_cache, (self.files, self.image_size, self.budget_mib)
+        return _make_cache, (self.files, self.image_size, self.bits, self.budget_mib)
 
 
 def _shared_bytes(shape: tuple[int, ...]) -> Image:
@@ -53,5 +56,5 @@ def _shared_bytes(shape: tuple[int, ...]) -> Image:
     return np.frombuffer(mmap.mmap(-1, max(size, 1)), np.uint8, count=size).reshape(shape)
 
 
-def _make_cache(files: Sequence[Path], image_size: tuple[int, int], budget_mib: int) -> ImageCache:
-    return ImageCache(files, image_size, budget_mib=budget_mib)
+def _make_cache(files: Sequence[Path], image_size: tuple[int, int], bits: int, budget_mib: int) -> ImageCache:
+    return ImageCache(files, image_size, bits=bits, budget_mib=budget_mib)

@@ -1,7 +1,6 @@
 """Read, write and resize images and masks, and convert them to the value ranges that networks take."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from PIL import Image as PILImage
 from torch import Tensor
 
 from realnet.config import MaskRule
+from realnet.data.decoding import decode
 from realnet.errors import UserError
 from realnet.runtime.files import refusing, whole
 
@@ -24,9 +24,6 @@ Pixels = NDArray[Any]
 """uint8 (H, W) or (H, W, C)."""
 NON_ZERO = MaskRule()
 
-cv2.setNumThreads(1)  # worker processes already load the many small items in parallel
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # our own errors name unreadable files
-
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 # (x / 255 - mean) / std as one multiplication and one addition per channel
@@ -34,15 +31,27 @@ _NORMALISE = [(1 / (255 * std), -mean / std) for mean, std in zip(IMAGENET_MEAN,
 _SIGN = [(1 / 127.5, -1.0)] * 3
 
 
-def read_image(path: Path) -> Image:
+def read_image(path: Path, bits: int = 16) -> Image:
     """Read any image file as 8-bit RGB (H, W, 3), rotated according to its EXIF orientation.
 
-    Grey images get three equal channels, 16-bit values keep only their upper byte, and transparency is dropped.
+    Grey images get three equal channels, and transparency is dropped. Of 16-bit values, the upper 8 of the ``bits`` in
+    use remain; larger values become 255.
 
     Raises:
-        UserError: if the file is missing, unreadable or truncated; the message names it.
+        UserError: if the file is missing, unreadable or truncated, or holds other than 8-bit and 16-bit values; the
+            message names it.
     """
-    return cv2.cvtColor(_decode(path, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    if bits == 16:
+        return cv2.cvtColor(decode(path, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    pixels = decode(path, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    return cv2.cvtColor(to_8_bits(pixels, bits), cv2.COLOR_BGR2RGB)
+
+
+def to_8_bits(pixels: Pixels, bits: int) -> Pixels:
+    """Return the upper 8 of the ``bits`` that uint16 values use, as uint8; uint8 values stay as they are."""
+    if pixels.dtype == np.uint8:
+        return pixels
+    return np.minimum(pixels >> (bits - 8), 255).astype(np.uint8)
 
 
 def read_mask(path: Path, rule: MaskRule = NON_ZERO) -> Mask:
@@ -58,7 +67,7 @@ def read_mask(path: Path, rule: MaskRule = NON_ZERO) -> Mask:
     """
     # keep the file's own depth: a 16-bit mask may hold small numbers, which 8 bits would drop
     flags = cv2.IMREAD_UNCHANGED if rule.channel == "alpha" else cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
-    pixels = _decode(path, flags)
+    pixels = decode(path, flags)
     if rule.channel == "alpha" and (pixels.ndim != 3 or pixels.shape[2] != 4):
         raise UserError(f"the mask {path} has no transparency, but dataset.yaml says masks.channel: alpha; correct one")
     scale = 257 if pixels.dtype == np.uint16 else 1
@@ -78,7 +87,7 @@ def read_pixels(path: Path) -> Pixels:
     Raises:
         UserError: if the file is missing, unreadable or truncated; the message names it.
     """
-    pixels = _decode(path, cv2.IMREAD_UNCHANGED)
+    pixels = decode(path, cv2.IMREAD_UNCHANGED)
     if pixels.dtype != np.uint8:
         pixels = np.minimum(pixels, 255).astype(np.uint8) if pixels.max() < 256 else (pixels >> 8).astype(np.uint8)
     if pixels.ndim == 2:
@@ -158,29 +167,3 @@ def _to_tensor(image: Image, coefficients: Sequence[tuple[float, float]]) -> Ten
         for plane, (scale, offset) in zip(cv2.split(image), coefficients, strict=True)
     ]
     return torch.from_numpy(np.stack(planes))
-
-
-def _decode(path: Path, flags: int) -> NDArray[Any]:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(
-            f"cannot read the image {path}: {error.strerror}; check the path and its permissions"
-        ) from error
-    pixels = None
-    if data and not _is_truncated(data):  # some OpenCV versions silently fill the missing part with grey
-        with suppress(cv2.error):  # for example, more than 2^30 pixels
-            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    if pixels is None:
-        raise UserError(
-            f"{path} ({len(data)} bytes) is truncated, or not an image that OpenCV can read (2^30 pixels at most); "
-            "replace the file or remove it"
-        )
-    return pixels
-
-
-def _is_truncated(data: bytes) -> bool:
-    """Tell whether a JPEG or PNG lacks its end; OpenCV's decoder judges other formats."""
-    if data.startswith(b"\xff\xd8"):
-        return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")  # the end mark follows the last scan
-    return data.startswith(b"\x89PNG") and b"IEND" not in data[-4096:]

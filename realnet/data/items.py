@@ -46,13 +46,15 @@ class DiffusionDataset(Dataset[DiffusionItem]):
         num_steps: int,
         seed: int,
         augment: bool = False,
+        image_bits: int = 16,
         cache_mib: int = CACHE_MIB,
     ) -> None:
         """Take entries of the given ``classes``; a class's index is its position there. ``num_steps`` is T."""
         self.entries, self.image_size, self.num_steps = list(entries), image_size, num_steps
         self.seed, self.augment = seed, augment
         self.class_indexes = [list(classes).index(entry.class_name) for entry in self.entries]
-        self.images = ImageCache([image_root / e.filename for e in entries], image_size, budget_mib=cache_mib)
+        files = [image_root / entry.filename for entry in entries]
+        self.images = ImageCache(files, image_size, bits=image_bits, budget_mib=cache_mib)
 
     def __len__(self) -> int:
         return len(self.entries)

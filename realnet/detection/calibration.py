@@ -102,7 +102,12 @@ class Maps(NamedTuple):
 
 
 def draw_examples(
-    entries: Sequence[Entry], image_root: Path, synthesizer: AnomalySynthesizer, config: RealNetConfig
+    entries: Sequence[Entry],
+    image_root: Path,
+    synthesizer: AnomalySynthesizer,
+    config: RealNetConfig,
+    *,
+    image_bits: int = 16,
 ) -> Examples:
     """Read normal images and draw new local anomalies on them, reproducibly from the seed.
 
@@ -111,10 +116,11 @@ def draw_examples(
         image_root: the folder that the entries' file names are relative to.
         synthesizer: makes the anomalies.
         config: of the detector.
+        image_bits: bits that 16-bit values use.
     """
     number = config.calibration.num_anomalies
     used = [entries[index] for index in _spread(len(entries), min(len(entries), number))]
-    images = [resize_image(read_image(image_root / entry.filename), config.image_size) for entry in used]
+    images = [resize_image(read_image(image_root / entry.filename, image_bits), config.image_size) for entry in used]
     drawn = [
         synthesizer.synthesize(images[i % len(images)], _generator(config.seed, i, len(images)), only_anomalous=True)
         for i in range(number)

@@ -4,19 +4,18 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, overload
+from typing import Any, Literal, Self, cast, overload
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image as PILImage
-from PIL import ImageOps
 from pydantic import ValidationError
 
 from realnet.config import EvaluationConfig, RealNetConfig
-from realnet.data.images import Image, normalise, read_image, resize_image
+from realnet.data.images import normalise, resize_image
 from realnet.detection.calibration import Calibration
+from realnet.detection.inputs import ImageInput, to_image, to_images
 from realnet.detection.maps import DIVERGED, anomaly_maps
 from realnet.errors import UserError
 from realnet.metrics.image_score import image_scores
@@ -33,7 +32,6 @@ logger = logging.getLogger("realnet")
 
 NOT_FILES = frozenset({"hub", "package", "none"})
 """What ``backbone.weights`` may be other than a file."""
-ImageInput = np.ndarray | PILImage.Image | str | Path
 
 
 @dataclass(frozen=True)
@@ -125,6 +123,11 @@ class Detector:
             precision=precision,
         )
 
+    @property
+    def image_bits(self) -> int:
+        """Return how many bits the values of its 16-bit images use."""
+        return int(self.facts.get("image_bits", 16))
+
     @overload
     def predict(  # type: ignore[overload-overlap]  # a path given as str is a sequence of str too
         self, images: ImageInput, *, threshold: float | None = None
@@ -142,22 +145,25 @@ class Detector:
         images are.
 
         Args:
-            images: an image as uint8 RGB array (H, W, 3), PIL image or path; or several, as a sequence of images of any
-                sizes or as an array (B, H, W, 3).
+            images: an image as array or tensor, PIL image or path; or several, as a sequence of images of any sizes or
+                as an array (B, H, W, 3) or tensor (B, 3, H, W). Arrays are (H, W) or (H, W, 3), tensors (H, W) or
+                (3, H, W): uint8, uint16, or float in [0, 1]; colours are RGB, so turn what cv2 reads with
+                ``cv2.cvtColor(image, cv2.COLOR_BGR2RGB)``. An empty sequence gives an empty list.
             threshold: threshold of the image score; None takes the calibrated one.
 
         Returns:
             A :class:`Prediction`, or a list of them for several images.
 
         Raises:
-            UserError: for an unreadable file, an array of another shape or type, or a network that returns NaN.
+            UserError: for an unreadable file, an array of another shape, type or range, or a network that returns NaN.
         """
-        if isinstance(images, (str, Path, PILImage.Image)) or (isinstance(images, np.ndarray) and images.ndim != 4):
-            return self._predict_one(images, threshold)
-        return [self._predict_one(image, threshold) for image in images]
+        several = to_images(images)
+        if several is None:
+            return self._predict_one(cast(ImageInput, images), threshold)
+        return [self._predict_one(image, threshold) for image in several]
 
     def _predict_one(self, picture: ImageInput, threshold: float | None) -> Prediction:
-        image = _to_array(picture)
+        image = to_image(picture, bits=self.image_bits)
         small = normalise(resize_image(image, self.config.image_size))[None]
         anomaly_map = anomaly_maps(self.model, small, self.precision).cpu().numpy()
         score = float(image_scores(anomaly_map, self.config.evaluation.pool)[0])
@@ -275,23 +281,3 @@ def _check_backbone(model: RealNet, stored: Checkpoint, path: Path) -> None:
             f"{path} was trained on other weights of {model.backbone.name} (checksum {expected[:12]}…, not "
             f"{str(found)[:12]}…); give the file used in training as backbone.weights (in Python: backbone_weights)"
         )
-
-
-def _to_array(image: ImageInput) -> Image:
-    if isinstance(image, (str, Path)):
-        return read_image(Path(image))
-    if isinstance(image, PILImage.Image):
-        image = _from_pil(image)
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
-        raise UserError(f"an image must be a uint8 RGB array (H, W, 3), but this one is {image.dtype} {image.shape}")
-    return image
-
-
-def _from_pil(image: PILImage.Image) -> Image:
-    """Return the array that ``read_image`` would return for the image's file."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode in {"I", "F"}:
-        raise UserError(f"a PIL image of mode {image.mode!r} has no known range; give its file, or 8-bit values")
-    if image.mode.startswith("I;16"):
-        image = PILImage.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    return np.asarray(image.convert("RGB"))

@@ -46,17 +46,19 @@ class TestFiles(Dataset[TestItem]):
         image_size: tuple[int, int],
         mask_rule: MaskRule,
         mask_resize: MaskResize,
+        image_bits: int,
         with_pictures: bool,
     ) -> None:
         self.entries, self.image_root, self.image_size = entries, image_root, image_size
-        self.mask_rule, self.mask_resize, self.with_pictures = mask_rule, mask_resize, with_pictures
+        self.mask_rule, self.mask_resize, self.image_bits = mask_rule, mask_resize, image_bits
+        self.with_pictures = with_pictures
 
     def __len__(self) -> int:
         return len(self.entries)
 
     def __getitem__(self, index: int) -> TestItem:
         entry = self.entries[index]
-        image = read_image(self.image_root / entry.filename)
+        image = read_image(self.image_root / entry.filename, self.image_bits)
         height, width = image.shape[:2]
         own = label_regions(self._mask(entry, (height, width)))
         resize = resize_regions if self.mask_resize == "regions" else resize_nearest

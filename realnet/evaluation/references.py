@@ -46,7 +46,7 @@ class ReferenceMaker:
         self.class_name, self.config, self.world = class_name, config, world
         self.backbone = make_ready(_backbone(config, checkpoint_path), world.precision.in_float32(), config.runtime)
         files = [dataset.image_root / entry.filename for entry in dataset.index(class_name).train]
-        self.images = ImageCache(files, config.image_size)
+        self.images = ImageCache(files, config.image_size, bits=dataset.config.image_bits)
 
     def fit(self, name: ReferenceName) -> Reference:
         """Return a reference fitted to the training images.

@@ -51,6 +51,7 @@ class TestSplits:
                 world=self._world,
                 mask_rule=self.dataset.config.masks,
                 mask_resize=self._config.evaluation.mask_resize,
+                image_bits=self.dataset.config.image_bits,
                 with_pictures=True,
             )
         return self._by_size[image_size]

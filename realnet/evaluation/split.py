@@ -75,6 +75,7 @@ class TestSplit:
         world: this process; it reads every ``world.size``-th image.
         mask_rule: which pixels of a mask file are defects.
         mask_resize: ``evaluation.mask_resize`` of the config.
+        image_bits: bits that 16-bit values use (``read_image``).
         with_pictures: also keep the images that heatmaps and reports show.
     """
 
@@ -90,10 +91,11 @@ class TestSplit:
         world: World,
         mask_rule: MaskRule = NON_ZERO,
         mask_resize: MaskResize = "nearest",
+        image_bits: int = 16,
         with_pictures: bool = False,
     ) -> None:
         self.entries, self.image_size, self.with_pictures = list(entries), image_size, with_pictures
-        self.files = TestFiles(self.entries, image_root, image_size, mask_rule, mask_resize, with_pictures)
+        self.files = TestFiles(self.entries, image_root, image_size, mask_rule, mask_resize, image_bits, with_pictures)
         self._runtime, self._world = runtime, world
         self._mine = range(world.rank, len(self.entries), world.size)
         self._stamps: list[Stamp] = []

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from realnet.config import MaskRule
+from realnet.data.decoding import has_pages
+from realnet.data.depth import find_bits
 from realnet.data.index import ClassIndex, Entry
 from realnet.data.layout_file import stored_layout
 from realnet.data.registry import OpenDataset
@@ -95,6 +97,7 @@ def inspect_class(
         *(Finding(kinds.MASK_LIKE, str(path)) for path in sorted(find_mask_looks(trained if decode else ()))),
         *_about_masks(root, class_name, test, {**images, **masks}),
         *_odd_masks(class_name, masks, rule),
+        *(_odd_files(class_name, list(images), dataset.config.image_bits) if decode else ()),
         *_copies(root, index.train, test, images),
         *_on_disk(root, dataset.name, class_name, index, with_test=with_test),
     ]
@@ -139,6 +142,15 @@ def _odd_masks(class_name: str, masks: Looks, rule: MaskRule) -> Iterator[Findin
     for kind, paths in odd.items():
         if paths:
             yield Finding(kind, f"{class_name}: {len(paths)} of {len(masks)}, such as {paths[0]} ({rule})")
+
+
+def _odd_files(class_name: str, files: Sequence[Path], image_bits: int) -> Iterator[Finding]:
+    """Yield images whose values use other bits than the dataset's, and files with several pages."""
+    bits, number = find_bits(files)
+    if number and bits != image_bits:
+        yield Finding(kinds.DEPTH, f"{class_name}: {bits} bits are used, image_bits is {image_bits}")
+    tiffs = (path for path in files if path.suffix.lower() in {".tif", ".tiff"} and path.is_file())
+    yield from (Finding(kinds.PAGES, str(path)) for path in tiffs if has_pages(path.read_bytes()))
 
 
 def _copies(root: Path, train: Sequence[Entry], test: Sequence[Entry], looks: Looks) -> Iterator[Finding]:

@@ -54,6 +54,12 @@ GREY_MASK = Kind(
     "where grey is the seam of a drawing, set masks: {{above: 127}} in dataset.yaml; numbers of kinds are fine",
     is_fatal=False,
 )
+DEPTH = Kind(
+    "16-bit images that use other bits than dataset.yaml says",
+    "set image_bits there, and train anew what was trained",
+    is_fatal=False,
+)
+PAGES = Kind("files with several pages", "only the first page is used", is_fatal=False)
 MASK_LIKE = Kind("training images that look like masks", "remove those that are, and run: " + REINDEX, is_fatal=False)
 NO_SOURCES = Kind("anomaly types in the config without images", "each line says how to get them", is_fatal=False)
 

@@ -159,8 +159,8 @@ def pixel_curve_of_images(images: Callable[[], Iterable[tuple[FloatArray, NDArra
     """Build the same curve image by image (docs/method.md, AUPRO), in the memory of the defect pixels alone.
 
     Args:
-        images: yields, each time that it is called, the scores (H, W) of each image, of any size, and the numbers of its
-            regions (H, W), 0 where there is no defect.
+        images: yields at each call the scores (H, W) of each image, of any size, and the numbers of its regions (H, W),
+            0 where there is no defect.
 
     Raises:
         MetricUndefined: as for :func:`pixel_curve`.

@@ -123,7 +123,13 @@ def _wrapped(source: Path) -> str:
 
 
 def register(
-    name: str, found: Recognised, *, layout: LayoutFile = NO_LAYOUT, masks: MaskRule = NON_ZERO, force: bool = False
+    name: str,
+    found: Recognised,
+    *,
+    layout: LayoutFile = NO_LAYOUT,
+    masks: MaskRule = NON_ZERO,
+    image_bits: int = 16,
+    force: bool = False,
 ) -> Path:
     """Write ``experiments/<name>/``: the location of the images, and a config for each stage.
 
@@ -131,6 +137,7 @@ def register(
         name: name of the dataset.
         found: its images, which stay where they are.
         masks: which pixels of its masks are defects.
+        image_bits: bits that 16-bit values use.
         layout: what the names of files and folders do not tell.
         force: overwrite existing configs of that name.
 
@@ -138,7 +145,7 @@ def register(
         UserError: if the name cannot name a folder or is taken, or if a file cannot be written.
     """
     folder = check_name(name, force=force)
-    files: dict[str, str] = {**_stage_yamls(name, found), "dataset": _dataset_yaml(found, masks)}
+    files: dict[str, str] = {**_stage_yamls(name, found), "dataset": _dataset_yaml(found, masks, image_bits)}
     for stage, text in files.items():  # the dataset exists once dataset.yaml does, which comes last
         with whole_file(folder / f"{stage}.yaml") as file:
             file.write(text)
@@ -163,13 +170,15 @@ def check_name(name: str, *, force: bool = False) -> Path:
     return folder
 
 
-def _dataset_yaml(found: Recognised, masks: MaskRule) -> str:
+def _dataset_yaml(found: Recognised, masks: MaskRule, image_bits: int) -> str:
     lines = [f"image_root: {_quoted(str(found.image_root))}"]
     if not found.is_whole_root:
         lines.append(f"classes: [{', '.join(map(_quoted, found.classes))}]")
     if masks != NON_ZERO:
         values = masks.model_dump(mode="json", exclude_defaults=True)
         lines.append(f"masks: {json.dumps(values)} # {masks}")
+    if image_bits != 16:
+        lines.append(f"image_bits: {image_bits} # of the values in 16-bit files")
     lines.append("# foreground: {} # per class: full, or a rule; other classes use auto")
     return "".join(f"{line}\n" for line in lines)
 

@@ -9,6 +9,7 @@ from typing import cast
 from realnet.anomalies.preview import contact_sheet
 from realnet.anomalies.sources import inspect_sources
 from realnet.config import RealNetConfig, paths
+from realnet.data.depth import find_bits
 from realnet.data.images import write_image
 from realnet.data.layout_file import NO_LAYOUT, ROLES, read_layout
 from realnet.data.registry import OpenDataset, open_dataset
@@ -115,8 +116,12 @@ def add_dataset(name: str, source: Path, *, layout: str = "auto", force: bool = 
     masks = find_mask_rule(files)
     if files:
         print(f"masks      {masks}")
+    used = [found.image_root / e.filename for index in indexes.values() for e in (*index.train, *index.test)]
+    bits, number = find_bits(used)
+    if number:
+        print(f"depth      {bits} bits are used in 16-bit files; the upper 8 of them are read")
     if not dry_run:
-        print(f"configs    {register(name, found, layout=account.layout, masks=masks, force=force)}")
+        print(f"configs    {register(name, found, layout=account.layout, masks=masks, image_bits=bits, force=force)}")
         write_account(account, paths.account(name))
         print(f"account    {paths.account(name)}")
         dataset.reindex(found.classes)

@@ -131,8 +131,8 @@ def _inputs(
     weights = [path for path in (Path(config.backbone.weights),) if path.is_file()]
     files = [*checkpoints.values(), *weights, *(dataset.image_root / name for name in names)]
     facts = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    rule = dataset.config.masks.model_dump()
-    whole = [rule, config.model_dump(mode="json"), [asdict(entry) for entry in test], facts, *sorted(references)]
+    reading = [dataset.config.masks.model_dump(), dataset.config.image_bits]
+    whole = [reading, config.model_dump(mode="json"), [asdict(entry) for entry in test], facts, *sorted(references)]
     return hashlib.sha256(json.dumps(whole).encode()).hexdigest()
 
 

@@ -9,7 +9,7 @@ from realnet.config import MaskRule, RealNetConfig
 from realnet.data.images import NON_ZERO
 from realnet.data.index import Entry
 from realnet.data.registry import OpenDataset
-from realnet.detection.calibration import split_holdout
+from realnet.detection.calibration import Examples, draw_examples, split_holdout
 from realnet.evaluation.split import TestSplit
 from realnet.inspection.check import advise, require_sound
 from realnet.runtime.distributed import World
@@ -31,6 +31,7 @@ class DetectorData:
     synthesizer: AnomalySynthesizer
     held_out: Sequence[Entry] = ()
     mask_rule: MaskRule = NON_ZERO
+    image_bits: int = 16
 
     def test_split(self, config: RealNetConfig, world: World) -> TestSplit:
         """Return the class's test images at the detector's input size."""
@@ -42,7 +43,16 @@ class DetectorData:
             world=world,
             mask_rule=self.mask_rule,
             mask_resize=config.evaluation.mask_resize,
+            image_bits=self.image_bits,
         )
+
+    def draw_examples(self, entries: Sequence[Entry], config: RealNetConfig) -> Examples:
+        """Return images to calibrate on, with local anomalies (:func:`calibration.draw_examples`)."""
+        return draw_examples(entries, self.image_root, self.synthesizer, config, image_bits=self.image_bits)
+
+    def facts(self) -> dict[str, int]:
+        """Return what a detector must know of its images; nothing where they are like any others."""
+        return {} if self.image_bits == 16 else {"image_bits": self.image_bits}
 
     def subject(self, config: RealNetConfig, backbone_identity: str) -> dict[str, object]:
         """Describe the detector and its training data for a run's identity (:func:`state.identity`)."""
@@ -53,6 +63,7 @@ class DetectorData:
             "class": self.class_name,
             "training images": state.fingerprint(entry.filename for entry in self.train),
             "anomaly sources": state.fingerprint(sources),
+            **self.facts(),
             "backbone's weights (SHA-256)": backbone_identity,
             "train.accumulation (batch norms see each micro-batch by itself)": config.train.accumulation,
         }
@@ -85,4 +96,5 @@ def detector_data(dataset: OpenDataset, class_name: str, config: RealNetConfig) 
         synthesizer,
         held_out,
         mask_rule=dataset.config.masks,
+        image_bits=dataset.config.image_bits,
     )

@@ -15,7 +15,7 @@ from realnet.anomalies.items import DetectorTrainDataset
 from realnet.config import PUBLISHED_BLOCKS, RealNetConfig, paths
 from realnet.data.order import EpochOrder
 from realnet.data.registry import keep_index
-from realnet.detection.calibration import calibrate, draw_examples, draw_probes
+from realnet.detection.calibration import calibrate, draw_probes
 from realnet.detection.fusion import choose_pool, fit_fusion
 from realnet.errors import Stopped
 from realnet.evaluation.scores import Metric, curves_of, score_split, summarise
@@ -75,6 +75,7 @@ class DetectorTask:
             synthesizer=data.synthesizer,
             seed=config.seed,
             augment=config.train.augment,
+            image_bits=data.image_bits,
         )
         self.test_split = data.test_split(config, world)
         torch.manual_seed(config.seed)
@@ -195,7 +196,7 @@ class DetectorTask:
             classes=(self.data.class_name,),
             class_name=self.data.class_name,
             config=self._resolved().model_dump(mode="json"),
-            facts={"step": step, **facts, "backbone": self.model.backbone.facts()},
+            facts={"step": step, **facts, **self.data.facts(), "backbone": self.model.backbone.facts()},
         )
         checkpoint.save(path, weights)
 
@@ -235,7 +236,7 @@ class DetectorTask:
         """Return a checkpoint with fusion, score pool and thresholds added; its weights must be loaded already."""
         self.model.eval()  # no batch norm may learn from what is drawn here
         entries, description = self.data.held_out or self.data.train, f"{self.data.class_name}: calibration"
-        examples = draw_examples(entries, self.data.image_root, self.data.synthesizer, self.config)
+        examples = self.data.draw_examples(entries, self.config)
         config = self._resolved()
         probes = draw_probes(examples, self.data.synthesizer.foreground, config)
         if config.detector.fuse.position:

@@ -42,11 +42,14 @@ class NormalImages:
     classes: Sequence[str]
     image_root: Path
     entries: Sequence[Entry]
+    image_bits: int = 16
 
     def subject(self, stage: str) -> dict[str, str]:
         """Describe a stage and its training data for a run's identity (:func:`state.identity`)."""
         images = state.fingerprint((entry.class_name, entry.filename) for entry in self.entries)
-        return {"stage": stage, "dataset": self.dataset, "classes": ", ".join(self.classes), "training images": images}
+        bits = {} if self.image_bits == 16 else {"image_bits": str(self.image_bits)}
+        classes = ", ".join(self.classes)
+        return {"stage": stage, "dataset": self.dataset, "classes": classes, "training images": images, **bits}
 
 
 def normal_images(dataset_name: str) -> NormalImages:
@@ -59,7 +62,7 @@ def normal_images(dataset_name: str) -> NormalImages:
     require_sound(dataset, dataset.classes, with_test=False)
     entries = [entry for name in dataset.classes for entry in dataset.index(name, write=False).train]
     advise(entries)
-    return NormalImages(dataset.name, dataset.classes, dataset.image_root, entries)
+    return NormalImages(dataset.name, dataset.classes, dataset.image_root, entries, dataset.config.image_bits)
 
 
 def train_diffusion(config: DiffusionConfig, data: NormalImages, world: World, *, resume: bool = True) -> Path:
@@ -178,6 +181,7 @@ def noisy_images(config: DiffusionConfig | ClassifierConfig, data: NormalImages)
         num_steps=config.process.num_steps,
         seed=config.seed,
         augment=config.train.augment,
+        image_bits=data.image_bits,
     )
 
 

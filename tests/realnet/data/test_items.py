@@ -134,7 +134,7 @@ def test_diffusion_items(root, entries):
 
 def test_the_cache_reads_each_file_once_within_its_budget(root, entries, monkeypatch):
     reads = []
-    monkeypatch.setattr(cache_module, "read_image", lambda path: reads.append(path.name) or read_image(path))
+    monkeypatch.setattr(cache_module, "read_image", lambda path, bits: reads.append(path.name) or read_image(path))
     files = [root / entry.filename for entry in entries]
     cache = ImageCache(files, (256, 512), budget_mib=1)  # 384 KiB an image
     assert cache.capacity == 2
