@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import shlex
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -74,7 +75,7 @@ def load(model: type[ConfigT], path: Path, overrides: Sequence[str] = ()) -> Con
 
 def _read(path: Path) -> Mapping[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot read the config {path} ({reason}); name a YAML file with --config") from error
@@ -107,7 +108,7 @@ def load_dataset(dataset: str) -> DatasetConfig:
         known = ", ".join(experiments()) or "none in this folder: start the scripts from the project's folder"
         raise UserError(
             f"there is no dataset {dataset!r}: {path} does not exist (datasets: {known}); "
-            f"add your own with: python prepare_data.py add --name {dataset} --source <folder of images>"
+            f"add your own with: python prepare_data.py add --name {shlex.quote(dataset)} --source <folder of images>"
         )
     return load(DatasetConfig, path)
 

@@ -2,6 +2,8 @@
 
 import json
 import os
+import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -111,8 +113,10 @@ def index_of(roles: Sequence[FileRole], root: Path, class_name: str) -> ClassInd
     train = tuple(_entry(role, class_name, masks) for role in roles if role.role == "train")
     if not train:
         folder = root / class_name
+        reasons = Counter(role.reason for role in roles if role.role in {"unused", "unclear"})
+        why = "".join(f"; {number} images are unused: {reason}" for reason, number in reasons.most_common(2))
         raise UserError(
-            f"{folder} holds no training images; expected {folder}/train/good/*, {folder}/train/ok/* or {folder}/*"
+            f"{folder} holds no training images{why}; expected {folder}/train/good/*, {folder}/train/ok/* or {folder}/*"
         )
     return ClassIndex(
         train, tuple(_entry(role, class_name, masks) for role in roles if role.role in {"good", "defect"})
@@ -184,7 +188,7 @@ def _read_split(samples_dir: Path, split: Split, class_name: str) -> tuple[Entry
     except OSError as error:
         raise UserError(
             f"cannot read the index {path}: {error.strerror}; build it with: python prepare_data.py index "
-            f"--dataset {samples_dir.parent.name} --class_name {class_name}"
+            f"--dataset {shlex.quote(samples_dir.parent.name)} --class_name {shlex.quote(class_name)}"
         ) from error
     return tuple(
         _parse_line(line, f"{path}, line {number}", class_name) for number, line in enumerate(lines, 1) if line.strip()

@@ -60,15 +60,21 @@ class Calibration:
 def split_holdout(entries: Sequence[Entry], fraction: float) -> tuple[list[Entry], list[Entry]]:
     """Split training images into those to train on and those to calibrate on.
 
-    The images to calibrate on are evenly spread. There is at least one if the fraction is above 0 and there are two
-    images or more.
+    The images to calibrate on are evenly spread, and those of one group stay together. There is at least one image if
+    the fraction is above 0 and there are two images (or groups) or more.
     """
-    number = min(len(entries) - 1, max(1, round(fraction * len(entries)))) if fraction > 0 else 0
-    held = set(_spread(len(entries), number + 2)[1:-1]) if number > 0 else set()
+    groups = list(dict.fromkeys(_group(entry) for entry in entries))
+    number = min(len(groups) - 1, max(1, round(fraction * len(groups)))) if fraction > 0 else 0
+    held = {groups[index] for index in _spread(len(groups), number + 2)[1:-1]} if number > 0 else set()
     return (
-        [entry for index, entry in enumerate(entries) if index not in held],
-        [entry for index, entry in enumerate(entries) if index in held],
+        [entry for entry in entries if _group(entry) not in held],
+        [entry for entry in entries if _group(entry) in held],
     )
+
+
+def _group(entry: Entry) -> tuple[str, str]:
+    """Return what an image is split by: its group, or else itself."""
+    return ("group", entry.group) if entry.group else ("file", entry.filename)
 
 
 @dataclass(frozen=True)

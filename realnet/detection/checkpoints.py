@@ -42,5 +42,5 @@ def find_checkpoints(dataset: str, class_name: str, given: Path | None = None) -
 def missing_checkpoint(dataset: str, class_name: str) -> str:
     """Return the error message for a class without checkpoint, with the command that makes one."""
     path = paths.output(dataset, "realnet", "checkpoints", class_name) / paths.LAST
-    command = checkpoint.MADE_BY["realnet"].format(dataset=dataset, class_name=class_name)
+    command = checkpoint.command_that_makes("realnet", dataset, class_name)
     return f"{path} does not exist; make it with: {command}"

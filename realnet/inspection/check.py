@@ -99,6 +99,7 @@ def inspect_class(
         *_odd_masks(class_name, masks, rule),
         *(_odd_files(class_name, list(images), dataset.config.image_bits) if decode else ()),
         *_copies(root, index.train, test, images),
+        *_views(class_name, index.train, test),
         *_on_disk(root, dataset.name, class_name, index, with_test=with_test),
     ]
 
@@ -169,6 +170,14 @@ def _copies(root: Path, train: Sequence[Entry], test: Sequence[Entry], looks: Lo
             yield Finding(kinds.LEAK, f"{path} equals {by_split['train'][0]}")
         for same in by_split.values():
             yield from (Finding(kinds.DUPLICATE, f"{path} equals {same[0]}") for path in same[1:])
+
+
+def _views(class_name: str, train: Sequence[Entry], test: Sequence[Entry]) -> Iterator[Finding]:
+    """Yield the parts with images in both splits, if there are any."""
+    known = {entry.group: entry.filename for entry in train if entry.group}
+    both = [f"{entry.filename}, {known[entry.group]}" for entry in test if entry.group in known]
+    if both:
+        yield Finding(kinds.VIEWS, f"{class_name}: {len(both)} test images, such as {both[0]}")
 
 
 def _on_disk(root: Path, dataset: str, class_name: str, index: ClassIndex, *, with_test: bool) -> Iterator[Finding]:

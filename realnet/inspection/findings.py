@@ -1,5 +1,6 @@
 """Findings: the kinds of problems that a dataset can have, and their report."""
 
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -54,6 +55,11 @@ GREY_MASK = Kind(
     "where grey is the seam of a drawing, set masks: {{above: 127}} in dataset.yaml; numbers of kinds are fine",
     is_fatal=False,
 )
+VIEWS = Kind(
+    "parts of which some images are trained on and others tested on",
+    "their test scores are too good: move all images of a part to one side",
+    is_fatal=False,
+)
 DEPTH = Kind(
     "16-bit images that use other bits than dataset.yaml says",
     "set image_bits there, and train anew what was trained",
@@ -85,7 +91,11 @@ def report(findings: Sequence[Finding], dataset: str, *, limit: int | None = Non
 def _block(kind: Kind, places: Sequence[str], dataset: str, limit: int | None) -> str:
     shown = list(places[:limit])
     hidden = len(places) - len(shown)
-    more = [f"… and {hidden} more; python prepare_data.py check --dataset {dataset} lists all"] if hidden else []
+    more = (
+        [f"… and {hidden} more; python prepare_data.py check --dataset {shlex.quote(dataset)} lists all"]
+        if hidden
+        else []
+    )
     warning = "" if kind.is_fatal else "warning: "
-    head = f"{warning}{kind.title}: {len(places)}; {kind.repair.format(dataset=dataset)}"
+    head = f"{warning}{kind.title}: {len(places)}; {kind.repair.format(dataset=shlex.quote(dataset))}"
     return "\n  ".join([head, *shown, *more])

@@ -4,6 +4,7 @@ import hashlib
 import os
 import platform
 import re
+import shlex
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -45,6 +46,12 @@ class Checkpoint:
     class_name: str | None = None
     config: Mapping[str, Any] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def command_that_makes(kind: Kind, dataset: str | None = None, class_name: str | None = None) -> str:
+    """Return the command that makes a checkpoint, ready for a shell."""
+    names = {"dataset": shlex.quote(dataset or "DATASET"), "class_name": shlex.quote(class_name or "CLASS")}
+    return MADE_BY[kind].format_map(names)
 
 
 def versions() -> dict[str, str]:
@@ -174,8 +181,7 @@ def load(path: Path, *, kind: Kind, dataset: str | None = None, class_name: str 
             or class.
     """
     if not path.is_file():
-        command = MADE_BY[kind].format(dataset=dataset or "DATASET", class_name=class_name or "CLASS")
-        raise UserError(f"{path} does not exist; make it with: {command}")
+        raise UserError(f"{path} does not exist; make it with: {command_that_makes(kind, dataset, class_name)}")
     checkpoint = _parse(read(path), path)
     for what, wanted, found in (
         ("kind", kind, checkpoint.kind),

@@ -163,7 +163,7 @@ def _is_jpeg(name: str) -> bool:
 def _listed(path: Path, names: Sequence[str]) -> list[str]:
     """Return the images that a list names, with or without folder and suffix."""
     try:
-        wanted = [Path(line.strip()).stem for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        wanted = [Path(line.strip()).stem for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read --train-list {path}: {error}; give a text file with one name per line") from error
     by_stem = {Path(name).stem: name for name in names}

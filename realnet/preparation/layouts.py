@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,9 +188,9 @@ def _stage_yamls(name: str, found: Recognised) -> dict[str, str]:
     same = "# All values are the published ones; `python {}.py --dataset {} --dry-run` prints them.\n"
     single = "# The dataset has only one class, so this stage is not needed: sampling runs without guidance.\n"
     return {
-        "diffusion": same.format("train_diffusion", name),
-        "classifier": (single if len(found.classes) == 1 else "") + same.format("train_classifier", name),
-        "sample": same.format("sample", name),
+        "diffusion": same.format("train_diffusion", shlex.quote(name)),
+        "classifier": (single if len(found.classes) == 1 else "") + same.format("train_classifier", shlex.quote(name)),
+        "sample": same.format("sample", shlex.quote(name)),
         "realnet": "calibration: {holdout_fraction: 0.1} # of the normal images, to set the verdict's threshold\n"
         "evaluation: {mask_resize: regions} # thin regions of masks stay whole\n",
     }

@@ -201,4 +201,4 @@ def _lay_out(dataset: OpenDataset, copies: Sequence[FileCopy], *, dry_run: bool)
     copy_files(copies, description=dataset.name)
     placed = {each.target.relative_to(dataset.image_root).parts[0] for each in copies}
     index_images(dataset, [name for name in dataset.classes if name in placed])
-    print(f"next       python prepare_data.py check --dataset {dataset.name}")
+    print(f"next       python prepare_data.py check --dataset {shlex.quote(dataset.name)}")

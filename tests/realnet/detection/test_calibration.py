@@ -173,3 +173,11 @@ def test_training_stores_the_calibration_and_is_not_changed_by_it(tiny, run_scri
     all_images, _ = trained()
     assert all_images.facts["calibration"]["held_out"] is False
     assert asdict(tiny_detector.CALIBRATION).keys() == all_images.facts["calibration"].keys()
+
+
+def test_the_images_of_a_part_are_held_out_together():
+    names = [f"{part}_{view}" for part in range(10) for view in range(3)]
+    grouped = [Entry(name, 0, "good", "c", group=name[:1]) for name in names]
+    trained, held = split_holdout(grouped, 0.1)
+    assert (len(trained), len(held)) == (27, 3) and len({entry.group for entry in held}) == 1
+    assert len(split_holdout([Entry(name, 0, "good", "c") for name in names], 0.1)[1]) == 3

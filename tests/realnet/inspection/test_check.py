@@ -148,6 +148,25 @@ def test_masks_among_the_training_images_are_found(dataset, nut):
     assert places(dataset, kinds.MASK_LIKE, decode=True) == [str(nut / "train/good/zz.png")]
 
 
+def test_parts_on_both_sides_of_a_split_are_named(dataset, nut):
+    for number in range(6):
+        for view in "ab":
+            half = "test" if (number, view) == (3, "b") else "train"
+            write_image(nut / half / "good" / f"part{number}_{view}.png", noise(50 + 2 * number + (view == "b")))
+    (where,) = places(dataset, kinds.VIEWS)
+    assert where == "nut: 1 test images, such as nut/test/good/part3_b.png, nut/train/good/part3_a.png"
+
+
+def test_the_layout_file_says_what_a_part_is(dataset, nut):
+    for half, name in (("train", "x1_front left"), ("test", "x1_rear")):
+        write_image(nut / half / "good" / f"{name}.png", noise(len(name)))
+    assert kinds.VIEWS not in found(dataset)
+    layout = paths.experiment("metal") / paths.LAYOUT
+    layout.parent.mkdir(parents=True)
+    layout.write_text("group: <group>_*.png")
+    assert found(dataset)[kinds.VIEWS] == 1
+
+
 def test_absent_images(dataset, nut):
     shutil.rmtree(nut / "train/good")
     assert found(dataset) == {kinds.ABSENT: 1}
