@@ -135,14 +135,13 @@ def test_modules_are_named_for_what_they_do():
     assert not [p for p in MODULES if any(word in p.stem for word in ("util", "helper", "misc", "common", "tools"))]
 
 
-FLAG_OF_NAME = re.compile(r"--(dataset|class_name|classes|name|detector|checkpoint) \\S?$").search
+IS_BEFORE_NAME = re.compile(r"--(dataset|class_name|classes|name|detector|checkpoint) \S?$").search
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_names_in_printed_commands_are_quoted_for_the_shell(path):
     texts = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.JoinedStr)]
     commands = [node.values for node in texts if any(".py " in ast.unparse(part) for part in node.values)]
-    named = [
-        ast.unparse(name) for parts in commands for flag, name in pairwise(parts) if FLAG_OF_NAME(ast.unparse(flag))
-    ]
-    assert not [name for name in named if "quote" not in name and name != "{names}"]
+    pairs = [(ast.unparse(flag), ast.unparse(name)) for parts in commands for flag, name in pairwise(parts)]
+    named = [name for flag, name in pairs if IS_BEFORE_NAME(flag)]
+    assert not [name for name in named if "quote" not in name and "{names}" not in name]

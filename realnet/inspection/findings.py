@@ -89,13 +89,9 @@ def report(findings: Sequence[Finding], dataset: str, *, limit: int | None = Non
 
 
 def _block(kind: Kind, places: Sequence[str], dataset: str, limit: int | None) -> str:
-    shown = list(places[:limit])
+    shown, quoted = list(places[:limit]), shlex.quote(dataset)
     hidden = len(places) - len(shown)
-    more = (
-        [f"… and {hidden} more; python prepare_data.py check --dataset {shlex.quote(dataset)} lists all"]
-        if hidden
-        else []
-    )
+    more = [f"… and {hidden} more; python prepare_data.py check --dataset {quoted} lists all"] if hidden else []
     warning = "" if kind.is_fatal else "warning: "
-    head = f"{warning}{kind.title}: {len(places)}; {kind.repair.format(dataset=shlex.quote(dataset))}"
+    head = f"{warning}{kind.title}: {len(places)}; {kind.repair.format(dataset=quoted)}"
     return "\n  ".join([head, *shown, *more])
