@@ -13,6 +13,7 @@ from realnet.data.images import Image, read_image, resize_image, write_image
 from realnet.data.index import Entry
 from realnet.errors import UserError
 from realnet.runtime.files import whole_file
+from realnet.runtime.lock import locked
 from realnet.runtime.progress import bar
 
 MANIFEST = "manifest.csv"
@@ -98,11 +99,12 @@ def export_anomalies(
     """
     rows = []
     drawn = _draw(entries, image_root, synthesizer, num_samples, seed)
-    for row, source, anomaly in bar(drawn, total=num_samples, description=entries[0].class_name):
-        for folder, pixels in zip(FOLDERS, (anomaly.image, anomaly.mask, source), strict=True):
-            write_image(output / folder / row.file, pixels)
-        rows.append(row)
-    _write_manifest(output / MANIFEST, rows)
+    with locked(output):
+        for row, source, anomaly in bar(drawn, total=num_samples, description=entries[0].class_name):
+            for folder, pixels in zip(FOLDERS, (anomaly.image, anomaly.mask, source), strict=True):
+                write_image(output / folder / row.file, pixels)
+            rows.append(row)
+        _write_manifest(output / MANIFEST, rows)
     return rows
 
 

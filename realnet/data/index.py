@@ -127,11 +127,9 @@ def write_index(samples_dir: Path, class_name: str, index: ClassIndex) -> None:
         UserError: if they cannot be written.
     """
     for split, entries in (("train", index.train), ("test", index.test)):
-        path = samples_dir / f"{split}_{class_name}.json"
         # several processes of a run may write the same index; each replaces it as a whole
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        with whole(path, temporary):
-            temporary.write_text("".join(f"{json.dumps(_to_line(entry))}\n" for entry in entries), encoding="utf-8")
+        with whole(samples_dir / f"{split}_{class_name}.json") as part:
+            part.write_text("".join(f"{json.dumps(_to_line(entry))}\n" for entry in entries), encoding="utf-8")
 
 
 def read_index(samples_dir: Path, class_name: str) -> ClassIndex:

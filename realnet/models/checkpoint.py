@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from realnet.errors import UserError
+from realnet.runtime.files import part_of
 
 Kind = Literal["diffusion", "classifier", "realnet", "training state"]
 
@@ -80,7 +81,7 @@ def write(path: Path, values: Mapping[str, Any], *, keep_previous: bool = False)
     Raises:
         UserError: if the disk is full or not writable; the existing file is intact.
     """
-    temporary = path.with_name(f".{path.name}.partial")
+    temporary = part_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:

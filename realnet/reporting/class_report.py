@@ -23,6 +23,7 @@ from realnet.models.build import settle
 from realnet.reporting.pages import write_class_page, write_heatmaps
 from realnet.runtime import distributed
 from realnet.runtime.distributed import World
+from realnet.runtime.lock import one_run
 
 logger = logging.getLogger("realnet")
 
@@ -64,7 +65,7 @@ def report_class(
         resume: keep existing results if weights, settings, test images and masks have not changed.
 
     Raises:
-        UserError: if a checkpoint, an image or a mask cannot be used.
+        UserError: if a checkpoint, an image or a mask cannot be used, or if another run holds the folder.
     """
     with distributed.refusing_together():
         require_sound(dataset, [class_name])
@@ -76,6 +77,35 @@ def report_class(
     if not distributed.any_process(kept is None) and kept:
         logger.info("%s: results of %s kept, nothing has changed; --no-resume evaluates again", class_name, kept.made)
         return kept
+    with one_run(folder, world):
+        return _evaluate(
+            dataset,
+            class_name,
+            checkpoints,
+            config=config,
+            seen=seen,
+            world=world,
+            folder=folder,
+            references=references,
+            inputs=inputs,
+        )
+
+
+def _evaluate(
+    dataset: OpenDataset,
+    class_name: str,
+    checkpoints: Mapping[Protocol, Path],
+    *,
+    config: RealNetConfig,
+    seen: RealNetConfig,
+    world: World,
+    folder: Path,
+    references: Sequence[ReferenceName],
+    inputs: str,
+) -> ClassResult:
+    """Do the work of :func:`report_class`; ``seen`` is the config of the network, and ``inputs`` its digest."""
+    test = dataset.index(class_name, write=False).test
+    first = next((checkpoints[protocol] for protocol in PROTOCOLS if protocol in checkpoints), None)
     if world.is_main:
         _remove_stale_heatmaps(folder, class_name, test)
     splits = TestSplits(dataset, class_name, config.runtime, world)

@@ -14,7 +14,7 @@ import numpy as np
 from realnet import config
 from realnet.config import SampleConfig, paths
 from realnet.errors import UserError
-from realnet.runtime.files import refusing, whole
+from realnet.runtime.files import refusing, whole, whole_file
 from realnet.runtime.precision import Precision
 
 
@@ -85,15 +85,13 @@ def prepare(folder: Path, description: str, resume: bool) -> None:
         for file in [*folder.glob("[0-9]*.jpg"), *folder.glob("[0-9]*.png"), folder / paths.SDAS_MANIFEST, settings]:
             file.unlink(missing_ok=True)
     require_settings(folder, description)
-    partial = folder / f".{paths.SDAS_SETTINGS}"
-    with whole(settings, partial):
-        partial.write_text(description, encoding="utf-8")
+    with whole(settings) as part:
+        part.write_text(description, encoding="utf-8")
 
 
 def write_manifest(folder: Path, wanted: Sequence[Draw], source: str) -> None:
     """Write the list of a folder's images, which marks the folder as complete."""
-    partial = folder / f".{paths.SDAS_MANIFEST}"
-    with whole(folder / paths.SDAS_MANIFEST, partial), partial.open("w", newline="", encoding="utf-8") as file:
+    with whole_file(folder / paths.SDAS_MANIFEST) as file:
         rows = csv.writer(file)
         rows.writerow(["file", "class", "seed", "strength", "checkpoint"])
         rows.writerows([draw.file, draw.class_name, draw.seed, f"{draw.strength:.6f}", source] for draw in wanted)

@@ -23,6 +23,7 @@ from realnet.models import checkpoint
 from realnet.models.build import build_classifier, build_diffusion, build_unet
 from realnet.runtime import distributed
 from realnet.runtime.distributed import World
+from realnet.runtime.lock import one_run
 from realnet.runtime.placement import make_ready
 from realnet.runtime.precision import Precision
 from realnet.runtime.progress import bar
@@ -97,9 +98,16 @@ def sample_class(
     images.
 
     Raises:
-        UserError: if the folder holds images made with other settings.
+        UserError: if another run holds the folder, or if it holds images made with other settings.
         Stopped: after a signal; the current batch is written.
     """
+    with one_run(folder, world):
+        return _sample_missing(sampler, class_name, settings, folder, world, resume=resume)
+
+
+def _sample_missing(
+    sampler: Sampler, class_name: str, settings: SampleConfig, folder: Path, world: World, *, resume: bool
+) -> int:
     wanted = image_folder.draws(class_name, settings)
     if world.is_main:
         image_folder.prepare(folder, image_folder.describe(sampler.source, settings, world.precision), resume)

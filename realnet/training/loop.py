@@ -19,6 +19,7 @@ from realnet.errors import Stopped, UserError
 from realnet.models import checkpoint
 from realnet.runtime import distributed
 from realnet.runtime.distributed import World
+from realnet.runtime.lock import one_run
 from realnet.training import state
 from realnet.training.batches import batches, make_order, total_steps
 from realnet.training.logs import Run, seed_step, throughput
@@ -112,11 +113,11 @@ def fit(
         resume: continue from the last state; if False, start from step 0.
 
     Raises:
-        UserError: for settings, data or weights other than in the earlier part of this run, or if the loss or a weight
-            becomes NaN or infinite.
+        UserError: for settings, data or weights other than in the earlier part of this run, if another run holds the
+            folder, or if the loss or a weight becomes NaN or infinite.
         Stopped: after a signal; the finished steps are saved.
     """
-    with Run(log_folder, world) as run:
+    with Run(log_folder, world) as run, one_run(last.parent, world):
         # begin, or continue from the last state
         order = make_order(dataset, config.train, world, seed=config.seed)  # type: ignore[arg-type]  # has a length
         num_steps = total_steps(config.train, order)

@@ -118,7 +118,7 @@ def test_samples_that_cannot_be_written_leave_no_part(refusal, monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "write_bytes", write)
-        assert "cannot write data/tiny/sdas/weave/.0000" in refusal(*sample)
+        assert "cannot write data/tiny/sdas/weave/0000" in refusal(*sample)
     assert [path.name for path in Path("data/tiny/sdas/weave").iterdir()] == ["settings.yaml"]
     with monkeypatch.context() as patched:
         patched.setattr(image_folder.csv, "writer", raising(FULL))

@@ -1,5 +1,6 @@
 """A run in parts ends with the weights of a run in one, bit for bit; test_survival.py has kills."""
 
+import os
 import shutil
 
 import pytest
@@ -10,6 +11,7 @@ from realnet.config import OptimiserConfig
 from realnet.data.registry import open_dataset
 from realnet.errors import UserError
 from realnet.models import checkpoint
+from realnet.runtime.lock import locked
 from realnet.runtime.precision import Precision
 from realnet.training import state
 from realnet.training.optimisation import Optimisation
@@ -140,3 +142,11 @@ def test_another_mix_of_anomalies_is_another_run(tiny, run_script):
     run_script(*command, "--set", "anomalies.types={self: 1.0}")
     with pytest.raises(UserError, match=r"anomalies\.types\.normal: None then, 0\.5 now"):
         run_script(*command, "--set", "anomalies.types={self: 1.0, normal: 0.5}")
+
+
+def test_two_runs_of_one_class_do_not_write_into_each_others_files(tiny, run_script):
+    says, folder = f"belongs to another run: process {os.getpid()} on", tiny / "experiments/tiny/classifier_checkpoints"
+    with locked(folder), pytest.raises(UserError, match=says):
+        run_script("train_classifier", "--dataset", "tiny")
+    assert not (tiny / "experiments/tiny/classifier_log").exists()
+    assert "weights" in run_script("train_classifier", "--dataset", "tiny", "--set", "train.num_steps=1")
