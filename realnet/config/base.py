@@ -3,7 +3,18 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from realnet.config.paths import is_inside
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -23,7 +34,13 @@ ImageSize = Annotated[tuple[Positive, Positive], BeforeValidator(_pair)]
 """(height, width) in pixels; one number means a square."""
 
 
-ClassName = Annotated[str, BeforeValidator(_name)]
+def _folder(name: str) -> str:
+    if not is_inside(name):
+        raise ValueError("a class is a folder of images: its name must not lead out of the folders above it")
+    return name
+
+
+ClassName = Annotated[str, BeforeValidator(_name), AfterValidator(_folder)]
 Respacing = Annotated[str, BeforeValidator(_name)]
 """The diffusion steps to take: how many (``20``), how many per section (``10,5``), or DDIM's spacing (``ddim20``)."""
 
@@ -33,6 +50,8 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    holds_names: ClassVar[bool] = False
+    """Whether plain values in YAML stay the text that they are written as: ``1e3`` and ``true`` may name folders."""
 
     @field_validator("*", mode="before")
     @classmethod

@@ -1,6 +1,6 @@
 """The config of a dataset."""
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -25,6 +25,8 @@ Foreground = Literal["full", "auto"] | ForegroundRule
 
 class DatasetConfig(Section):
     """``dataset.yaml``: where the images are, which classes there are, and the foreground rule of each."""
+
+    holds_names: ClassVar[bool] = True
 
     image_root: str
     classes: tuple[ClassName, ...] | None = Field(None, description="None: the folders found under image_root")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+from realnet.config import paths
 from realnet.errors import UserError
 from realnet.runtime.files import whole
 
@@ -55,7 +56,7 @@ class ClassIndex:
 def natural_key(name: str) -> list[tuple[int, int, str]]:
     """Return a sorting key that puts ``2.png`` before ``10.png``."""
     parts = re.split(r"(\d+)", name)
-    return [(0, int(part), part) if part.isdigit() else (1, 0, part) for part in parts if part]
+    return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts if part]
 
 
 def discover_classes(root: Path) -> list[str]:
@@ -253,7 +254,7 @@ def _parse_line(line: str, where: str, class_name: str) -> Entry:
             label=label,
             label_name=str(value.get("label_name", "defective" if label else "good")),
             class_name=str(value.get("clsname", class_name)),
-            maskname=value.get("maskname"),
+            maskname=str(value["maskname"]) if value.get("maskname") else None,
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
@@ -261,7 +262,12 @@ def _parse_line(line: str, where: str, class_name: str) -> Entry:
         ) from error
     if label not in (0, 1):
         raise UserError(f"{where}: label must be 0 (normal) or 1 (defect), got {label}")
-    for name in filter(None, (entry.filename, entry.maskname)):
-        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise UserError(f"{where}: {name} must be a relative path inside the image root")
+    if entry.class_name != class_name:
+        raise UserError(
+            f"{where}: clsname is {entry.class_name!r}, but the file is of class {class_name!r}; move the line to that "
+            "class's file, or leave clsname out"
+        )
+    for name in (entry.filename, *filter(None, [entry.maskname])):
+        if not paths.is_inside(name):
+            raise UserError(f"{where}: {name!r} must be a relative path inside the image root")
     return entry

@@ -87,9 +87,11 @@ def sampling(
     """Return the plan of sampling; the sampler cannot be used afterwards.
 
     Raises:
-        UserError: if a class's folder holds images made with other settings.
+        UserError: if a class's folder holds images made with other settings or by others.
     """
     wanted = {name: image_folder.draws(name, config) for name in classes}
+    for name, draws in wanted.items():
+        image_folder.require_own(root / name, draws)
     if resume:
         for name in classes:
             image_folder.require_settings(root / name, image_folder.describe(sampler.source, config, world.precision))

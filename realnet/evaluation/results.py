@@ -25,6 +25,12 @@ Name = Annotated[str, AfterValidator(printable)]
 """A name that JSON can hold."""
 
 
+def _inside(name: str) -> str:
+    if not paths.is_inside(name):
+        raise ValueError("must be a relative path inside the image root")
+    return name
+
+
 class JsonPart(BaseModel):
     """A part of ``metrics.json``; the scores of a diverged network are written as "NaN"."""
 
@@ -34,7 +40,7 @@ class JsonPart(BaseModel):
 class ImageResult(JsonPart):
     """A test image: its file (relative to the image root), its kind, the truth, and its score."""
 
-    filename: Name
+    filename: Annotated[Name, AfterValidator(_inside)]
     kind: Name
     is_defect: bool
     score: float

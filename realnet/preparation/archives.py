@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from realnet.config.paths import is_inside
 from realnet.data.images import read_mask, write_image
 from realnet.data.index import TRUTH_FOLDER, images_in, split_normal
 from realnet.errors import UserError
@@ -145,6 +146,9 @@ def copy_files(copies: Sequence[FileCopy], *, description: str) -> None:
 
 
 def _copies_visa(row: dict[str, str], source: Path, target: Path) -> Iterable[FileCopy]:
+    beyond = [row[name] for name in ("object", "split", "image", "mask") if row[name] and not is_inside(row[name])]
+    if beyond:
+        raise UserError(f"{source / SPLIT_FILE} names {beyond[0]!r}, outside the archive; unpack the archive again")
     folder = target / row["object"]
     kind = VISA_FOLDERS[row["label"].strip()]
     image = source / row["image"]

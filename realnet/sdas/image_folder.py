@@ -4,6 +4,7 @@ See docs/method.md, SDAS.
 """
 
 import csv
+import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import numpy as np
 
 from realnet import config
 from realnet.config import SampleConfig, paths
+from realnet.data.index import images_in
 from realnet.errors import UserError
 from realnet.runtime.files import refusing, whole, whole_file
 from realnet.runtime.precision import Precision
@@ -71,20 +73,51 @@ def require_settings(folder: Path, description: str) -> None:
         )
 
 
-def prepare(folder: Path, description: str, resume: bool) -> None:
-    """Create the folder and write its settings; without ``resume``, delete the images that it holds.
+def require_own(folder: Path, wanted: Sequence[Draw]) -> None:
+    """Check that sampling would neither replace nor adopt an image that it has not made.
 
     Raises:
-        UserError: if the folder holds images made with other settings, or cannot be written.
+        UserError: if the folder holds images but no settings of ours, or a needed name belongs to another's image.
+    """
+    own = set(_own_images(folder))
+    is_ours = (folder / paths.SDAS_SETTINGS).exists()
+    names = [draw.file for draw in wanted] if is_ours else images_in(folder)
+    foreign = [name for name in names if name not in own and (folder / name).exists()]
+    if foreign:
+        raise UserError(
+            f"{folder} holds {len(foreign)} images that sample.py did not make, such as {foreign[0]}; move them "
+            "elsewhere, or write to another folder with --output"
+        )
+
+
+def _own_images(folder: Path) -> list[str]:
+    """Return the names of the images in a folder that sampling may replace and remove, in order."""
+    if (folder / paths.SDAS_OWN).is_file():
+        names = (folder / paths.SDAS_OWN).read_text(encoding="utf-8").split("\n")
+        return [name for name in names if name and Path(name).name == name]
+    if not (folder / paths.SDAS_SETTINGS).exists():
+        return []
+    return [name for name in images_in(folder) if re.fullmatch(r"\d{5,}\.(jpg|png)", name)]  # version 1.0 kept no list
+
+
+def prepare(folder: Path, description: str, wanted: Sequence[Draw], *, resume: bool) -> None:
+    """Create the folder, and write its settings and the names of its images; without ``resume``, delete these images.
+
+    Raises:
+        UserError: if the folder holds images made with other settings or by others, or cannot be written.
     """
     with refusing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    settings = folder / paths.SDAS_SETTINGS
+    settings, own = folder / paths.SDAS_SETTINGS, _own_images(folder)
+    require_own(folder, wanted)
     if not resume:
         # delete the settings last, so that a kill leaves no images without the settings they were made with
-        for file in [*folder.glob("[0-9]*.jpg"), *folder.glob("[0-9]*.png"), folder / paths.SDAS_MANIFEST, settings]:
-            file.unlink(missing_ok=True)
+        for name in (*own, paths.SDAS_MANIFEST, paths.SDAS_OWN, paths.SDAS_SETTINGS):
+            (folder / name).unlink(missing_ok=True)
+        own = []
     require_settings(folder, description)
+    with whole_file(folder / paths.SDAS_OWN) as file:
+        file.writelines(f"{name}\n" for name in dict.fromkeys([*own, *(draw.file for draw in wanted)]))
     with whole(settings) as part:
         part.write_text(description, encoding="utf-8")
 

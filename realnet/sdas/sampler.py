@@ -98,7 +98,7 @@ def sample_class(
     images.
 
     Raises:
-        UserError: if another run holds the folder, or if it holds images made with other settings.
+        UserError: if another run holds the folder, or if it holds images made with other settings or by others.
         Stopped: after a signal; the current batch is written.
     """
     with one_run(folder, world):
@@ -110,7 +110,8 @@ def _sample_missing(
 ) -> int:
     wanted = image_folder.draws(class_name, settings)
     if world.is_main:
-        image_folder.prepare(folder, image_folder.describe(sampler.source, settings, world.precision), resume)
+        description = image_folder.describe(sampler.source, settings, world.precision)
+        image_folder.prepare(folder, description, wanted, resume=resume)
     distributed.barrier()
     missing = image_folder.missing(folder, wanted)
     mine = missing[world.rank :: world.size]

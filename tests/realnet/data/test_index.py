@@ -50,6 +50,11 @@ def test_layout_of_mvtec(tmp_path):
     assert [entry.kind for entry in found.test] == ["bent", "bent", "good"]
 
 
+def test_names_with_digits_of_any_kind_are_sorted():
+    names = ["10²", "9", "²", "٣", "a10", "a9"]
+    assert sorted(names, key=index.natural_key) == ["٣", "9", "10²", "a9", "a10", "²"]
+
+
 def test_ok_and_ko_with_masks_of_the_same_name(tmp_path):
     touch(tmp_path, "01/train/ok/0000.bmp", "01/train/ko/0001.bmp", "01/test/ok/0000.bmp", "01/test/ko/0000.bmp")
     touch(tmp_path, "01/ground_truth/ko/0000.png", "01/ground_truth/ok/0000.png")
@@ -151,6 +156,8 @@ def test_a_missing_index_is_built_and_written_where_told(tmp_path):
         ('{"filename": "a.png", "label": 2}', "label must be 0 .* got 2"),
         ('{"filename": "/a.png", "label": 0}', "inside the image root"),
         ('{"filename": "a.png", "label": 1, "maskname": "../a.png"}', "inside the image root"),
+        ('{"filename": "C:\\\\a.png", "label": 0}', "inside the image root"),
+        ('{"filename": "a.png", "label": 0, "clsname": "bolt"}', "clsname is 'bolt', but the file is of class 'nut'"),
     ],
 )
 def test_broken_lines_are_named(tmp_path, line, problem):
