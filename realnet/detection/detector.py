@@ -107,9 +107,8 @@ class Detector:
                 config's ``score_pool`` is larger than the images.
         """
         is_rehearsal = precision is not None and precision.device.type == "meta"
-        stored = checkpoint.load(
-            Path(path), kind="realnet", dataset=dataset, class_name=class_name, mapped=is_rehearsal
-        )
+        known = {"dataset": dataset, "class_name": class_name}
+        stored = checkpoint.load(Path(path), kind="realnet", mapped=is_rehearsal, **known)
         used = _with_statistics(_config_of(stored, config, Path(path)), stored)
         brings_backbone = has_backbone(stored.state_dict)
         if not brings_backbone:
@@ -119,9 +118,8 @@ class Detector:
         _check_backbone(model, stored, Path(path))
         if precision is None:
             precision = resolve(used.runtime.precision, torch.device(device) if device else best_device())
-        make_ready(model, precision, used.runtime)
         return cls(
-            model=model,
+            model=make_ready(model, precision, used.runtime),
             config=used,
             calibration=_calibration_of(stored, used, Path(path)),
             facts=dict(stored.facts),
@@ -153,8 +151,10 @@ class Detector:
             A :class:`Prediction`, or a list of them for several images.
 
         Raises:
-            UserError: for an unreadable file, an array of another shape or type, or a network that returns NaN.
+            UserError: for an unreadable file, another shape or type, an impossible threshold, or a score of NaN.
         """
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise UserError(f"threshold {threshold} must be an image score, from 0 to 1")
         if isinstance(images, (str, Path, PILImage.Image)) or (isinstance(images, np.ndarray) and images.ndim != 4):
             return self._predict_one(images, threshold)
         return [self._predict_one(image, threshold) for image in images]
@@ -193,7 +193,7 @@ def _fill(model: RealNet, stored: Checkpoint, path: Path) -> None:
 
 
 def stored_config(path: Path, config: RealNetConfig) -> RealNetConfig:
-    """Return the config that :meth:`Detector.load` would use for a checkpoint."""
+    """Return the config that :meth:`Detector.load` would use."""
     return _config_of(checkpoint.load(path, kind="realnet", mapped=True), config, path)
 
 

@@ -13,6 +13,7 @@ from realnet.detection.checkpoints import REFERENCES, Protocol
 from realnet.drawing.heatmaps import Display
 from realnet.errors import printable
 from realnet.evaluation.scores import METRICS, Metric
+from realnet.runtime.contents import checksums
 from realnet.runtime.files import whole_file
 
 Source = Literal["calibrated", "test labels"]
@@ -74,7 +75,9 @@ class CheckpointResult(JsonPart):
     Attributes:
         protocol: how the checkpoint was chosen.
         checkpoint: path of the checkpoint.
-        modified_ns: when the file was last modified; a later time makes these results outdated.
+        modified_ns: when the file was last modified.
+        checksum: of the file's content; another one makes these results outdated. "" in results of version 1.0, which
+            the time makes outdated.
         step: training step; None if the file does not say.
         metrics: metrics by name.
         calibration: the calibration stored in the file; None if there is none.
@@ -98,6 +101,7 @@ class CheckpointResult(JsonPart):
     images: tuple[ImageResult, ...]
     curves: dict[Literal["image_roc", "pixel_roc", "pro"], Drawn]
     fpr_limit: float
+    checksum: str = ""
 
 
 class ClassResult(JsonPart):
@@ -156,7 +160,7 @@ def read_class(folder: Path) -> ClassResult | None:
         The results; None if there are none, if another version wrote them, or if a checkpoint has changed since.
     """
     result = read_earlier(folder)
-    return result if result and all(map(_is_current, result.checkpoints)) else None
+    return result if result and all(_is_current(one, folder) for one in result.checkpoints) else None
 
 
 def read_earlier(folder: Path) -> ClassResult | None:
@@ -208,8 +212,10 @@ def _numbers(metrics: Mapping[str, Metric]) -> list[str]:
     return ["" if value is None else f"{value:.6f}" for value in values]
 
 
-def _is_current(result: CheckpointResult) -> bool:
+def _is_current(result: CheckpointResult, folder: Path) -> bool:
     if result.protocol in REFERENCES:
         return True
     path = Path(result.checkpoint)
+    if result.checksum:
+        return checksums([path], folder, write=False) == [result.checksum]
     return path.is_file() and path.stat().st_mtime_ns == result.modified_ns

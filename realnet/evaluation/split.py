@@ -21,6 +21,7 @@ from realnet.drawing.panels import panel_size
 from realnet.drawing.thumbnails import THUMBNAIL_SIDE, thumbnail
 from realnet.errors import UserError
 from realnet.runtime import distributed
+from realnet.runtime.contents import stamp
 from realnet.runtime.distributed import World
 from realnet.runtime.progress import bar
 from realnet.runtime.signals import leave_signals_to_main
@@ -57,9 +58,6 @@ class Pictures:
         """Return an image's thumbnail, uint8 RGB (H, W, 3)."""
         height, width = self.sizes[number]
         return self.canvases[number, :height, :width]
-
-
-Stamp = tuple[int, int] | None
 
 
 class _Item(TypedDict):
@@ -103,7 +101,7 @@ class TestSplit:
         self._files = _Files(self.entries, image_root, image_size, with_pictures)
         self._runtime, self._world = runtime, world
         self._mine = range(world.rank, len(self.entries), world.size)
-        self._stamps: list[Stamp] = []
+        self._stamps: list[object] = []
         self._num_read = 0
         self._masks, self._has_mask = np.zeros((0, *image_size), np.bool_), np.zeros(0, np.bool_)
         self._truth: Truth | None = None
@@ -202,10 +200,10 @@ class _Files(Dataset[_Item]):
             item["size"] = np.array(small.shape[:2])
         return item
 
-    def stamps(self, indexes: Iterable[int]) -> list[Stamp]:
-        """Return what changes when an image or its mask is written again: sizes and times; None for a lost file."""
+    def stamps(self, indexes: Iterable[int]) -> list[object]:
+        """Return what changes when an image or its mask is written again."""
         names = [name for i in indexes for name in (self.entries[i].filename, self.entries[i].maskname) if name]
-        return [_stamp(self.image_root / name) for name in names]
+        return [stamp(self.image_root / name) for name in names]
 
     def _mask(self, entry: Entry, size: tuple[int, int]) -> Mask:
         if entry.label == 0 or entry.maskname is None:
@@ -217,14 +215,6 @@ class _Files(Dataset[_Item]):
                 f"{entry.filename} is {size[0]}x{size[1]}; give both the same size"
             )
         return mask
-
-
-def _stamp(path: Path) -> Stamp:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_size, found.st_mtime_ns
 
 
 def interleave(shares: Sequence[NDArray]) -> NDArray:

@@ -20,8 +20,10 @@ from realnet.evaluation.results import REPORT, CheckpointResult, ClassResult, re
 from realnet.evaluation.run import TestSplits, evaluate_checkpoint, evaluate_reference, notes_on
 from realnet.inspection.check import require_sound
 from realnet.models.build import settle
+from realnet.models.checkpoint import versions
 from realnet.reporting.pages import write_class_page, write_heatmaps
 from realnet.runtime import distributed
+from realnet.runtime.contents import checksums, code
 from realnet.runtime.distributed import World
 from realnet.runtime.lock import one_run
 
@@ -62,7 +64,7 @@ def report_class(
         folder: folder of the class's results.
         references: reference detectors to fit to the training images and evaluate too, on the first checkpoint's
             features.
-        resume: keep existing results if weights, settings, test images and masks have not changed.
+        resume: keep existing results if weights, settings, test images, masks and program have not changed.
 
     Raises:
         UserError: if a checkpoint, an image or a mask cannot be used, or if another run holds the folder.
@@ -72,7 +74,7 @@ def report_class(
         test = dataset.index(class_name, write=False).test
         first = next((checkpoints[protocol] for protocol in PROTOCOLS if protocol in checkpoints), None)
         seen = stored_config(first, config) if first else settle(config)
-        inputs = _inputs(dataset, class_name, checkpoints, config, references)
+        inputs = _inputs(dataset, class_name, checkpoints, config, references, folder, write=world.is_main)
     kept = _kept(folder, inputs, test) if resume else None
     if not distributed.any_process(kept is None) and kept:
         logger.info("%s: results of %s kept, nothing has changed; --no-resume evaluates again", class_name, kept.made)
@@ -117,7 +119,9 @@ def _evaluate(
         if maker and protocol in REFERENCES:
             result, scores = evaluate_reference(cast(ReferenceName, protocol), maker, splits, world=world)
         else:
-            result, scores = evaluate_checkpoint(protocol, checkpoints[protocol], splits, config=config, world=world)
+            result, scores = evaluate_checkpoint(
+                protocol, checkpoints[protocol], splits, config=config, world=world, folder=folder
+            )
         pictures = splits.at(scores.image_size).pictures()
         results.insert(0, result)
         with distributed.refusing_together():
@@ -146,14 +150,17 @@ def _inputs(
     checkpoints: Mapping[Protocol, Path],
     config: RealNetConfig,
     references: Sequence[ReferenceName],
+    folder: Path,
+    *,
+    write: bool,
 ) -> str:
-    """Return a digest of everything that a class's results depend on; files count by path, size and time."""
+    """Return a digest of everything that a class's results depend on; files count by path and content."""
     index = dataset.index(class_name, write=False)
     test, train = index.test, index.train if references else ()
     names = [name for entry in (*test, *train) for name in (entry.filename, entry.maskname) if name]
     weights = [path for path in (Path(config.backbone.weights),) if path.is_file()]
     files = [*checkpoints.values(), *weights, *(dataset.image_root / name for name in names)]
-    facts = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    facts = [[str(path) for path in files], checksums(files, folder, write=write), code(), versions()]
     whole = [config.model_dump(mode="json"), [asdict(entry) for entry in test], facts, *sorted(references)]
     return hashlib.sha256(json.dumps(whole).encode()).hexdigest()
 

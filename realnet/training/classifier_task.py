@@ -71,7 +71,7 @@ class ClassifierTask:
 
     def subject(self) -> Mapping[str, Any]:
         """Describe the network and its training data; see :meth:`Task.subject`."""
-        return self.data.subject("classifier")
+        return self.data.subject("classifier", write=self.world.is_main)
 
     def parameters(self) -> list[Tensor]:
         """Return the classifier's weights."""

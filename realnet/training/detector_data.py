@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from realnet.anomalies.synthesis import AnomalySynthesizer, build_synthesizer
-from realnet.config import RealNetConfig
+from realnet.config import RealNetConfig, paths
 from realnet.data.index import Entry
 from realnet.data.registry import OpenDataset
 from realnet.detection.calibration import split_holdout
 from realnet.inspection.check import advise, require_sound
+from realnet.runtime.contents import digest
 from realnet.training import state
 
 
@@ -28,15 +29,25 @@ class DetectorData:
     synthesizer: AnomalySynthesizer
     held_out: Sequence[Entry] = ()
 
-    def subject(self, config: RealNetConfig, backbone_identity: str) -> dict[str, object]:
-        """Describe the detector and its training data for a run's identity (:func:`state.identity`)."""
-        sources = (file.as_posix() for files in self.synthesizer.sources.values() for file in files)
+    def subject(self, config: RealNetConfig, backbone_identity: str, *, write: bool = False) -> dict[str, object]:
+        """Describe the detector and its training data for a run's identity (:func:`state.identity`).
+
+        Args:
+            config: of the detector.
+            backbone_identity: which features they are.
+            write: keep the checksums of the files beside the checkpoints.
+        """
+        sources = [file for files in self.synthesizer.sources.values() for file in files]
+        images = [self.image_root / entry.filename for entry in self.train]
+        folder = paths.output(self.dataset, "realnet", "checkpoints", self.class_name)
         return {
             "stage": "detector",
             "dataset": self.dataset,
             "class": self.class_name,
             "training images": state.fingerprint(entry.filename for entry in self.train),
-            "anomaly sources": state.fingerprint(sources),
+            "anomaly sources": state.fingerprint(file.as_posix() for file in sources),
+            state.IMAGE_CONTENTS: digest(images, folder, write=write),
+            state.SOURCE_CONTENTS: digest(sources, folder, write=write),
             "backbone's weights (SHA-256)": backbone_identity,
             "train.accumulation (batch norms see each micro-batch by itself)": config.train.accumulation,
         }

@@ -87,7 +87,7 @@ class DetectorTask:
 
     def subject(self) -> Mapping[str, Any]:
         """Describe the network and its training data; see :meth:`Task.subject`."""
-        return self.data.subject(self.config, self.model.backbone.identity())
+        return self.data.subject(self.config, self.model.backbone.identity(), write=self.world.is_main)
 
     def parameters(self) -> list[Tensor]:
         """Return the weights of reconstruction and RRS."""

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from realnet.models import checkpoint
 from realnet.models.build import build_diffusion, build_unet
 from realnet.models.checkpoint import Checkpoint
 from realnet.runtime import distributed
+from realnet.runtime.contents import digest
 from realnet.runtime.distributed import World
 from realnet.runtime.placement import compile_networks, move_to_device
 from realnet.sdas.readiness import Health, check_health, verdict
@@ -43,10 +44,21 @@ class NormalImages:
     image_root: Path
     entries: Sequence[Entry]
 
-    def subject(self, stage: str) -> dict[str, str]:
-        """Describe a stage and its training data for a run's identity (:func:`state.identity`)."""
-        images = state.fingerprint((entry.class_name, entry.filename) for entry in self.entries)
-        return {"stage": stage, "dataset": self.dataset, "classes": ", ".join(self.classes), "training images": images}
+    def subject(self, stage: Literal["diffusion", "classifier"], *, write: bool = False) -> dict[str, str]:
+        """Describe a stage and its training data for a run's identity (:func:`state.identity`).
+
+        Args:
+            stage: of the training.
+            write: keep the checksums of the files beside the stage's checkpoints.
+        """
+        files = [self.image_root / entry.filename for entry in self.entries]
+        return {
+            "stage": stage,
+            "dataset": self.dataset,
+            "classes": ", ".join(self.classes),
+            "training images": state.fingerprint((entry.class_name, entry.filename) for entry in self.entries),
+            state.IMAGE_CONTENTS: digest(files, paths.output(self.dataset, stage, "checkpoints"), write=write),
+        }
 
 
 def normal_images(dataset_name: str) -> NormalImages:
@@ -95,7 +107,7 @@ class DiffusionTask:
 
     def subject(self) -> Mapping[str, Any]:
         """Describe the network and its training data; see :meth:`Task.subject`."""
-        return self.data.subject("diffusion")
+        return self.data.subject("diffusion", write=self.world.is_main)
 
     def parameters(self) -> list[Tensor]:
         """Return the U-Net's weights."""

@@ -36,6 +36,11 @@ FREE_KEYS = (
 )
 
 
+IMAGE_CONTENTS, SOURCE_CONTENTS = "contents of the training images", "contents of the anomaly sources"
+NEW_NAMES = {IMAGE_CONTENTS, SOURCE_CONTENTS}
+"""What the states of version 1.0 do not record; a run that goes on from one takes them to be as they were."""
+
+
 def path_of(weights: Path) -> Path:
     """Return the path of the training state beside ``ckpt_last.pth``: ``ckpt_last.state.pth``."""
     return weights.with_suffix(".state.pth")
@@ -157,7 +162,8 @@ def _defaults(section: Section, prefix: str = "") -> dict[str, Any]:
 
 def _check_identity(before: Mapping[str, Any], now: Mapping[str, Any], defaults: Mapping[str, Any], path: Path) -> None:
     then = {**{key: value for key, value in defaults.items() if key in now}, **before}
-    changed = [key for key in {**now, **then} if then.get(key) != now.get(key)]
+    compared = {**now, **then}.keys() - (NEW_NAMES - before.keys())
+    changed = [key for key in {**now, **then} if key in compared and then.get(key) != now.get(key)]
     if changed:
         listed = [f"{key}: {then.get(key)} then, {now.get(key)} now" for key in changed]
         advice = "restore the values below, or start again with --no-resume"

@@ -30,8 +30,10 @@ DETECTOR = (
     "{channel_mult: [1], num_res_blocks: 1, num_head_channels: 8}' --set calibration.num_anomalies=2"
 )
 RARELY = "--set train.num_steps=8 --set train.checkpoint_interval_steps=2"
-ONCE = (".json", ".json.part", "best.pth", "best.pth.part", "config.yaml")
+ONCE = (".json", ".json.part", ".checksums.json.part", "best.pth", "best.pth.part", "config.yaml")
 """Moments that may not come, or not again: of the index, the best detector, and a life's beginning."""
+UNLIKE = {"log.txt", ".checksums.json"}
+"""Files of two runs that differ: they hold times."""
 STATE = Path("experiments/tiny/classifier_checkpoints/ckpt_last.state.pth")
 
 
@@ -56,9 +58,9 @@ def content(path: Path) -> Any:
 
 
 def left_by_a_run() -> dict[str, Any]:
-    """All files of the current workspace, but the logs for people."""
+    """All files of the current workspace, but those with times."""
     files = [path for folder in ("experiments", "data") for path in Path(folder).rglob("*") if path.is_file()]
-    return {str(path): content(path) for path in files if path.name != "log.txt" and "tensorboard" not in path.parts}
+    return {f"{path}": content(path) for path in files if path.name not in UNLIKE and "tensorboard" not in path.parts}
 
 
 class Life:

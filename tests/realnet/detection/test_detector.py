@@ -79,6 +79,12 @@ def test_the_map_has_the_size_of_the_picture(detector):
     assert detector.predict(picture).anomaly_map.shape == (40, 70)
 
 
+@pytest.mark.parametrize("threshold", [float("nan"), -0.1, 1.1, float("inf")])
+def test_a_threshold_that_no_score_can_be_is_refused(detector, pictures, threshold):
+    with pytest.raises(UserError, match=rf"threshold {threshold} must be an image score, from 0 to 1"):
+        detector.predict(pictures[0], threshold=threshold)
+
+
 def test_the_verdict_follows_the_threshold(tiny, detector, pictures):
     one = detector.predict(pictures[0])
     assert one.threshold == tiny_detector.CALIBRATION.image_threshold

@@ -3,11 +3,13 @@
 import os
 import shutil
 
+import numpy as np
 import pytest
 import timm
 import torch
 
-from realnet.config import OptimiserConfig
+from realnet.config import OptimiserConfig, paths
+from realnet.data.images import write_image
 from realnet.data.registry import open_dataset
 from realnet.errors import UserError
 from realnet.models import checkpoint
@@ -95,6 +97,26 @@ def test_other_classes_images_or_backbones_are_another_run(tiny, run_script):
     (tiny / "data/tiny/images/weave").rename(tiny / "data/tiny/images/yarn")
     with pytest.raises(UserError, match="classes: weave, widget then, widget, yarn now"):
         run_script("train_classifier", "--dataset", "tiny")
+
+
+def test_other_pictures_under_the_same_names_are_another_run(tiny, run_script):
+    sdas = paths.sdas("tiny", "weave") / "00000.png"
+    write_image(sdas, np.zeros((32, 32, 3), np.uint8))
+    command = ("train_realnet", *flags("train_realnet"), "--set", "anomalies.types={sdas: 1.0}", "--set")
+    run_script(*command, "train.num_steps=1")
+    stored = tiny / STATES["train_realnet"]
+    write_image(sdas, np.full((32, 32, 3), 9, np.uint8))
+    with pytest.raises(UserError, match=r"contents of the anomaly sources: \w{32} then, \w{32} now$"):
+        run_script(*command, "train.num_steps=2")
+    write_image(sdas, np.zeros((32, 32, 3), np.uint8))
+    image = tiny / "data/tiny/images/weave/train/good/000.png"
+    shutil.copy(image.with_name("001.png"), image)
+    with pytest.raises(UserError, match=r"contents of the training images: \w{32} then, \w{32} now$"):
+        run_script(*command, "train.num_steps=2", "--dry-run")
+    values = checkpoint.read(stored)  # as version 1.0 wrote it
+    values["identity"] = {key: value for key, value in values["identity"].items() if key not in state.NEW_NAMES}
+    checkpoint.write(stored, values)
+    assert "at step 1" in run_script(*command, "train.num_steps=2", "--dry-run")
 
 
 def test_a_scaler_starts_anew_where_the_part_before_had_none():
