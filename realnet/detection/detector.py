@@ -25,7 +25,7 @@ from realnet.models.build import build_detector, has_backbone
 from realnet.models.checkpoint import Checkpoint
 from realnet.models.realnet import RealNet
 from realnet.models.statistics import IMAGENET
-from realnet.runtime.distributed import best_device
+from realnet.runtime.devices import best_device
 from realnet.runtime.placement import make_ready
 from realnet.runtime.precision import Precision, resolve
 

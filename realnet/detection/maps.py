@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from realnet.models.realnet import RealNet
+from realnet.runtime.devices import send_images
 from realnet.runtime.precision import Precision
 
 DIVERGED = "its weights diverged, or try runtime.precision=fp32"
@@ -15,8 +16,5 @@ def anomaly_maps(model: RealNet, image: Tensor, precision: Precision) -> Tensor:
 
     The images may be on any device. The model stays in the mode in which the caller has put it.
     """
-    image = image.to(precision.device, non_blocking=True)
-    if precision.device.type == "cuda":
-        image = image.contiguous(memory_format=torch.channels_last)
     with torch.inference_mode(), precision.autocast():
-        return model(image).anomaly_map[:, 0].float()
+        return model(send_images(image, precision.device)).anomaly_map[:, 0].float()

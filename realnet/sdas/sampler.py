@@ -22,6 +22,7 @@ from realnet.errors import Stopped, UserError
 from realnet.models import checkpoint
 from realnet.models.build import build_classifier, build_diffusion, build_unet
 from realnet.runtime import distributed
+from realnet.runtime.devices import send
 from realnet.runtime.distributed import World
 from realnet.runtime.lock import one_run
 from realnet.runtime.placement import make_ready
@@ -119,6 +120,7 @@ def _sample_missing(
         (folder / paths.SDAS_MANIFEST).unlink(missing_ok=True)  # until all images are there
     distributed.barrier()  # every process has listed the missing images before any process writes
     _write_images(sampler, mine, settings, folder, world)
+    distributed.meet()
     if distributed.any_process(world.stop.asked):
         left = len(image_folder.missing(folder, wanted))
         again = "run the same command again to continue"
@@ -170,7 +172,7 @@ def sample_batch(
 
     def noise(_step: int) -> Tensor:
         drawn = [torch.randn(3, *sampler.image_size, generator=generator) for generator in generators]
-        return torch.stack(drawn).to(device, non_blocking=True)
+        return send(torch.stack(drawn), device)
 
     predict, guidance = number_format.running(sampler.unet), sampler.guidance
     if guidance:

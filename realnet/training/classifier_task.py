@@ -87,7 +87,8 @@ class ClassifierTask:
         """Return the mean cross-entropy of the noisy images x_t to their classes, (1,)."""
         image, noise, t, y = to_device(batch, self.world.device)
         logits = classify(self.model, self.diffusion, image, noise, t)
-        self.hits += torch.stack([(logits.argmax(dim=1) == y).sum(), torch.tensor(len(y), device=y.device)])
+        self.hits[0] += (logits.argmax(dim=1) == y).sum()
+        self.hits[1] += len(y)  # a tensor made here would wait for the GPU
         return F.cross_entropy(logits, y)[None]
 
     def after_step(self) -> None:

@@ -26,8 +26,10 @@ from realnet.models.build import build_detector, settle
 from realnet.models.checkpoint import Checkpoint
 from realnet.runtime import distributed
 from realnet.runtime.batch_norm import join_batch_norms
+from realnet.runtime.devices import send, send_images
 from realnet.runtime.distributed import World
 from realnet.runtime.placement import compile_networks, move_to_device
+from realnet.runtime.precision import in_float32
 from realnet.runtime.progress import bar
 from realnet.runtime.signals import leave_signals_to_main
 from realnet.training.detector_data import DetectorData
@@ -101,11 +103,10 @@ class DetectorTask:
         criteria = {key: torch.zeros(s.level.channels) for key, s in self.model.afs.selections().items()}
         criteria = {key: value.to(self.world.device) for key, value in criteria.items()}
         for batch in self._anomalous_batches():
-            pair = torch.cat([batch["image"], batch["clean"]]).to(self.world.device, non_blocking=True)
-            with self.world.precision.autocast():
-                levels = self.model.backbone(pair)
+            pair = torch.cat([send_images(batch[name], self.world.device) for name in ("image", "clean")])
+            levels = in_float32(self.model.backbone, pair)
             anomalous, clean = ({name: f.chunk(2)[i] for name, f in levels.items()} for i in (0, 1))
-            mask = batch["mask"].to(self.world.device, non_blocking=True)
+            mask = send(batch["mask"], self.world.device)
             batch_criteria = afs_criteria(self.model.afs, anomalous, clean, mask, joint_maximum=distributed.maximum)
             for key, value in batch_criteria.items():
                 criteria[key] += value
@@ -127,7 +128,8 @@ class DetectorTask:
             augment=augment,
             world=self.world,
         )
-        self.choice = self.statistics.fit(self.choice)
+        with torch.autocast(self.world.device.type, enabled=False):  # in a run that goes on, a step has begun
+            self.choice = self.statistics.fit(self.choice)
 
     def losses(self, batch: dict[str, Any]) -> Tensor:
         """Return the weighted (segmentation, reconstruction) losses, (2,)."""
@@ -135,7 +137,7 @@ class DetectorTask:
             self._fit_statistics()  # in a run that goes on
         normalise = self.statistics.normalise if self.statistics else None
         detection, clean = detect_pairs(self.model, batch, self.world.device, normalise)
-        mask = batch["mask"].to(self.world.device, non_blocking=True)
+        mask = send(batch["mask"], self.world.device)
         return detector_losses(detection, clean, mask, self.config.loss)
 
     def after_step(self) -> None:
@@ -155,14 +157,10 @@ class DetectorTask:
         metrics = summarise(curves_of(scores), fpr_limit=self.config.evaluation.aupro_fpr_limit)
         run.scalars(step, {f"test/{name}": m.value for name, m in metrics.items() if m.value is not None})
         by_what = " (by the logit alone: maps are joined after training)" if self.model.fusion else ""
-        logger.info(
-            "step %d, test split%s: %s",
-            step,
-            by_what,
-            "  ".join(f"{name} {metric}" for name, metric in metrics.items()),
-        )
+        listed = "  ".join(f"{name} {metric}" for name, metric in metrics.items())
+        logger.info("step %d, test split%s: %s", step, by_what, listed)
         score = published_score(metrics)
-        if score is not None and score > self.best_score:
+        if score is not None and score >= self.best_score:  # of equals the last, as published
             self.best_score = score
             if self.world.is_main:
                 values = {name: m.value for name, m in metrics.items()}
@@ -220,6 +218,7 @@ class DetectorTask:
         if self.world.is_main:
             with suppress(Stopped):
                 self._calibrate_files(path, self.best)
+        distributed.meet()
 
     def _calibrate_files(self, *files: Path) -> None:
         done: dict[int, Checkpoint] = {}

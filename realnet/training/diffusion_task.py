@@ -21,6 +21,7 @@ from realnet.models.build import build_diffusion, build_unet
 from realnet.models.checkpoint import Checkpoint
 from realnet.runtime import distributed
 from realnet.runtime.contents import digest
+from realnet.runtime.devices import send
 from realnet.runtime.distributed import World
 from realnet.runtime.placement import compile_networks, move_to_device
 from realnet.sdas.readiness import Health, check_health, verdict
@@ -131,7 +132,8 @@ class DiffusionTask:
 
     def validate(self, step: int, run: Run) -> bool:
         """Check the averaged model; log figures, panels and a verdict (docs/method.md, Readiness)."""
-        health = self._look() if self.world.is_main else None
+        with distributed.refusing_together():
+            health = self._look() if self.world.is_main else None
         if distributed.any_process(self.world.is_main and health is None):
             return False
         if health:
@@ -195,7 +197,7 @@ def noisy_images(config: DiffusionConfig | ClassifierConfig, data: NormalImages)
 
 def to_device(batch: Mapping[str, Tensor], device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return a batch's (image, noise, t, class_index) on a device."""
-    image, noise, t, y = (batch[key].to(device, non_blocking=True) for key in ("image", "noise", "t", "class_index"))
+    image, noise, t, y = (send(batch[key], device) for key in ("image", "noise", "t", "class_index"))
     return image, noise, t, y
 
 

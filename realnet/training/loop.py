@@ -6,7 +6,7 @@ See docs/method.md, Diffusion training.
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from realnet.config import TrainingConfig
-from realnet.errors import Stopped, UserError
+from realnet.errors import Stopped, UserError, message_of
 from realnet.models import checkpoint
 from realnet.runtime import distributed
 from realnet.runtime.distributed import World
@@ -114,7 +114,8 @@ def fit(
 
     Raises:
         UserError: for settings, data or weights other than in the earlier part of this run, if another run holds the
-            folder, or if the loss or a weight becomes NaN or infinite.
+            folder, if an image cannot be read (the finished steps are saved), or if the loss or a weight becomes NaN or
+            infinite.
         Stopped: after a signal; the finished steps are saved.
     """
     with Run(log_folder, world) as run, one_run(last.parent, world):
@@ -166,10 +167,18 @@ def fit(
                 task.save(last, done, order.epoch_of(done))
         feed = batches(dataset, order, config.runtime, world)
         for step in run.steps(done, num_steps, task.title):
+            # read
+            batches_of_step, failure = _read(feed, config.train.accumulation)
+            if distributed.any_process(failure is not None):
+                if done > saved:
+                    save()
+                with distributed.refusing_together():
+                    if failure:
+                        raise UserError(f"{message_of(failure)}; {_kept(saved)}, and the same command continues")
+
             # forward and backward
             seed_step(config.seed, world.rank, step)
-            for _ in range(config.train.accumulation):
-                batch = next(feed)
+            for batch in batches_of_step:
                 with world.precision.autocast():
                     losses = task.losses(batch)
                 optimisation.backward(losses.sum() / config.train.accumulation)
@@ -191,12 +200,17 @@ def fit(
                 run.scalars(done, values | throughput(world, since, count * order.global_batch))
                 totals, since, count = torch.zeros_like(totals), time.perf_counter(), 0
 
-            # validate; save before the first validation, because it may fail
+            # validate; save before the first validation, because it may fail, or else when it has failed
             validated = not (is_last or done % (task.validation_interval_epochs * order.steps_per_epoch) == 0)
             if not (validated or stopping):
                 if not has_validated:
                     save()
-                validated = has_validated = task.validate(done, run)
+                try:
+                    validated = has_validated = task.validate(done, run)
+                except UserError:
+                    if done > saved:
+                        save()
+                    raise
                 stopping = not validated
                 totals, since, count = torch.zeros_like(totals), time.perf_counter(), 0
 
@@ -210,14 +224,25 @@ def fit(
             raise stopped()
 
 
+def _read(feed: Iterator[dict[str, Any]], number: int) -> tuple[list[dict[str, Any]], UserError | None]:
+    """Return a step's micro-batches; in their place the error, if a file cannot be read."""
+    try:
+        return [next(feed) for _ in range(number)], None
+    except UserError as error:
+        return [], error
+
+
+def _kept(saved: int) -> str:
+    return f"the saved state is of step {saved}" if saved else "nothing is saved"
+
+
 def _are_finite(*tensors: Tensor) -> bool:
     return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
 
 
 def _diverged(step: int, saved: int, config: TrainingConfig) -> UserError:
-    kept = f"the saved state is of step {saved}" if saved else "nothing is saved"
     return UserError(
-        f"the training has diverged: at step {step} the loss or a weight is NaN or infinite; {kept}. Start again with "
-        f"--no-resume and a lower optimiser.learning_rate (it is {config.optimiser.learning_rate:g}), a lower "
-        f"optimiser.max_grad_norm (it is {config.optimiser.max_grad_norm}) or runtime.precision=fp32"
+        f"the training has diverged: at step {step} the loss or a weight is NaN or infinite; {_kept(saved)}. Start "
+        f"again with --no-resume and a lower optimiser.learning_rate (it is {config.optimiser.learning_rate:g}), a "
+        f"lower optimiser.max_grad_norm (it is {config.optimiser.max_grad_norm}) or runtime.precision=fp32"
     )

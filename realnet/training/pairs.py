@@ -12,6 +12,7 @@ from torch import Tensor
 from realnet.config import LossConfig
 from realnet.models.losses import cross_entropy_loss, focal_loss, reconstruction_loss
 from realnet.models.realnet import Detection, RealNet
+from realnet.runtime.devices import send, send_images
 
 Normalise = Callable[[Mapping[str, Tensor], Tensor], dict[str, Tensor]]
 """Maps selected features (B, C, h, w), by block, and the numbers (B,) of their images to normalised features."""
@@ -25,10 +26,9 @@ def detect_pairs(
     An item without anomaly equals its original, so the backbone runs on it only once.
     """
     anomalous = batch["has_anomaly"].nonzero().flatten()  # on the CPU: no synchronisation
-    images = torch.cat([batch["image"], batch["clean"][anomalous]]).to(device, non_blocking=True)
-    if device.type == "cuda":
-        images = images.contiguous(memory_format=torch.channels_last)
-    places = anomalous.to(device, non_blocking=True)
+    places = send(anomalous, device)
+    # joined on the device: what torch.cat makes on the CPU is not pinned
+    images = torch.cat([send_images(batch["image"], device), send_images(batch["clean"], device)[places]])
     if normalise is None:
         return detect_joined(model, images, places)
     indexes = torch.cat([batch["index"], batch["index"][anomalous]])

@@ -1,4 +1,5 @@
 import os
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -98,6 +99,24 @@ def test_two_processes_compute_what_one_does_on_the_joined_batch(tiny):
     assert_well(run_together(check_arithmetic))
 
 
+def test_a_process_waits_for_another_longer_than_any_message_would(monkeypatch):
+    store, order = torch.distributed.HashStore(), []
+    monkeypatch.setattr(distributed, "_store", lambda: store)
+    monkeypatch.setattr(distributed, "_meetings", iter([7]))
+    monkeypatch.setattr(distributed, "gather", lambda value: order.append("message") or [value])
+    monkeypatch.setattr(distributed.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(distributed.dist, "get_world_size", lambda: 2)
+
+    def end_work() -> None:
+        order.append("other ends")
+        store.add("meeting 7 of start 0", 1)
+
+    threading.Timer(0.2, end_work).start()
+    with distributed.refusing_together():
+        order.append("mine ends")
+    assert order == ["mine ends", "other ends", "message"]
+
+
 def test_one_process_leaves_batch_norms_and_values_as_they_are():
     model, value = batch_norms(), torch.ones(2)
     batch_norm.join_batch_norms(model)
@@ -129,7 +148,7 @@ def test_samples_are_the_same_files_for_any_number_of_processes_and_batch_size(t
     flags = ("sample", "--dataset", "tiny", "--classes", "widget", "--num_samples", "5")
     run_script(*flags, "--output", "alone")
     files = {path.name: path.read_bytes() for path in Path("alone/widget").iterdir() if path.suffix != ".yaml"}
-    assert len(files) == 6
+    assert len(files) == 7  # with the manifest, and the list of what is sampling's own
     for batch_size in (1, 3):
         folder = f"together_{batch_size}"
         ended = run_script_together(*flags, "--output", folder, "--set", f"batch_size={batch_size}")
