@@ -11,6 +11,7 @@ from realnet.config import DatasetConfig, paths
 from realnet.data.index import discover_classes, folders_in, images_in, is_sorted
 from realnet.data.registry import OpenDataset
 from realnet.errors import UserError
+from realnet.runtime.files import whole_file
 
 LayoutName = Literal["mvtec", "class", "sorted", "folder", "folders"]
 
@@ -106,13 +107,10 @@ def register(name: str, found: Recognised, *, force: bool = False) -> Path:
         UserError: if the name cannot name a folder or is taken, or if a file cannot be written.
     """
     folder = check_name(name, force=force)
-    files: dict[str, str] = {"dataset": _dataset_yaml(found), **_stage_yamls(name, found)}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for stage, text in files.items():
-            (folder / f"{stage}.yaml").write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}; check its permissions") from error
+    files: dict[str, str] = {**_stage_yamls(name, found), "dataset": _dataset_yaml(found)}
+    for stage, text in files.items():  # the dataset exists once dataset.yaml does, which comes last
+        with whole_file(folder / f"{stage}.yaml") as file:
+            file.write(text)
     return folder
 
 
@@ -125,7 +123,7 @@ def check_name(name: str, *, force: bool = False) -> Path:
     if name in {"", ".", ".."} or name.startswith(("-", ".")) or {os.sep, "/", "\\"} & set(name):
         raise UserError(f"--name {name!r} becomes a folder in experiments/; give a plain name such as bolts")
     folder = paths.experiment(name)
-    if folder.exists() and not force:
+    if (folder / "dataset.yaml").exists() and not force:
         raise UserError(f"{folder} exists; choose another --name, or give --force to overwrite its configs")
     return folder
 

@@ -189,9 +189,7 @@ def with_a_full_disk(name: str, *arguments: str) -> None:
 
 def test_an_image_that_one_process_cannot_read_ends_all(tiny):
     ended = run_together(with_a_truncated_image, "train_classifier", "--dataset", "tiny")
-    says = (
-        "error: weave/train/good/003.png is truncated; replace it; the saved state is of step 1, and the same command"
-    )
+    says = "error: weave/train/good/003.png is truncated; replace it; the saved state is of step 1, and the same"
     assert_failed(ended, 2, says, printed_by=None)
     assert checkpoint.read(Path("experiments/tiny/classifier_checkpoints/ckpt_last.state.pth"))["step"] == 1
 
