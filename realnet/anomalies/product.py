@@ -5,8 +5,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-
+from realnet.anomalies.items import item_generator
 from realnet.anomalies.synthesis import AnomalySynthesizer, LocalAnomaly
 from realnet.config import AnomalyConfig
 from realnet.data.images import Image, read_image, resize_image, write_image
@@ -15,6 +14,7 @@ from realnet.errors import UserError
 from realnet.runtime.files import whole_file
 from realnet.runtime.lock import locked
 from realnet.runtime.progress import bar
+from realnet.runtime.randomness import DRAWS
 
 MANIFEST, UNFINISHED = "manifest.csv", ".unfinished"
 FOLDERS = ("image", "mask", "source")
@@ -83,6 +83,7 @@ def export_anomalies(
     num_samples: int,
     seed: int,
     output: Path,
+    draws: int = DRAWS,
 ) -> list[ManifestRow]:
     """Write PNGs of equal names to ``image/``, ``mask/`` and ``source/``, and at the end ``manifest.csv``.
 
@@ -96,12 +97,13 @@ def export_anomalies(
         num_samples: number of anomalies to write.
         seed: seed of all draws.
         output: folder to write to.
+        draws: as for :func:`item_generator`.
 
     Raises:
         UserError: if a file cannot be read or written, or ``MAX_FAILURES`` images in a row get no anomaly.
     """
     rows = []
-    drawn = _draw(entries, image_root, synthesizer, num_samples, seed)
+    drawn = _draw(entries, image_root, synthesizer, num_samples, seed, draws)
     with locked(output):
         (output / UNFINISHED).touch()
         for row, source, anomaly in bar(drawn, total=num_samples, description=entries[0].class_name):
@@ -114,14 +116,14 @@ def export_anomalies(
 
 
 def _draw(
-    entries: Sequence[Entry], image_root: Path, synthesizer: AnomalySynthesizer, num_samples: int, seed: int
+    entries: Sequence[Entry], image_root: Path, synthesizer: AnomalySynthesizer, num_samples: int, seed: int, draws: int
 ) -> Iterator[tuple[ManifestRow, Image, LocalAnomaly]]:
     digits = max(5, len(str(num_samples - 1)))
     count = turn = failures = 0
     while count < num_samples:
         epoch, index = divmod(turn, len(entries))
         source = resize_image(read_image(image_root / entries[index].filename), synthesizer.image_size)
-        anomaly = synthesizer.synthesize(source, np.random.default_rng((seed, epoch, index)))
+        anomaly = synthesizer.synthesize(source, item_generator(seed, epoch, index, draws=draws))
         turn += 1
         failures = 0 if anomaly.mask.any() else failures + 1
         if failures == MAX_FAILURES:

@@ -63,5 +63,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             num_samples=flags.num_samples,
             seed=config.seed,
             output=folders[name],
+            draws=config.draws,
         )
         print(f"written    {numbers} to {folders[name]}")

@@ -30,6 +30,10 @@ def _name(value: object) -> object:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+Draws = Annotated[
+    Literal[1, 2],
+    Field(description="how random numbers follow from the seed; 1: as in version 1.0, to repeat what it drew"),
+]
 ImageSize = Annotated[tuple[Positive, Positive], BeforeValidator(_pair)]
 """(height, width) in pixels; one number means a square."""
 
@@ -128,6 +132,7 @@ class TrainingConfig(Section):
     """What all training stages share."""
 
     seed: Seed = 0
+    draws: Draws = 2
     optimiser: OptimiserConfig = OptimiserConfig()
     train: TrainConfig = TrainConfig()
     runtime: RuntimeConfig = RuntimeConfig()

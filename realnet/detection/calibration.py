@@ -4,7 +4,7 @@ See docs/method.md, Calibration.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +24,7 @@ from realnet.metrics.image_score import image_scores
 from realnet.models.realnet import RealNet
 from realnet.runtime.distributed import World
 from realnet.runtime.progress import stoppable_bar
+from realnet.runtime.randomness import generator
 
 logger = logging.getLogger("realnet")
 
@@ -116,8 +117,8 @@ def draw_examples(
     used = [entries[index] for index in _spread(len(entries), min(len(entries), number))]
     images = [resize_image(read_image(image_root / entry.filename), config.image_size) for entry in used]
     drawn = [
-        synthesizer.synthesize(images[i % len(images)], _generator(config.seed, i, len(images)), only_anomalous=True)
-        for i in range(number)
+        synthesizer.synthesize(images[i % len(images)], rng, only_anomalous=True)
+        for i, rng in enumerate(_generators("calibration", config, config.seed, len(images)))
     ]
     anomalies = [anomaly for anomaly in drawn if anomaly.mask.any()]
     masks = np.array([anomaly.mask for anomaly in anomalies])
@@ -126,10 +127,9 @@ def draw_examples(
 
 def draw_probes(examples: Examples, foreground: Foreground, config: RealNetConfig) -> Examples:
     """Draw anomalies that no detector is trained on onto the same normal images, reproducibly from the seed."""
-    number = config.calibration.num_anomalies
     drawn = [
-        draw_probe(examples.normal[i % len(examples.normal)], foreground, _generator(config.seed + 1, i, number))
-        for i in range(number)
+        draw_probe(examples.normal[i % len(examples.normal)], foreground, rng)
+        for i, rng in enumerate(_generators("probes", config, config.seed + 1, config.calibration.num_anomalies))
     ]
     found = [(image, mask) for image, mask in drawn if mask.any()]
     return Examples(examples.normal, [image for image, _ in found], np.array([mask for _, mask in found]))
@@ -179,9 +179,11 @@ def calibrate(
         return None
 
 
-def _generator(seed: int, number: int, num_images: int) -> np.random.Generator:
-    again, index = divmod(number, num_images)
-    return np.random.default_rng((seed, CALIBRATION_EPOCH - again, index))
+def _generators(purpose: str, config: RealNetConfig, seed: int, num_images: int) -> Iterator[np.random.Generator]:
+    """Yield a generator for each anomaly to calibrate on."""
+    for number in range(config.calibration.num_anomalies):
+        again, index = divmod(number, num_images)
+        yield generator(purpose, seed, CALIBRATION_EPOCH - again, index, draws=config.draws)
 
 
 def _spread(length: int, number: int) -> list[int]:

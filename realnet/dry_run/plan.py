@@ -92,10 +92,10 @@ def sampling(
     wanted = {name: image_folder.draws(name, config) for name in classes}
     for name, draws in wanted.items():
         image_folder.require_own(root / name, draws)
-    if resume:
-        for name in classes:
-            image_folder.require_settings(root / name, image_folder.describe(sampler.source, config, world.precision))
-            wanted[name] = image_folder.missing(root / name, wanted[name])
+    for name in classes if resume else ():
+        begun = image_folder.as_begun(root / name, sampler.source, config, world.precision)
+        image_folder.require_settings(root / name, image_folder.describe(sampler.source, begun, world.precision))
+        wanted[name] = image_folder.missing(root / name, wanted[name])
     return {
         "checkpoint": sampler.source,
         "its model is": verdict(sampler.health),

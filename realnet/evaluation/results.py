@@ -217,5 +217,5 @@ def _is_current(result: CheckpointResult, folder: Path) -> bool:
         return True
     path = Path(result.checkpoint)
     if result.checksum:
-        return checksums([path], folder, write=False) == [result.checksum]
+        return checksums([path], folder) == [result.checksum]
     return path.is_file() and path.stat().st_mtime_ns == result.modified_ns

@@ -72,7 +72,7 @@ def evaluate_checkpoint(
         UserError: on all processes, if the checkpoint, an image or a mask cannot be used.
     """
     # taken before reading: a file that changes meanwhile counts as another
-    modified_ns, (checksum,) = path.stat().st_mtime_ns, checksums([path], folder, write=False)
+    modified_ns, (checksum,) = path.stat().st_mtime_ns, checksums([path], folder)
     with distributed.refusing_together():
         detector = Detector.load(
             path, precision=world.precision, config=config, dataset=splits.dataset.name, class_name=splits.class_name

@@ -22,8 +22,7 @@ from realnet.inspection.check import require_sound
 from realnet.models.build import settle
 from realnet.models.checkpoint import versions
 from realnet.reporting.pages import write_class_page, write_heatmaps
-from realnet.runtime import distributed
-from realnet.runtime.contents import checksums, code
+from realnet.runtime import contents, distributed
 from realnet.runtime.distributed import World
 from realnet.runtime.lock import one_run
 
@@ -74,7 +73,7 @@ def report_class(
         test = dataset.index(class_name, write=False).test
         first = next((checkpoints[protocol] for protocol in PROTOCOLS if protocol in checkpoints), None)
         seen = stored_config(first, config) if first else settle(config)
-        inputs = _inputs(dataset, class_name, checkpoints, config, references, folder, write=world.is_main)
+        inputs = _inputs(dataset, class_name, checkpoints, config, references, folder)
     kept = _kept(folder, inputs, test) if resume else None
     if not distributed.any_process(kept is None) and kept:
         logger.info("%s: results of %s kept, nothing has changed; --no-resume evaluates again", class_name, kept.made)
@@ -141,6 +140,7 @@ def _evaluate(
         if world.is_main:
             write_class_page(folder, whole, scores, pictures)
             write_class(folder, whole)
+            contents.keep(folder)
     return whole
 
 
@@ -151,8 +151,6 @@ def _inputs(
     config: RealNetConfig,
     references: Sequence[ReferenceName],
     folder: Path,
-    *,
-    write: bool,
 ) -> str:
     """Return a digest of everything that a class's results depend on; files count by path and content."""
     index = dataset.index(class_name, write=False)
@@ -160,7 +158,7 @@ def _inputs(
     names = [name for entry in (*test, *train) for name in (entry.filename, entry.maskname) if name]
     weights = [path for path in (Path(config.backbone.weights),) if path.is_file()]
     files = [*checkpoints.values(), *weights, *(dataset.image_root / name for name in names)]
-    facts = [[str(path) for path in files], checksums(files, folder, write=write), code(), versions()]
+    facts = [[str(path) for path in files], contents.checksums(files, folder), contents.code(), versions()]
     whole = [config.model_dump(mode="json"), [asdict(entry) for entry in test], facts, *sorted(references)]
     return hashlib.sha256(json.dumps(whole).encode()).hexdigest()
 

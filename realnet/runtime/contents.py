@@ -27,29 +27,40 @@ def stamp(path: Path) -> tuple[int, int, int, int] | None:
     return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
-def checksums(files: Iterable[Path], folder: Path, *, write: bool) -> list[str]:
+def checksums(files: Iterable[Path], folder: Path) -> list[str]:
     """Return a checksum of each file's content, 32 hexadecimal digits; "" for a file that cannot be read.
 
     Args:
         files: the files.
-        folder: of a run, where earlier runs may have kept checksums.
-        write: keep the checksums there.
+        folder: of a run, where earlier runs may have kept checksums; :func:`keep` keeps the new ones.
     """
     asked = {f"{path}": repr(stamp(path)) for path in files}
-    stored = _read(folder / STORE)
+    stored = {**_read(folder / STORE), **_new.get(folder, {})}
     fresh = [name for name, now in asked.items() if stored.get(name, ("", ""))[0] != now]
     with ThreadPoolExecutor(NUM_THREADS) as threads:
         made = zip(fresh, threads.map(_checksum, fresh), strict=True)
-        stored |= {name: (asked[name], value) for name, value in made}
-    if fresh and write:
-        with suppress(UserError), whole(folder / STORE) as part:
-            part.write_text(json.dumps(stored), encoding="utf-8")
-    return [stored[name][1] for name in asked]
+        found = {name: (asked[name], value) for name, value in made}
+    _new.setdefault(folder, {}).update(found)
+    return [{**stored, **found}[name][1] for name in asked]
 
 
-def digest(files: Iterable[Path], folder: Path, *, write: bool) -> str:
+def digest(files: Iterable[Path], folder: Path) -> str:
     """Return one checksum of the contents of several files in their order; see :func:`checksums`."""
-    return _hash(" ".join(checksums(files, folder, write=write)).encode())
+    return _hash(" ".join(checksums(files, folder)).encode())
+
+
+def keep(folder: Path) -> None:
+    """Keep the checksums of a folder's run for later ones, once the run has begun; where they cannot be written, none.
+
+    Call this on the main process.
+    """
+    if new := _new.pop(folder, {}):
+        with suppress(UserError), whole(folder / STORE) as part:
+            part.write_text(json.dumps({**_read(folder / STORE), **new}), encoding="utf-8")
+
+
+_new: dict[Path, dict[str, tuple[str, str]]] = {}
+"""The checksums that are not yet kept, by folder and file."""
 
 
 @cache

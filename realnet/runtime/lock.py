@@ -49,7 +49,7 @@ def one_run(folder: Path, world: World) -> Iterator[None]:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder, which is made if it does not exist, and goes again if it stays empty.
+    """Hold the lock of a folder; it and its parents are made if they do not exist, and go again if they stay empty.
 
     Where the file system knows no locks, the record of a process that still runs, or may run on another computer, takes
     the lock's place.
@@ -59,7 +59,7 @@ def locked(folder: Path) -> Iterator[None]:
     """
     path = folder / LOCK
     with refusing(folder):
-        is_new = not folder.exists()
+        made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = _acquire(path)
     _held.add(descriptor)
@@ -69,8 +69,8 @@ def locked(folder: Path) -> Iterator[None]:
         _held.discard(descriptor)
         with suppress(OSError):
             path.unlink()
-            if is_new:
-                folder.rmdir()
+            for parent in made:
+                parent.rmdir()
         os.close(descriptor)
 
 

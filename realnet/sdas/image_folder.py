@@ -6,11 +6,13 @@ See docs/method.md, SDAS.
 import csv
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from realnet import config
 from realnet.config import SampleConfig, paths
@@ -18,6 +20,7 @@ from realnet.data.index import images_in
 from realnet.errors import UserError
 from realnet.runtime.files import refusing, whole, whole_file
 from realnet.runtime.precision import Precision
+from realnet.runtime.randomness import generator, seed_of
 
 
 @dataclass(frozen=True)
@@ -27,25 +30,51 @@ class Draw:
     Attributes:
         file: file name of the image.
         class_name: the class to sample.
-        seed: seed of the noise.
+        seed: seed of the noise: 128 bits, or 63 where ``has_short_seed``, of which 32 counted in version 1.0.
         strength: s ≥ 0.
+        has_short_seed: whether the image is drawn as in version 1.0.
     """
 
     file: str
     class_name: str
     seed: int
     strength: float
+    has_short_seed: bool = False
+
+    def noise(self, size: tuple[int, ...]) -> Callable[[], Tensor]:
+        """Return a function that draws noise of a size, standard normal float32, from call to call."""
+        if self.has_short_seed:
+            first = torch.Generator().manual_seed(self.seed)
+            return lambda: torch.randn(size, generator=first)
+        rng = generator("noise of an image", self.seed)
+        return lambda: torch.from_numpy(rng.standard_normal(size, dtype=np.float32))
 
 
 def draws(class_name: str, settings: SampleConfig) -> list[Draw]:
     """Return the draws of a class's images; each depends only on (seed, class, index) and the range of strengths."""
-    made = []
-    for index in range(settings.num_samples):
-        sequence = np.random.SeedSequence((settings.seed, zlib.crc32(class_name.encode()), index))
-        seed = int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
-        strength = np.random.default_rng(seed).uniform(settings.strength.low, settings.strength.high)
-        made.append(Draw(f"{index:05d}.{settings.format}", class_name, seed, float(strength)))
-    return made
+    draw = _draw_as_first if settings.draws == 1 else _draw
+    return [draw(class_name, settings, index) for index in range(settings.num_samples)]
+
+
+def _draw(class_name: str, settings: SampleConfig, index: int) -> Draw:
+    seed = seed_of("sdas", settings.seed, class_name, index)
+    strength = generator("strength of an image", seed).uniform(settings.strength.low, settings.strength.high)
+    return Draw(f"{index:05d}.{settings.format}", class_name, seed, strength)
+
+
+def _draw_as_first(class_name: str, settings: SampleConfig, index: int) -> Draw:
+    """Return a draw of version 1.0."""
+    sequence = np.random.SeedSequence((settings.seed, zlib.crc32(class_name.encode()), index))
+    seed = int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
+    strength = float(np.random.default_rng(seed).uniform(settings.strength.low, settings.strength.high))
+    return Draw(f"{index:05d}.{settings.format}", class_name, seed, strength, has_short_seed=True)
+
+
+def as_begun(folder: Path, source: str, settings: SampleConfig, number_format: Precision) -> SampleConfig:
+    """Return the settings with the draws of the images in a folder, if version 1.0 made them with these settings."""
+    first, path = settings.model_copy(update={"draws": 1}), folder / paths.SDAS_SETTINGS
+    is_first = path.is_file() and path.read_text(encoding="utf-8") == describe(source, first, number_format)
+    return first if is_first else settings
 
 
 def missing(folder: Path, wanted: Sequence[Draw]) -> list[Draw]:
@@ -56,7 +85,8 @@ def missing(folder: Path, wanted: Sequence[Draw]) -> list[Draw]:
 def describe(source: str, settings: SampleConfig, number_format: Precision) -> str:
     """Return as YAML what images depend on: the weights (named by ``source``), the settings and the number format."""
     kept = settings.model_copy(update={"num_samples": 1, "batch_size": 1, "runtime": config.RuntimeConfig()})
-    return f"# made from {source}; in {number_format.name}\n{config.dump(kept)}"
+    settled = config.dump(kept).replace("draws: 1\n", "")  # as version 1.0 wrote it
+    return f"# made from {source}; in {number_format.name}\n{settled}"
 
 
 def require_settings(folder: Path, description: str) -> None:

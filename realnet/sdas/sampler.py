@@ -109,6 +109,8 @@ def sample_class(
 def _sample_missing(
     sampler: Sampler, class_name: str, settings: SampleConfig, folder: Path, world: World, *, resume: bool
 ) -> int:
+    if resume:
+        settings = image_folder.as_begun(folder, sampler.source, settings, world.precision)
     wanted = image_folder.draws(class_name, settings)
     if world.is_main:
         description = image_folder.describe(sampler.source, settings, world.precision)
@@ -168,11 +170,10 @@ def sample_batch(
     Images do not depend on each other. Only the size of the batch can change a value by one grey level, by rounding.
     """
     device = number_format.device
-    generators = [torch.Generator().manual_seed(draw.seed) for draw in batch]
+    sources = [draw.noise((3, *sampler.image_size)) for draw in batch]
 
     def noise(_step: int) -> Tensor:
-        drawn = [torch.randn(3, *sampler.image_size, generator=generator) for generator in generators]
-        return send(torch.stack(drawn), device)
+        return send(torch.stack([draw() for draw in sources]), device)
 
     predict, guidance = number_format.running(sampler.unet), sampler.guidance
     if guidance:

@@ -19,6 +19,7 @@ from realnet.models.checkpoint import Checkpoint
 from realnet.runtime import distributed
 from realnet.runtime.distributed import World
 from realnet.runtime.placement import compile_networks, move_to_device
+from realnet.training import state
 from realnet.training.diffusion_task import NormalImages, load_pretrained, noisy_images, to_device
 from realnet.training.logs import Run
 from realnet.training.loop import fit
@@ -38,6 +39,7 @@ def train_classifier(config: ClassifierConfig, data: NormalImages, world: World,
     """
     check_classes(data)
     last = paths.output(data.dataset, "classifier", "checkpoints") / paths.LAST
+    config = state.as_begun(config, last) if resume else config
     task = ClassifierTask(config, data, world)
     log_folder = paths.output(data.dataset, "classifier", "log")
     fit(task, task.train_set, config, world, last=last, log_folder=log_folder, resume=resume)
@@ -64,14 +66,14 @@ class ClassifierTask:
         self.validation_interval_epochs = config.train.validation_interval_epochs
         self.diffusion = build_diffusion(config.process)
         self.hits = torch.zeros(2, device=world.device)  # number of correct images, number of all images
-        self.train_set = noisy_images(config, data)
+        self.train_set = noisy_images(config, data, purpose="classifier")
         torch.manual_seed(config.seed)
         self.model = move_to_device(build_classifier(config, len(data.classes)), world.device, config.runtime).train()
         compile_networks(config.runtime, self.model)
 
     def subject(self) -> Mapping[str, Any]:
         """Describe the network and its training data; see :meth:`Task.subject`."""
-        return self.data.subject("classifier", write=self.world.is_main)
+        return self.data.subject("classifier")
 
     def parameters(self) -> list[Tensor]:
         """Return the classifier's weights."""

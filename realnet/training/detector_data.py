@@ -29,14 +29,8 @@ class DetectorData:
     synthesizer: AnomalySynthesizer
     held_out: Sequence[Entry] = ()
 
-    def subject(self, config: RealNetConfig, backbone_identity: str, *, write: bool = False) -> dict[str, object]:
-        """Describe the detector and its training data for a run's identity (:func:`state.identity`).
-
-        Args:
-            config: of the detector.
-            backbone_identity: which features they are.
-            write: keep the checksums of the files beside the checkpoints.
-        """
+    def subject(self, config: RealNetConfig, backbone_identity: str) -> dict[str, object]:
+        """Describe the detector and its training data for a run's identity (:func:`state.identity`)."""
         sources = [file for files in self.synthesizer.sources.values() for file in files]
         images = [self.image_root / entry.filename for entry in self.train]
         folder = paths.output(self.dataset, "realnet", "checkpoints", self.class_name)
@@ -46,8 +40,8 @@ class DetectorData:
             "class": self.class_name,
             "training images": state.fingerprint(entry.filename for entry in self.train),
             "anomaly sources": state.fingerprint(file.as_posix() for file in sources),
-            state.IMAGE_CONTENTS: digest(images, folder, write=write),
-            state.SOURCE_CONTENTS: digest(sources, folder, write=write),
+            state.IMAGE_CONTENTS: digest(images, folder),
+            state.SOURCE_CONTENTS: digest(sources, folder),
             "backbone's weights (SHA-256)": backbone_identity,
             "train.accumulation (batch norms see each micro-batch by itself)": config.train.accumulation,
         }

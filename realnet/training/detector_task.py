@@ -32,6 +32,7 @@ from realnet.runtime.placement import compile_networks, move_to_device
 from realnet.runtime.precision import in_float32
 from realnet.runtime.progress import bar
 from realnet.runtime.signals import leave_signals_to_main
+from realnet.training import state
 from realnet.training.detector_data import DetectorData
 from realnet.training.logs import Run
 from realnet.training.loop import fit
@@ -49,8 +50,8 @@ def train_detector(config: RealNetConfig, data: DetectorData, world: World, *, r
     Raises:
         UserError: for settings that do not fit the data, the weights, or the earlier part of this run.
     """
-    config = settle(config)
     last = paths.output(data.dataset, "realnet", "checkpoints", data.class_name) / paths.LAST
+    config = settle(state.as_begun(config, last) if resume else config)
     if is_slow(config, world.device) and world.is_main:
         logger.warning("WARNING: %s", SLOW)
     task = DetectorTask(config, data, world, best=last.with_name(paths.BEST))
@@ -78,6 +79,7 @@ class DetectorTask:
             synthesizer=data.synthesizer,
             seed=config.seed,
             augment=config.train.augment,
+            draws=config.draws,
         )
         self.test_split = TestSplit(
             data.test, data.image_root, image_size=config.image_size, runtime=config.runtime, world=world
@@ -89,7 +91,7 @@ class DetectorTask:
 
     def subject(self) -> Mapping[str, Any]:
         """Describe the network and its training data; see :meth:`Task.subject`."""
-        return self.data.subject(self.config, self.model.backbone.identity(), write=self.world.is_main)
+        return self.data.subject(self.config, self.model.backbone.identity())
 
     def parameters(self) -> list[Tensor]:
         """Return the weights of reconstruction and RRS."""
@@ -100,15 +102,14 @@ class DetectorTask:
         """Choose the features by AFS over ``afs.init_batches`` batches of anomalous items (docs/method.md, AFS)."""
         if self.world.is_main:
             keep_index(self.data.dataset, [self.data.class_name])
-        criteria = {key: torch.zeros(s.level.channels) for key, s in self.model.afs.selections().items()}
-        criteria = {key: value.to(self.world.device) for key, value in criteria.items()}
+        selections, device = self.model.afs.selections().items(), self.world.device
+        criteria = {key: torch.zeros(s.level.channels, device=device) for key, s in selections}
         for batch in self._anomalous_batches():
-            pair = torch.cat([send_images(batch[name], self.world.device) for name in ("image", "clean")])
+            pair = torch.cat([send_images(batch[name], device) for name in ("image", "clean")])
             levels = in_float32(self.model.backbone, pair)
             anomalous, clean = ({name: f.chunk(2)[i] for name, f in levels.items()} for i in (0, 1))
-            mask = send(batch["mask"], self.world.device)
-            batch_criteria = afs_criteria(self.model.afs, anomalous, clean, mask, joint_maximum=distributed.maximum)
-            for key, value in batch_criteria.items():
+            mask, maximum = send(batch["mask"], device), distributed.maximum
+            for key, value in afs_criteria(self.model.afs, anomalous, clean, mask, joint_maximum=maximum).items():
                 criteria[key] += value
         self.model.afs.choose({key: distributed.mean(value) for key, value in criteria.items()})
         self._fit_statistics()
@@ -137,8 +138,7 @@ class DetectorTask:
             self._fit_statistics()  # in a run that goes on
         normalise = self.statistics.normalise if self.statistics else None
         detection, clean = detect_pairs(self.model, batch, self.world.device, normalise)
-        mask = send(batch["mask"], self.world.device)
-        return detector_losses(detection, clean, mask, self.config.loss)
+        return detector_losses(detection, clean, send(batch["mask"], self.world.device), self.config.loss)
 
     def after_step(self) -> None:
         """Do nothing."""
@@ -269,6 +269,7 @@ class DetectorTask:
             rank=self.world.rank,
             world_size=self.world.size,
             num_steps=self.config.afs.init_batches,
+            draws=self.config.draws,
         )
         loader = DataLoader(
             self.train_set,

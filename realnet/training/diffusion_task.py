@@ -45,20 +45,15 @@ class NormalImages:
     image_root: Path
     entries: Sequence[Entry]
 
-    def subject(self, stage: Literal["diffusion", "classifier"], *, write: bool = False) -> dict[str, str]:
-        """Describe a stage and its training data for a run's identity (:func:`state.identity`).
-
-        Args:
-            stage: of the training.
-            write: keep the checksums of the files beside the stage's checkpoints.
-        """
+    def subject(self, stage: Literal["diffusion", "classifier"]) -> dict[str, str]:
+        """Describe a stage and its training data for a run's identity (:func:`state.identity`)."""
         files = [self.image_root / entry.filename for entry in self.entries]
         return {
             "stage": stage,
             "dataset": self.dataset,
             "classes": ", ".join(self.classes),
             "training images": state.fingerprint((entry.class_name, entry.filename) for entry in self.entries),
-            state.IMAGE_CONTENTS: digest(files, paths.output(self.dataset, stage, "checkpoints"), write=write),
+            state.IMAGE_CONTENTS: digest(files, paths.output(self.dataset, stage, "checkpoints")),
         }
 
 
@@ -82,6 +77,7 @@ def train_diffusion(config: DiffusionConfig, data: NormalImages, world: World, *
         UserError: for weights that do not fit, or for settings other than in the earlier part of this run.
     """
     last = paths.output(data.dataset, "diffusion", "checkpoints") / paths.LAST
+    config = state.as_begun(config, last) if resume else config
     task = DiffusionTask(config, data, world)
     log_folder = paths.output(data.dataset, "diffusion", "log")
     fit(task, task.train_set, config, world, last=last, log_folder=log_folder, resume=resume)
@@ -100,7 +96,7 @@ class DiffusionTask:
         self.health: list[dict[str, float]] = []
         self.diffusion = build_diffusion(config.process)
         build_diffusion(config.process, config.validation.respacing)  # fails now, not at the first validation
-        self.train_set = noisy_images(config, data)
+        self.train_set = noisy_images(config, data, purpose="diffusion")
         torch.manual_seed(config.seed)
         self.model = move_to_device(build_unet(config, len(data.classes)), world.device, config.runtime).train()
         self.ema = EMA(self.model, config.train.ema_decay, on_cpu=config.runtime.ema_on_cpu)
@@ -108,7 +104,7 @@ class DiffusionTask:
 
     def subject(self) -> Mapping[str, Any]:
         """Describe the network and its training data; see :meth:`Task.subject`."""
-        return self.data.subject("diffusion", write=self.world.is_main)
+        return self.data.subject("diffusion")
 
     def parameters(self) -> list[Tensor]:
         """Return the U-Net's weights."""
@@ -182,8 +178,10 @@ class DiffusionTask:
         checkpoint.save(path, weights)
 
 
-def noisy_images(config: DiffusionConfig | ClassifierConfig, data: NormalImages) -> DiffusionDataset:
-    """Return the training items that diffusion model and classifier share."""
+def noisy_images(
+    config: DiffusionConfig | ClassifierConfig, data: NormalImages, *, purpose: Literal["diffusion", "classifier"]
+) -> DiffusionDataset:
+    """Return the training items of the diffusion model or of the classifier, which differ in their draws."""
     return DiffusionDataset(
         data.entries,
         data.image_root,
@@ -192,6 +190,8 @@ def noisy_images(config: DiffusionConfig | ClassifierConfig, data: NormalImages)
         num_steps=config.process.num_steps,
         seed=config.seed,
         augment=config.train.augment,
+        purpose=purpose,
+        draws=config.draws,
     )
 
 

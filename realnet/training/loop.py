@@ -6,9 +6,9 @@ See docs/method.md, Diffusion training.
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sized
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from realnet.config import TrainingConfig
 from realnet.errors import Stopped, UserError, message_of
 from realnet.models import checkpoint
-from realnet.runtime import distributed
+from realnet.runtime import contents, distributed
 from realnet.runtime.distributed import World
 from realnet.runtime.lock import one_run
 from realnet.training import state
@@ -120,7 +120,8 @@ def fit(
     """
     with Run(log_folder, world) as run, one_run(last.parent, world):
         # begin, or continue from the last state
-        order = make_order(dataset, config.train, world, seed=config.seed)  # type: ignore[arg-type]  # has a length
+        items = cast(Sized, dataset)
+        order = make_order(items, config.train, world, seed=config.seed, draws=config.draws)
         num_steps = total_steps(config.train, order)
         identity, state_path = state.identity(config, order, task.subject()), state.path_of(last)
         stored = state.load(state_path, identity, state.defaults_of(config)) if resume else None
@@ -137,6 +138,8 @@ def fit(
         validated = not stored or stored["validated"]
         del stored  # its tensors are mapped from a file that the next save replaces
         run.open(config, done, validated=validated)
+        if world.is_main:
+            contents.keep(last.parent)
 
         def save() -> None:
             nonlocal saved

@@ -21,7 +21,7 @@ from realnet.data.images import read_image, read_mask, write_image
 from realnet.errors import UserError
 from realnet.evaluation import run, scores
 from realnet.evaluation.results import read_class
-from realnet.reporting import class_report
+from realnet.runtime import contents
 
 VIS = Path("experiments/tiny/realnet_vis")
 TEST = Path("data/tiny/images/weave/test")
@@ -124,7 +124,7 @@ def test_results_are_kept_until_something_changes(both_classes, capsys, monkeypa
     write_image(mask, ~read_mask(mask))
     assert not is_kept() and is_kept()
     with monkeypatch.context() as patched:
-        patched.setattr(class_report, "code", lambda: "another version")
+        patched.setattr(contents, "code", lambda: "another version")
         assert not is_kept() and is_kept()
     weights = Path("experiments/tiny/realnet_checkpoints/weave/ckpt_last.pth")
     times = weights.stat()

@@ -117,7 +117,7 @@ def test_a_full_disk_leaves_nothing_that_the_same_command_refuses(tmp_path, monk
         return whole_replace(path, target)
 
     monkeypatch.setattr(Path, "replace", replace)
-    for name in list(full):
+    for name in full:
         with pytest.raises(UserError, match=rf"cannot write experiments/mine/{name}: No space left"):
             register("mine", found)
         assert not [path for path in Path("experiments/mine").iterdir() if not path.read_text()]
