@@ -190,3 +190,13 @@ def test_a_cached_image_is_whole_before_it_is_shown(root, entries):
     assert all(np.array_equal(cache[0], cache[0]) for _ in range(3))
     # before the first look; when the flag is set; at the second look, after which this process knows
     assert told == [(False, False), (False, True), (True, True)]
+
+
+def test_stages_share_no_draws_unless_as_in_version_1_0(root, entries):
+    def noise(**options):
+        return diffusion(root, entries, **options)[0, 0]["noise"]
+
+    assert not torch.equal(noise(purpose="diffusion"), noise(purpose="classifier"))
+    first = noise(purpose="diffusion", draws=1)
+    assert torch.equal(first, noise(purpose="classifier", draws=1))
+    assert np.array_equal(first, np.random.default_rng((1, 0, 0)).standard_normal((3, *SIZE), dtype=np.float32))

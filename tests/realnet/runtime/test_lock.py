@@ -51,15 +51,23 @@ def test_the_lock_of_a_killed_run_ends_with_it(tmp_path, holder):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_worker_that_outlives_its_run_holds_nothing(tmp_path):
-    with locked(tmp_path):
+def hold_with_a_worker(folder, told):
+    with locked(folder):
         worker = FORK.Process(target=time.sleep, args=(60,))
         worker.start()
-    (tmp_path / LOCK).touch()
+        told.put(worker.pid)
+        time.sleep(60)
+
+
+def test_a_worker_that_outlives_its_run_holds_nothing(tmp_path):
+    told = FORK.Queue()
+    run = FORK.Process(target=hold_with_a_worker, args=(tmp_path, told))
+    run.start()
+    worker = told.get(timeout=30)
+    run.kill()
+    run.join()
     with locked(tmp_path):
-        assert worker.is_alive()
-    worker.kill()
-    worker.join()
+        os.kill(worker, signal.SIGKILL)  # it was there still
 
 
 @pytest.mark.parametrize("where", ["here", "elsewhere", "gone"])
