@@ -30,6 +30,7 @@ from realnet.runtime.distributed import World
 from realnet.runtime.placement import compile_networks, move_to_device
 from realnet.runtime.progress import bar
 from realnet.runtime.signals import leave_signals_to_main
+from realnet.training.clean_features import CleanFeatures
 from realnet.training.detector_data import DetectorData
 from realnet.training.logs import Run
 from realnet.training.loop import fit
@@ -69,6 +70,7 @@ class DetectorTask:
         self.best_score = -1.0
         self.choice: Choice | None = None
         self.statistics: NormalStatistics | None = None
+        self.known: CleanFeatures | None = None
         self.train_set = DetectorTrainDataset(
             data.train,
             data.image_root,
@@ -128,13 +130,16 @@ class DetectorTask:
             world=self.world,
         )
         self.choice = self.statistics.fit(self.choice)
+        is_slow = self.world.device.type == "cpu" and self.world.size == 1  # on a GPU the backbone hardly counts
+        if is_slow and not augment:
+            self.known = CleanFeatures(len(images), self.statistics.of_images)
 
     def losses(self, batch: dict[str, Any]) -> Tensor:
         """Return the weighted (segmentation, reconstruction) losses, (2,)."""
         if self.statistics is None:
             self._fit_statistics()  # in a run that goes on
         normalise = self.statistics.normalise if self.statistics else None
-        detection, clean = detect_pairs(self.model, batch, self.world.device, normalise)
+        detection, clean = detect_pairs(self.model, batch, self.world.device, normalise, self.known)
         mask = batch["mask"].to(self.world.device, non_blocking=True)
         return detector_losses(detection, clean, mask, self.config.loss)
 

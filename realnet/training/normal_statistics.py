@@ -31,7 +31,10 @@ from realnet.training.statistics_need import require_folds, require_memory
 logger = logging.getLogger("realnet")
 
 Kind = Literal["channel", "position"]
-SHRINKAGES = (0.1, 0.3, 0.5, 1.0)
+SHRINKAGES = (0.1, 0.5, 1.0)
+TOLERANCE = 0.04
+"""How much better the image AUROC of probes must be to give up the first choice for a later one: drawn probes rank
+nearer ones wrongly (docs/method.md, Normal statistics)."""
 NUM_JUDGED, PROBE_SEED = 16, 3
 """Images of each fold on which ``auto`` decides, each with a probe and without."""
 BATCH = 8
@@ -120,6 +123,11 @@ class NormalStatistics:
         return found
 
     @torch.no_grad()
+    def of_images(self, indexes: Sequence[int]) -> dict[str, Tensor]:
+        """Return the normalised features (B, C, h, w) of clean training images, by block."""
+        return self.normalise(self._selected([self.images[index] for index in indexes]), torch.tensor(indexes))
+
+    @torch.no_grad()
     def _moments(self) -> dict[str, list[Moments]]:
         """Return the moments of each fold, by block, over the images of all processes."""
         moments: dict[str, list[Moments]] = {}
@@ -135,7 +143,7 @@ class NormalStatistics:
 
     @torch.no_grad()
     def _choose(self, moments: Mapping[str, Sequence[Moments]]) -> Choice:
-        """Return the choice that ``auto`` makes: the one with the largest likelihood on left-out folds."""
+        """Return the choice that ``auto`` makes: the first candidate that separates probes about as well as any."""
         config = self.config
         shrinkages = SHRINKAGES if config.shrinkage == "auto" else (config.shrinkage,)
         if config.normalise == "channel":
@@ -147,7 +155,7 @@ class NormalStatistics:
             return candidates[0]
         judged = self._judged()
         figures = {choice: self._separation(choice, moments, judged) for choice in candidates}
-        best = max(figures, key=lambda choice: figures[choice])
+        best = next(choice for choice in candidates if figures[choice] >= max(figures.values()) - TOLERANCE)
         listed = ", ".join(f"{_text(choice)} {value:.3f}" for choice, value in figures.items())
         logger.info("features are measured by %s; image AUROC of probes on held-out folds: %s", _text(best), listed)
         return best
