@@ -19,7 +19,6 @@ from realnet.data.images import Image, normalise, read_image, resize_image
 from realnet.detection.calibration import Calibration
 from realnet.detection.maps import DIVERGED, anomaly_maps
 from realnet.errors import UserError
-from realnet.metrics.image_score import image_scores
 from realnet.models import checkpoint
 from realnet.models.build import build_detector, has_backbone
 from realnet.models.checkpoint import Checkpoint
@@ -162,8 +161,8 @@ class Detector:
     def _predict_one(self, picture: ImageInput, threshold: float | None) -> Prediction:
         image = _to_array(picture)
         small = normalise(resize_image(image, self.config.image_size))[None]
-        anomaly_map = anomaly_maps(self.model, small, self.precision).cpu().numpy()
-        score = float(image_scores(anomaly_map, self.config.evaluation.pool)[0])
+        anomaly_map, scores = anomaly_maps(self.model, small, self.precision).scored(self.config.evaluation.pool)
+        score = float(scores[0, 0])
         if not np.isfinite(score):
             raise UserError(f"the detector gives NaN: {DIVERGED}")
         if threshold is None and self.calibration is not None:
