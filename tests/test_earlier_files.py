@@ -45,11 +45,12 @@ def test_a_detector_gives_the_scores_and_the_verdicts_that_it_gave(old):
         assert found.threshold == pytest.approx(float(row["threshold"]), abs=1e-9)
 
 
-def test_a_training_goes_on_from_its_state(old, run_script):
+def test_a_training_goes_on_from_its_state(old, run_script, caplog):
     put("detector.state.pth", DETECTOR.with_suffix(".state.pth"))
     command = ("train_realnet", "--dataset", "old", "--class_name", "weave", "--device", "cpu")
     assert "  at step 2" in run_script(*command, "--set", "train.num_steps=3", "--dry-run")
     assert "step 2 of 3" in run_script(*command, "--set", "train.num_steps=3")
+    assert "ckpt_last.state.pth goes on as it was begun, with draws: 1" in caplog.text
     assert checkpoint.read(DETECTOR.with_suffix(".state.pth"))["identity"]["draws"] == 1
     assert checkpoint.read(DETECTOR)["config"]["draws"] == 1
     run_script(*command, "--set", "train.num_steps=3", "--no-resume")

@@ -4,6 +4,7 @@ See docs/method.md, SDAS.
 """
 
 import csv
+import logging
 import re
 import zlib
 from collections.abc import Callable, Sequence
@@ -21,6 +22,8 @@ from realnet.errors import UserError
 from realnet.runtime.files import refusing, whole, whole_file
 from realnet.runtime.precision import Precision
 from realnet.runtime.randomness import generator, seed_of
+
+logger = logging.getLogger("realnet")
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,8 @@ def as_begun(folder: Path, source: str, settings: SampleConfig, number_format: P
     """Return the settings with the draws of the images in a folder, if version 1.0 made them with these settings."""
     first, path = settings.model_copy(update={"draws": 1}), folder / paths.SDAS_SETTINGS
     is_first = path.is_file() and path.read_text(encoding="utf-8") == describe(source, first, number_format)
+    if is_first and settings.draws != 1:
+        logger.warning("%s goes on as version 1.0 began it, with draws: 1; --no-resume has new ones", folder)
     return first if is_first else settings
 
 

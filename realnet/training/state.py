@@ -100,8 +100,12 @@ def as_begun(config: ConfigT, last: Path) -> ConfigT:
     """
     for candidate in (path_of(last), checkpoint.previous(path_of(last))):
         with suppress(UserError):
-            identity = checkpoint.read(candidate, mapped=True).get("identity", {})
-            return config.model_copy(update={"draws": identity.get("draws", FIRST_DRAWS)})
+            draws = checkpoint.read(candidate, mapped=True).get("identity", {}).get("draws", FIRST_DRAWS)
+            if draws != config.draws:
+                logger.warning(
+                    "%s goes on as it was begun, with draws: %d; --no-resume takes new ones", candidate, draws
+                )
+            return config.model_copy(update={"draws": draws})
     return config
 
 
