@@ -108,7 +108,8 @@ def test_what_is_not_recognised_names_the_layouts(tmp_path):
 def test_a_full_disk_leaves_nothing_that_the_same_command_refuses(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     touch(tmp_path, "bolts/1.png")
-    found, full = recognise(tmp_path / "bolts"), ["realnet.yaml", "dataset.yaml"]
+    found, names = recognise(tmp_path / "bolts"), ("realnet.yaml", "dataset.yaml")
+    full = [*names]
 
     def replace(path, target, whole_replace=Path.replace):
         if full and target.name == full[0]:
@@ -117,7 +118,7 @@ def test_a_full_disk_leaves_nothing_that_the_same_command_refuses(tmp_path, monk
         return whole_replace(path, target)
 
     monkeypatch.setattr(Path, "replace", replace)
-    for name in full:
+    for name in names:
         with pytest.raises(UserError, match=rf"cannot write experiments/mine/{name}: No space left"):
             register("mine", found)
         assert not [path for path in Path("experiments/mine").iterdir() if not path.read_text()]
