@@ -70,7 +70,7 @@ def advice_on(error: Exception) -> str | None:
 
 def message_of(error: UserError) -> str:
     """Return the message alone, without the traceback that a DataLoader's worker puts around it."""
-    return str(error).rpartition(f"{UserError.__module__}.{UserError.__name__}: ")[2]
+    return str(error).rpartition(f"{UserError.__module__}.{UserError.__name__}: ")[2].rstrip()
 
 
 def printable(text: str) -> str:

@@ -64,5 +64,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             seed=config.seed,
             output=folders[name],
             image_bits=dataset.config.image_bits,
+            draws=config.draws,
         )
         print(f"written    {numbers} to {folders[name]}")

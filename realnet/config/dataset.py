@@ -1,6 +1,6 @@
 """The config of a dataset."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -44,6 +44,8 @@ class MaskRule(Section):
 
 class DatasetConfig(Section):
     """``dataset.yaml``: where the images are, which classes, their foreground rules, and how masks mark defects."""
+
+    holds_names: ClassVar[bool] = True
 
     image_root: str
     classes: tuple[ClassName, ...] | None = Field(None, description="None: the folders found under image_root")

@@ -44,14 +44,24 @@ for _tag, _pattern, _first in (
     _YamlLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
 
 
-def parse_yaml(text: str, source: str) -> Any:
-    """Parse YAML safely, with the scalars of YAML 1.2.
+class _NameLoader(_YamlLoader):
+    """Plain scalars are strings, apart from null."""
+
+
+_NameLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith("null")]
+    for first, resolvers in _YamlLoader.yaml_implicit_resolvers.items()
+}
+
+
+def parse_yaml(text: str, source: str, *, holds_names: bool = False) -> Any:
+    """Parse YAML safely, with the scalars of YAML 1.2; with ``holds_names``, they stay text (but for null).
 
     Raises:
         UserError: if the text is not valid YAML; the message names ``source`` and the line.
     """
     try:
-        return yaml.load(text, Loader=_YamlLoader)
+        return yaml.load(text, Loader=_NameLoader if holds_names else _YamlLoader)
     except yaml.YAMLError as error:
         raise UserError(f"{source} is not valid YAML: {' '.join(str(error).split())}") from error
 
@@ -62,7 +72,7 @@ def load(model: type[ConfigT], path: Path, overrides: Sequence[str] = ()) -> Con
     Raises:
         UserError: if either is invalid; the message names the file, the full key, the value, and the nearest valid key.
     """
-    written = _read(path)
+    written = _read(path, holds_names=model.holds_names)
     preset = _preset(model, written, overrides)
     config = _validate(model, with_preset(model, written, preset), str(path))
     if not overrides:
@@ -73,13 +83,13 @@ def load(model: type[ConfigT], path: Path, overrides: Sequence[str] = ()) -> Con
     return _validate(model, with_preset(model, changed, preset), "--set")
 
 
-def _read(path: Path) -> Mapping[str, Any]:
+def _read(path: Path, *, holds_names: bool) -> Mapping[str, Any]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot read the config {path} ({reason}); name a YAML file with --config") from error
-    values = parse_yaml(text, str(path)) or {}
+    values = parse_yaml(text, str(path), holds_names=holds_names) or {}
     if not isinstance(values, Mapping):
         raise UserError(f"{path} must hold keys and values, got {type(values).__name__}")
     return values

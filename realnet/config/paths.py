@@ -1,6 +1,6 @@
 """Where files are, relative to the folder in which the scripts start."""
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Literal
 
 Stage = Literal["diffusion", "classifier", "sample", "realnet"]
@@ -9,8 +9,15 @@ Purpose = Literal["checkpoints", "log", "vis"]
 EXPERIMENTS = Path("experiments")
 DATA = Path("data")
 LAST, BEST = "ckpt_last.pth", "ckpt_best.pth"
-SDAS_MANIFEST, SDAS_SETTINGS = "manifest.csv", "settings.yaml"
 LAYOUT, ACCOUNT = "layout.yaml", "account.csv"
+SDAS_MANIFEST, SDAS_SETTINGS, SDAS_OWN = "manifest.csv", "settings.yaml", ".images"
+"""The finished images, their settings, and the names of all images that ``sample.py`` may write and remove."""
+
+
+def is_inside(name: str) -> bool:
+    """Tell whether a relative path that a file names stays inside the folder that it is relative to, on any system."""
+    forms = (PurePosixPath(name), PureWindowsPath(name))
+    return bool(name) and not any(form.anchor or ".." in form.parts for form in forms)
 
 
 def experiment(dataset: str) -> Path:

@@ -110,25 +110,28 @@ def write_image(path: Path, image: Image | Mask) -> None:
     Raises:
         UserError: if the file cannot be written.
     """
-    pixels: Image = image.astype(np.uint8) * 255 if image.dtype == np.bool_ else image
-    if pixels.ndim == 3:
-        pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
-    quality = [cv2.IMWRITE_JPEG_QUALITY, 95] if path.suffix.lower() in {".jpg", ".jpeg"} else []
-    encoded = cv2.imencode(path.suffix, pixels, quality)[1]
+    encoded = _encode(image, path.suffix)
     with refusing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encoded.tobytes())
+        path.write_bytes(encoded)
 
 
 def write_whole_image(path: Path, image: Image) -> None:
-    """Write an image so that a reader never sees a part of it; only one process at a time may write it.
+    """Write an image so that a reader never sees a part of it.
 
     Raises:
         UserError: if the file cannot be written.
     """
-    part = path.with_name(f".{path.name}")
-    with whole(path, part):
-        write_image(part, image)
+    with whole(path) as part:
+        part.write_bytes(_encode(image, path.suffix))
+
+
+def _encode(image: Image | Mask, suffix: str) -> bytes:
+    pixels: Image = image.astype(np.uint8) * 255 if image.dtype == np.bool_ else image
+    if pixels.ndim == 3:
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+    quality = [cv2.IMWRITE_JPEG_QUALITY, 95] if suffix.lower() in {".jpg", ".jpeg"} else []
+    return cv2.imencode(suffix, pixels, quality)[1].tobytes()
 
 
 def resize_image(image: Image, size: tuple[int, int]) -> Image:

@@ -1,7 +1,6 @@
 """The index of a class: its images and masks, found on disk in any known layout and stored as JSON lines."""
 
 import json
-import os
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+from realnet.config import paths
 from realnet.data.folders import folders_in, images_in
 from realnet.data.layout_file import NO_LAYOUT, Layout
 from realnet.data.roles import FileRole, roles_in_class
@@ -138,11 +138,9 @@ def write_index(samples_dir: Path, class_name: str, index: ClassIndex) -> None:
         UserError: if they cannot be written.
     """
     for split, entries in (("train", index.train), ("test", index.test)):
-        path = samples_dir / f"{split}_{class_name}.json"
         # several processes of a run may write the same index; each replaces it as a whole
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        with whole(path, temporary):
-            temporary.write_text("".join(f"{json.dumps(_to_line(entry))}\n" for entry in entries), encoding="utf-8")
+        with whole(samples_dir / f"{split}_{class_name}.json") as part:
+            part.write_text("".join(f"{json.dumps(_to_line(entry))}\n" for entry in entries), encoding="utf-8")
 
 
 def read_index(samples_dir: Path, class_name: str) -> ClassIndex:
@@ -204,7 +202,7 @@ def _parse_line(line: str, where: str, class_name: str) -> Entry:
             label=label,
             label_name=str(value.get("label_name", "defective" if label else "good")),
             class_name=str(value.get("clsname", class_name)),
-            maskname=value.get("maskname"),
+            maskname=str(value["maskname"]) if value.get("maskname") else None,
             named_kind=value.get("kind"),
             group=value.get("group"),
         )
@@ -214,7 +212,12 @@ def _parse_line(line: str, where: str, class_name: str) -> Entry:
         ) from error
     if label not in (0, 1):
         raise UserError(f"{where}: label must be 0 (normal) or 1 (defect), got {label}")
-    for name in filter(None, (entry.filename, entry.maskname)):
-        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise UserError(f"{where}: {name} must be a relative path inside the image root")
+    if entry.class_name != class_name:
+        raise UserError(
+            f"{where}: clsname is {entry.class_name!r}, but the file is of class {class_name!r}; move the line to that "
+            "class's file, or leave clsname out"
+        )
+    for name in (entry.filename, *filter(None, [entry.maskname])):
+        if not paths.is_inside(name):
+            raise UserError(f"{where}: {name!r} must be a relative path inside the image root")
     return entry

@@ -4,7 +4,7 @@ See docs/method.md, Calibration.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -20,10 +20,10 @@ from realnet.data.images import Image, normalise, read_image, resize_image
 from realnet.data.index import Entry
 from realnet.detection.maps import anomaly_maps
 from realnet.metrics.curves import FloatArray, MaskArray, MetricUndefined, ScoreCurve, image_curve, pixel_curve
-from realnet.metrics.image_score import image_scores
 from realnet.models.realnet import RealNet
 from realnet.runtime.distributed import World
 from realnet.runtime.progress import stoppable_bar
+from realnet.runtime.randomness import generator
 
 logger = logging.getLogger("realnet")
 
@@ -91,17 +91,20 @@ class Examples:
     anomalous: Sequence[Image]
     masks: MaskArray
 
-    def maps(self, of_batch: Callable[[Tensor], FloatArray], batch_size: int, description: str, world: World) -> "Maps":
-        """Apply a function of images (B, 3, H, W) to all examples, batch by batch, and return its results."""
+    def measure(
+        self, of_batch: Callable[[Tensor], tuple[FloatArray, ...]], batch_size: int, description: str, world: World
+    ) -> tuple["Measured", ...]:
+        """Apply a function of images (B, 3, H, W) to all examples, batch by batch; return each of its results."""
         pictures = [*self.normal, *self.anomalous]
         batches = [pictures[start : start + batch_size] for start in range(0, len(pictures), batch_size)]
         shown = stoppable_bar(batches, description, world)
-        found = np.concatenate([of_batch(torch.stack([normalise(image) for image in batch])) for batch in shown])
-        return Maps(found[: len(self.normal)], found[len(self.normal) :])
+        found = [of_batch(torch.stack([normalise(image) for image in batch])) for batch in shown]
+        whole = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        return tuple(Measured(values[: len(self.normal)], values[len(self.normal) :]) for values in whole)
 
 
-class Maps(NamedTuple):
-    """Maps of the normal and of the anomalous examples."""
+class Measured(NamedTuple):
+    """A result for each normal and for each anomalous example."""
 
     normal: FloatArray
     anomalous: FloatArray
@@ -128,8 +131,8 @@ def draw_examples(
     used = [entries[index] for index in _spread(len(entries), min(len(entries), number))]
     images = [resize_image(read_image(image_root / entry.filename, image_bits), config.image_size) for entry in used]
     drawn = [
-        synthesizer.synthesize(images[i % len(images)], _generator(config.seed, i, len(images)), only_anomalous=True)
-        for i in range(number)
+        synthesizer.synthesize(images[i % len(images)], rng, only_anomalous=True)
+        for i, rng in enumerate(_generators("calibration", config, config.seed, len(images)))
     ]
     anomalies = [anomaly for anomaly in drawn if anomaly.mask.any()]
     masks = np.array([anomaly.mask for anomaly in anomalies])
@@ -138,10 +141,9 @@ def draw_examples(
 
 def draw_probes(examples: Examples, foreground: Foreground, config: RealNetConfig) -> Examples:
     """Draw anomalies that no detector is trained on onto the same normal images, reproducibly from the seed."""
-    number = config.calibration.num_anomalies
     drawn = [
-        draw_probe(examples.normal[i % len(examples.normal)], foreground, _generator(config.seed + 1, i, number))
-        for i in range(number)
+        draw_probe(examples.normal[i % len(examples.normal)], foreground, rng)
+        for i, rng in enumerate(_generators("probes", config, config.seed + 1, config.calibration.num_anomalies))
     ]
     found = [(image, mask) for image, mask in drawn if mask.any()]
     return Examples(examples.normal, [image for image, _ in found], np.array([mask for _, mask in found]))
@@ -176,8 +178,8 @@ def calibrate(
     was_training = model.training
     model.eval()
     try:
-        maps = examples.maps(
-            lambda batch: anomaly_maps(model, batch, world.precision).cpu().numpy(),
+        maps, scores = examples.measure(
+            lambda batch: anomaly_maps(model, batch, world.precision).scored(config.evaluation.pool),
             config.evaluation.batch_size,
             description,
             world,
@@ -185,15 +187,17 @@ def calibrate(
     finally:
         model.train(was_training)
     try:
-        return _calibration(*maps, examples.masks, config=config, held_out=held_out)
+        return _calibration(maps, scores, examples.masks, held_out=held_out)
     except MetricUndefined as error:
         logger.warning("WARNING: no calibration, so there are no verdicts without --threshold: %s", error)
         return None
 
 
-def _generator(seed: int, number: int, num_images: int) -> np.random.Generator:
-    again, index = divmod(number, num_images)
-    return np.random.default_rng((seed, CALIBRATION_EPOCH - again, index))
+def _generators(purpose: str, config: RealNetConfig, seed: int, num_images: int) -> Iterator[np.random.Generator]:
+    """Yield a generator for each anomaly to calibrate on."""
+    for number in range(config.calibration.num_anomalies):
+        again, index = divmod(number, num_images)
+        yield generator(purpose, seed, CALIBRATION_EPOCH - again, index, draws=config.draws)
 
 
 def _spread(length: int, number: int) -> list[int]:
@@ -201,18 +205,15 @@ def _spread(length: int, number: int) -> list[int]:
     return [int(index) for index in np.linspace(0, length - 1, number).round()]
 
 
-def _calibration(
-    normal: FloatArray, anomalous: FloatArray, masks: MaskArray, *, config: RealNetConfig, held_out: bool
-) -> Calibration:
+def _calibration(maps: Measured, scores: Measured, masks: MaskArray, *, held_out: bool) -> Calibration:
+    normal, anomalous = maps
     if not len(anomalous):
         raise MetricUndefined("no local anomaly fell on the object in these images")
-    pool = config.evaluation.pool
-    good, bad = image_scores(normal, pool), image_scores(anomalous, pool)
     truth = np.concatenate([np.zeros(normal.shape, bool), masks])
     pixel_threshold = pixel_curve(np.concatenate([normal, anomalous]), truth).f1_max.threshold
     scale = max(float(np.quantile(anomalous[masks], DISPLAY_QUANTILE)), pixel_threshold, 1e-6)
     return Calibration(
-        image_threshold=_image_threshold(good, bad),
+        image_threshold=_image_threshold(scores.normal[:, 0], scores.anomalous[:, 0]),
         pixel_threshold=pixel_threshold,
         display_scale=min(scale, 1.0),
         held_out=held_out,

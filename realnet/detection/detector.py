@@ -18,13 +18,12 @@ from realnet.detection.calibration import Calibration
 from realnet.detection.inputs import ImageInput, to_image, to_images
 from realnet.detection.maps import DIVERGED, anomaly_maps
 from realnet.errors import UserError
-from realnet.metrics.image_score import image_scores
 from realnet.models import checkpoint
 from realnet.models.build import build_detector, has_backbone
 from realnet.models.checkpoint import Checkpoint
 from realnet.models.realnet import RealNet
 from realnet.models.statistics import IMAGENET
-from realnet.runtime.distributed import best_device
+from realnet.runtime.devices import best_device
 from realnet.runtime.placement import make_ready
 from realnet.runtime.precision import Precision, resolve
 
@@ -104,7 +103,9 @@ class Detector:
             UserError: if the file is missing, does not fit, or was trained on other backbone weights, or if the
                 config's ``score_pool`` is larger than the images.
         """
-        stored = checkpoint.load(Path(path), kind="realnet", dataset=dataset, class_name=class_name)
+        is_rehearsal = precision is not None and precision.device.type == "meta"
+        known = {"dataset": dataset, "class_name": class_name}
+        stored = checkpoint.load(Path(path), kind="realnet", mapped=is_rehearsal, **known)
         used = _with_statistics(_config_of(stored, config, Path(path)), stored)
         brings_backbone = has_backbone(stored.state_dict)
         if not brings_backbone:
@@ -114,9 +115,8 @@ class Detector:
         _check_backbone(model, stored, Path(path))
         if precision is None:
             precision = resolve(used.runtime.precision, torch.device(device) if device else best_device())
-        make_ready(model, precision, used.runtime)
         return cls(
-            model=model,
+            model=make_ready(model, precision, used.runtime),
             config=used,
             calibration=_calibration_of(stored, used, Path(path)),
             facts=dict(stored.facts),
@@ -155,8 +155,10 @@ class Detector:
             A :class:`Prediction`, or a list of them for several images.
 
         Raises:
-            UserError: for an unreadable file, an array of another shape, type or range, or a network that returns NaN.
+            UserError: for an unreadable file, another shape, type or range, an impossible threshold, or a score of NaN.
         """
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise UserError(f"threshold {threshold} must be an image score, from 0 to 1")
         several = to_images(images)
         if several is None:
             return self._predict_one(cast(ImageInput, images), threshold)
@@ -165,8 +167,8 @@ class Detector:
     def _predict_one(self, picture: ImageInput, threshold: float | None) -> Prediction:
         image = to_image(picture, bits=self.image_bits)
         small = normalise(resize_image(image, self.config.image_size))[None]
-        anomaly_map = anomaly_maps(self.model, small, self.precision).cpu().numpy()
-        score = float(image_scores(anomaly_map, self.config.evaluation.pool)[0])
+        anomaly_map, scores = anomaly_maps(self.model, small, self.precision).scored(self.config.evaluation.pool)
+        score = float(scores[0, 0])
         if not np.isfinite(score):
             raise UserError(f"the detector gives NaN: {DIVERGED}")
         if threshold is None and self.calibration is not None:
@@ -182,7 +184,7 @@ def require_fit(path: Path, config: RealNetConfig, *, dataset: str, class_name: 
     Raises:
         UserError: as in :meth:`Detector.load`.
     """
-    stored = checkpoint.load(path, kind="realnet", dataset=dataset, class_name=class_name)
+    stored = checkpoint.load(path, kind="realnet", dataset=dataset, class_name=class_name, mapped=True)
     with torch.device("meta"):
         model = build_detector(_config_of(stored, config, path), backbone_weights="given")
     _fill(model, stored, path)
@@ -196,8 +198,8 @@ def _fill(model: RealNet, stored: Checkpoint, path: Path) -> None:
 
 
 def stored_config(path: Path, config: RealNetConfig) -> RealNetConfig:
-    """Return the config that :meth:`Detector.load` would use for a checkpoint."""
-    return _config_of(checkpoint.load(path, kind="realnet"), config, path)
+    """Return the config that :meth:`Detector.load` would use."""
+    return _config_of(checkpoint.load(path, kind="realnet", mapped=True), config, path)
 
 
 def _config_of(stored: Checkpoint, config: RealNetConfig | None, path: Path) -> RealNetConfig:

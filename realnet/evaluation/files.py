@@ -16,8 +16,8 @@ from realnet.data.regions import Regions, label_regions, resize_nearest, resize_
 from realnet.drawing.panels import panel_size
 from realnet.drawing.thumbnails import THUMBNAIL_SIDE, thumbnail
 from realnet.errors import UserError
+from realnet.runtime.contents import stamp
 
-Stamp = tuple[int, int] | None
 MaskResize = Literal["nearest", "regions"]
 
 
@@ -87,10 +87,10 @@ class TestFiles(Dataset[TestItem]):
         entry = self.entries[index]
         return label_regions(self._mask(entry, image_size(self.image_root / entry.filename)))
 
-    def stamps(self, indexes: Iterable[int]) -> list[Stamp]:
-        """Return what changes when an image or its mask is written again: sizes and times; None for a lost file."""
+    def stamps(self, indexes: Iterable[int]) -> list[object]:
+        """Return what changes when an image or its mask is written again."""
         names = [name for i in indexes for name in (self.entries[i].filename, self.entries[i].maskname) if name]
-        return [_stamp(self.image_root / name) for name in names]
+        return [stamp(self.image_root / name) for name in names]
 
     def _mask(self, entry: Entry, size: tuple[int, int]) -> Mask:
         if entry.label == 0 or entry.maskname is None:
@@ -102,11 +102,3 @@ class TestFiles(Dataset[TestItem]):
                 f"{entry.filename} is {size[0]}x{size[1]}; give both the same size"
             )
         return mask
-
-
-def _stamp(path: Path) -> Stamp:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_size, found.st_mtime_ns

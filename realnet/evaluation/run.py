@@ -25,6 +25,7 @@ from realnet.evaluation.scores import ClassScores, Curves, curves_of, not_number
 from realnet.evaluation.split import TestSplit
 from realnet.metrics.curves import CurvePoints, ScoreCurve
 from realnet.runtime import distributed
+from realnet.runtime.contents import checksums
 from realnet.runtime.distributed import World
 
 logger = logging.getLogger("realnet")
@@ -58,7 +59,7 @@ class TestSplits:
 
 
 def evaluate_checkpoint(
-    protocol: Protocol, path: Path, splits: "TestSplits", *, config: RealNetConfig, world: World
+    protocol: Protocol, path: Path, splits: "TestSplits", *, config: RealNetConfig, world: World, folder: Path
 ) -> tuple[CheckpointResult, ClassScores]:
     """Score a class's test split with one checkpoint, and compute its metrics (docs/method.md, Evaluation).
 
@@ -68,11 +69,13 @@ def evaluate_checkpoint(
         splits: the class's test images.
         config: settings of this machine and of the metrics; the checkpoint holds those of the network.
         world: this process.
+        folder: of the results, where checksums are kept.
 
     Raises:
         UserError: on all processes, if the checkpoint, an image or a mask cannot be used.
     """
-    modified_ns = path.stat().st_mtime_ns  # taken before reading: a file that changes meanwhile counts as another
+    # taken before reading: a file that changes meanwhile counts as another
+    modified_ns, (checksum,) = path.stat().st_mtime_ns, checksums([path], folder)
     with distributed.refusing_together():
         detector = Detector.load(
             path, precision=world.precision, config=config, dataset=splits.dataset.name, class_name=splits.class_name
@@ -84,7 +87,7 @@ def evaluate_checkpoint(
         precision=detector.precision,
         description=f"{splits.class_name}: {path.name}",
     )
-    file = _File(str(path), modified_ns, detector.facts.get("step"))
+    file = _File(str(path), modified_ns, detector.facts.get("step"), checksum)
     fpr_limit = config.evaluation.aupro_fpr_limit
     return _summed_up(protocol, scores, file, fpr_limit=fpr_limit, calibration=detector.calibration), scores
 
@@ -106,11 +109,12 @@ def evaluate_reference(
 
 
 class _File(NamedTuple):
-    """A checkpoint's path, time and step; a reference has none."""
+    """A checkpoint's path, time, step and checksum; a reference has none."""
 
     path: str
     modified_ns: int
     step: int | None
+    checksum: str = ""
 
 
 def _summed_up(
@@ -122,6 +126,7 @@ def _summed_up(
         protocol=protocol,
         checkpoint=file.path,
         modified_ns=file.modified_ns,
+        checksum=file.checksum,
         step=file.step,
         metrics=summarise(curves, fpr_limit=fpr_limit),
         calibration=calibration,

@@ -18,7 +18,7 @@ from realnet.data.images import NON_ZERO, Image, normalise
 from realnet.data.index import Entry
 from realnet.drawing.panels import panel_size
 from realnet.drawing.thumbnails import THUMBNAIL_SIDE
-from realnet.evaluation.files import MaskResize, Stamp, TestFiles
+from realnet.evaluation.files import MaskResize, TestFiles
 from realnet.runtime import distributed
 from realnet.runtime.distributed import World
 from realnet.runtime.progress import bar
@@ -98,7 +98,7 @@ class TestSplit:
         self.files = TestFiles(self.entries, image_root, image_size, mask_rule, mask_resize, image_bits, with_pictures)
         self._runtime, self._world = runtime, world
         self._mine = range(world.rank, len(self.entries), world.size)
-        self._stamps: list[Stamp] = []
+        self._stamps: list[object] = []
         self._num_read = 0
         self._truth: Truth | None = None
         self._clear_truth(0)

@@ -28,9 +28,10 @@ class Detection:
         logits: (B, 2, H, W).
         selected: the features that AFS selects, (B, C, h, w) by block.
         reconstructed: the reconstruction of ``selected``, by block.
-        residuals: (selected - reconstructed)², by block.
+        residuals: (selected - reconstructed)², by block, float32.
         chosen: the channels (B, k) that RRS selects, by mode.
         fused: the fused anomaly map (B, 1, H, W); None for a detector without fusion.
+        level: (B,), what each image's fused map was lowered by; None likewise.
     """
 
     logits: Tensor
@@ -39,6 +40,7 @@ class Detection:
     residuals: Mapping[str, Tensor]
     chosen: Mapping[str, Tensor]
     fused: Tensor | None = None
+    level: Tensor | None = None
 
     @property
     def anomaly_map(self) -> Tensor:
@@ -187,7 +189,8 @@ class RealNet(nn.Module):
         if self.fusion is None:
             return detection
         with torch.autocast(image.device.type, enabled=False):  # 16 bits would tie most of the pixels
-            return replace(detection, fused=self.fusion(self.signals(detection)))
+            fused, level = self.fusion(self.signals(detection))
+            return replace(detection, fused=fused, level=level)
 
     def detect(self, selected: Mapping[str, Tensor], image_size: Sequence[int]) -> Detection:
         """Run the learned part on selected features F, with R = (F - recon(F))² (docs/method.md, Residuals).
@@ -200,6 +203,8 @@ class RealNet(nn.Module):
             name: run_block(self.recon[f"{name}_recon"], features, use_checkpoint=self.use_checkpoint)
             for name, features in selected.items()
         }
-        residuals = {name: (features - reconstructed[name]).square() for name, features in selected.items()}
+        # in float32 also where the networks compute in 16 bits, in which many residuals would be equal
+        pairs = {name: (features.float(), reconstructed[name].float()) for name, features in selected.items()}
+        residuals = {name: (features - own).square() for name, (features, own) in pairs.items()}
         output = self.rrs(list(residuals.values()), tuple(image_size))
         return Detection(output.logits, selected, reconstructed, residuals, output.chosen)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from realnet.config.paths import is_inside
 from realnet.data.folders import images_in
 from realnet.data.groups import split_normal
 from realnet.data.images import read_mask, write_image
@@ -147,6 +148,9 @@ def copy_files(copies: Sequence[FileCopy], *, description: str) -> None:
 
 
 def _copies_visa(row: dict[str, str], source: Path, target: Path) -> Iterable[FileCopy]:
+    beyond = [row[name] for name in ("object", "split", "image", "mask") if row[name] and not is_inside(row[name])]
+    if beyond:
+        raise UserError(f"{source / SPLIT_FILE} names {beyond[0]!r}, outside the archive; unpack the archive again")
     folder = target / row["object"]
     kind = VISA_FOLDERS[row["label"].strip()]
     image = source / row["image"]

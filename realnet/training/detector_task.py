@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,9 @@ from torch.utils.data import DataLoader
 
 from realnet.anomalies.items import DetectorTrainDataset
 from realnet.config import PUBLISHED_BLOCKS, RealNetConfig, paths
+from realnet.data.cache import ImageCache
 from realnet.data.order import EpochOrder
 from realnet.data.registry import keep_index
-from realnet.detection.calibration import calibrate, draw_probes
-from realnet.detection.fusion import choose_pool, fit_fusion
 from realnet.errors import Stopped
 from realnet.evaluation.scores import Metric, curves_of, score_split, summarise
 from realnet.models import checkpoint
@@ -25,10 +24,15 @@ from realnet.models.build import build_detector, settle
 from realnet.models.checkpoint import Checkpoint
 from realnet.runtime import distributed
 from realnet.runtime.batch_norm import join_batch_norms
+from realnet.runtime.devices import send, send_images
 from realnet.runtime.distributed import World
 from realnet.runtime.placement import compile_networks, move_to_device
+from realnet.runtime.precision import in_float32
 from realnet.runtime.progress import bar
 from realnet.runtime.signals import leave_signals_to_main
+from realnet.training import state
+from realnet.training.clean_features import CleanFeatures
+from realnet.training.completion import completed, lacks_calibration
 from realnet.training.detector_data import DetectorData
 from realnet.training.logs import Run
 from realnet.training.loop import fit
@@ -46,8 +50,8 @@ def train_detector(config: RealNetConfig, data: DetectorData, world: World, *, r
     Raises:
         UserError: for settings that do not fit the data, the weights, or the earlier part of this run.
     """
-    config = settle(config)
     last = paths.output(data.dataset, "realnet", "checkpoints", data.class_name) / paths.LAST
+    config = settle(state.as_begun(config, last) if resume else config)
     if is_slow(config, world.device) and world.is_main:
         logger.warning("WARNING: %s", SLOW)
     task = DetectorTask(config, data, world, best=last.with_name(paths.BEST))
@@ -68,6 +72,7 @@ class DetectorTask:
         self.best_score = -1.0
         self.choice: Choice | None = None
         self.statistics: NormalStatistics | None = None
+        self.known: CleanFeatures | None = None
         self.train_set = DetectorTrainDataset(
             data.train,
             data.image_root,
@@ -76,6 +81,7 @@ class DetectorTask:
             seed=config.seed,
             augment=config.train.augment,
             image_bits=data.image_bits,
+            draws=config.draws,
         )
         self.test_split = data.test_split(config, world)
         torch.manual_seed(config.seed)
@@ -96,16 +102,14 @@ class DetectorTask:
         """Choose the features by AFS over ``afs.init_batches`` batches of anomalous items (docs/method.md, AFS)."""
         if self.world.is_main:
             keep_index(self.data.dataset, [self.data.class_name])
-        criteria = {key: torch.zeros(s.level.channels) for key, s in self.model.afs.selections().items()}
-        criteria = {key: value.to(self.world.device) for key, value in criteria.items()}
+        selections, device = self.model.afs.selections().items(), self.world.device
+        criteria = {key: torch.zeros(s.level.channels, device=device) for key, s in selections}
         for batch in self._anomalous_batches():
-            pair = torch.cat([batch["image"], batch["clean"]]).to(self.world.device, non_blocking=True)
-            with self.world.precision.autocast():
-                levels = self.model.backbone(pair)
+            pair = torch.cat([send_images(batch[name], device) for name in ("image", "clean")])
+            levels = in_float32(self.model.backbone, pair)
             anomalous, clean = ({name: f.chunk(2)[i] for name, f in levels.items()} for i in (0, 1))
-            mask = batch["mask"].to(self.world.device, non_blocking=True)
-            batch_criteria = afs_criteria(self.model.afs, anomalous, clean, mask, joint_maximum=distributed.maximum)
-            for key, value in batch_criteria.items():
+            mask, maximum = send(batch["mask"], device), distributed.maximum
+            for key, value in afs_criteria(self.model.afs, anomalous, clean, mask, joint_maximum=maximum).items():
                 criteria[key] += value
         self.model.afs.choose({key: distributed.mean(value) for key, value in criteria.items()})
         self._fit_statistics()
@@ -117,24 +121,29 @@ class DetectorTask:
         if self.config.features.normalise == "none":
             return
         images, augment = self.train_set.images, self.config.train.augment
+        held_out = [self.data.image_root / entry.filename for entry in self.data.held_out]
         self.statistics = NormalStatistics(
             self.model,
             images,
             self.config.features,
+            held_out=ImageCache(held_out, self.config.image_size) if held_out else None,
             foreground=self.data.synthesizer.foreground,
             augment=augment,
             world=self.world,
         )
-        self.choice = self.statistics.fit(self.choice)
+        is_slow = self.world.device.type == "cpu" and self.world.size == 1  # on a GPU the backbone hardly counts
+        with torch.autocast(self.world.device.type, enabled=False):  # in a run that goes on, a step has begun
+            self.choice = self.statistics.fit(self.choice)
+            if is_slow and not augment:
+                self.known = CleanFeatures(len(images), self.statistics.of_images)
 
     def losses(self, batch: dict[str, Any]) -> Tensor:
         """Return the weighted (segmentation, reconstruction) losses, (2,)."""
         if self.statistics is None:
             self._fit_statistics()  # in a run that goes on
         normalise = self.statistics.normalise if self.statistics else None
-        detection, clean = detect_pairs(self.model, batch, self.world.device, normalise)
-        mask = batch["mask"].to(self.world.device, non_blocking=True)
-        return detector_losses(detection, clean, mask, self.config.loss)
+        detection, clean = detect_pairs(self.model, batch, self.world.device, normalise, self.known)
+        return detector_losses(detection, clean, send(batch["mask"], self.world.device), self.config.loss)
 
     def after_step(self) -> None:
         """Do nothing."""
@@ -153,14 +162,10 @@ class DetectorTask:
         metrics = summarise(curves_of(scores), fpr_limit=self.config.evaluation.aupro_fpr_limit)
         run.scalars(step, {f"test/{name}": m.value for name, m in metrics.items() if m.value is not None})
         by_what = " (by the logit alone: maps are joined after training)" if self.model.fusion else ""
-        logger.info(
-            "step %d, test split%s: %s",
-            step,
-            by_what,
-            "  ".join(f"{name} {metric}" for name, metric in metrics.items()),
-        )
+        listed = "  ".join(f"{name} {metric}" for name, metric in metrics.items())
+        logger.info("step %d, test split%s: %s", step, by_what, listed)
         score = published_score(metrics)
-        if score is not None and score > self.best_score:
+        if score is not None and score >= self.best_score:  # of equals the last, as published
             self.best_score = score
             if self.world.is_main:
                 values = {name: m.value for name, m in metrics.items()}
@@ -200,64 +205,33 @@ class DetectorTask:
         )
         checkpoint.save(path, weights)
 
-    def _resolved(self, pool: int | None = None) -> RealNetConfig:
-        """Return the config of the trained detector, with the values chosen for ``auto``."""
-        features, evaluation = self.config.features, self.config.evaluation
-        if self.choice:
-            changes = {"normalise": self.choice.kind, "shrinkage": self.choice.shrinkage}
-            features = features.model_copy(update=changes)
-        if pool is not None:
-            evaluation = evaluation.model_copy(update={"score_pool": pool})
-        return self.config.model_copy(update={"features": features, "evaluation": evaluation})
+    def _resolved(self) -> RealNetConfig:
+        """Return the config of the trained detector, with the features' choice for ``auto``."""
+        if self.choice is None:
+            return self.config
+        changes = {"normalise": self.choice.kind, "shrinkage": self.choice.shrinkage}
+        return self.config.model_copy(update={"features": self.config.features.model_copy(update=changes)})
 
     def finish(self, path: Path) -> None:
         """Add fusion, score pool and calibration to the checkpoints that lack them, on the main process.
 
         If a run stops before this is done, a checkpoint gives scores but no verdicts; the same command then continues.
         """
-        if self.world.is_main:
-            with suppress(Stopped):
-                self._calibrate_files(path, self.best)
-
-    def _calibrate_files(self, *files: Path) -> None:
+        lacking = [file for file in (path, self.best) if self.world.is_main and lacks_calibration(file)]
+        if distributed.any_process(bool(lacking)) and self.statistics is None:
+            self._fit_statistics()  # in a run that goes on
         done: dict[int, Checkpoint] = {}
-        for path in filter(Path.is_file, files):
-            stored = checkpoint.load(path, kind="realnet")
-            step = stored.facts["step"]
-            if "calibration" in stored.facts:
-                continue
-            if step not in done:
-                self._load(stored.state_dict, str(path))
-                logger.info("%s: calibrating %s", self.title, path.name)
-                done[step] = self._completed(stored)
-            checkpoint.save(path, replace(done[step], facts={**done[step].facts, **stored.facts}))
-
-    def _completed(self, stored: Checkpoint) -> Checkpoint:
-        """Return a checkpoint with fusion, score pool and thresholds added; its weights must be loaded already."""
-        self.model.eval()  # no batch norm may learn from what is drawn here
-        entries, description = self.data.held_out or self.data.train, f"{self.data.class_name}: calibration"
-        examples = self.data.draw_examples(entries, self.config)
-        config = self._resolved()
-        probes = draw_probes(examples, self.data.synthesizer.foreground, config)
-        if config.detector.fuse.position:
-            fit_fusion(self.model, probes, config=config, world=self.world, description=description)
-        if config.evaluation.score_pool == "auto":
-            pool = choose_pool(self.model, probes, config=config, world=self.world, description=description)
-            config = self._resolved(pool)
-        calibration = calibrate(
-            self.model,
-            examples,
-            config=config,
-            world=self.world,
-            held_out=bool(self.data.held_out),
-            description=description,
-        )
-        return replace(
-            stored,
-            state_dict=self.model.trainable_state(),
-            config=config.model_dump(mode="json"),
-            facts={**stored.facts, "calibration": asdict(calibration) if calibration else None},
-        )
+        with suppress(Stopped):
+            for file in lacking:
+                stored = checkpoint.load(file, kind="realnet")
+                step = stored.facts["step"]
+                if step not in done:
+                    self._load(stored.state_dict, str(file))
+                    logger.info("%s: calibrating %s", self.title, file.name)
+                    unseen = self.statistics.without_held_out() if self.statistics else self.model.normal
+                    done[step] = completed(stored, self.model, unseen, self.data, self._resolved(), self.world)
+                checkpoint.save(file, replace(done[step], facts={**done[step].facts, **stored.facts}))
+        distributed.meet()
 
     def _anomalous_batches(self) -> Any:
         self.train_set.only_anomalous = True
@@ -268,6 +242,7 @@ class DetectorTask:
             rank=self.world.rank,
             world_size=self.world.size,
             num_steps=self.config.afs.init_batches,
+            draws=self.config.draws,
         )
         loader = DataLoader(
             self.train_set,

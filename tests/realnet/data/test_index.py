@@ -3,6 +3,7 @@ import json
 import pytest
 
 from realnet.data import groups, index
+from realnet.data.folders import natural_key
 from realnet.data.index import ClassIndex, Entry
 from realnet.errors import UserError
 from tests import golden
@@ -48,6 +49,11 @@ def test_layout_of_mvtec(tmp_path):
     assert found.test[1].maskname is None
     assert found.test[2] == Entry("nut/test/good/000.png", 0, "good", "nut")
     assert [entry.kind for entry in found.test] == ["bent", "bent", "good"]
+
+
+def test_names_with_digits_of_any_kind_are_sorted():
+    names = ["10²", "9", "²", "٣", "a10", "a9"]
+    assert sorted(names, key=natural_key) == ["٣", "9", "10²", "a9", "a10", "²"]
 
 
 def test_ok_and_ko_with_masks_of_the_same_name(tmp_path):
@@ -151,6 +157,8 @@ def test_a_missing_index_is_built_and_written_where_told(tmp_path):
         ('{"filename": "a.png", "label": 2}', "label must be 0 .* got 2"),
         ('{"filename": "/a.png", "label": 0}', "inside the image root"),
         ('{"filename": "a.png", "label": 1, "maskname": "../a.png"}', "inside the image root"),
+        ('{"filename": "C:\\\\a.png", "label": 0}', "inside the image root"),
+        ('{"filename": "a.png", "label": 0, "clsname": "bolt"}', "clsname is 'bolt', but the file is of class 'nut'"),
     ],
 )
 def test_broken_lines_are_named(tmp_path, line, problem):

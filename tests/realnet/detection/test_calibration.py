@@ -7,6 +7,7 @@ import tiny_detector
 import torch
 from alone import ALONE, denormalise
 
+from realnet.anomalies.items import item_generator
 from realnet.anomalies.synthesis import LocalAnomaly
 from realnet.config import RealNetConfig
 from realnet.data.images import write_image
@@ -23,7 +24,7 @@ class Brightness(torch.nn.Module):
     """A detector to whom white is anomalous: the map is the image's brightness."""
 
     def forward(self, image):
-        return SimpleNamespace(anomaly_map=denormalise(image)[:, :1] / 255)
+        return SimpleNamespace(anomaly_map=denormalise(image)[:, :1] / 255, level=None)
 
 
 class WhiteSquare:
@@ -87,7 +88,7 @@ def test_draws_are_fixed_by_the_seed_and_are_none_of_training(tmp_path):
     assert calibrated(tmp_path, [10, 20], first) == calibrated(tmp_path, [10, 20], again)
     assert first.draws == again.draws
     seed = RealNetConfig().seed
-    training = {np.random.default_rng((seed, epoch, i)).random() for epoch in range(50) for i in range(2)}
+    training = {item_generator(seed, epoch, i).random() for epoch in range(50) for i in range(2)}
     assert not training & set(first.draws)
 
 
@@ -98,7 +99,7 @@ def test_what_cannot_be_calibrated_is_said(tmp_path, caplog):
 
     class Diverged(Brightness):
         def forward(self, image):
-            return SimpleNamespace(anomaly_map=image[:, :1] * float("nan"))
+            return SimpleNamespace(anomaly_map=image[:, :1] * float("nan"), level=None)
 
     with caplog.at_level("WARNING", "realnet"):
         assert calibrated(tmp_path, [10, 20], WhiteSquare(200), model=Diverged()) is None

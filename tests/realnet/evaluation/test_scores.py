@@ -22,7 +22,7 @@ class Brightness(torch.nn.Module):
 
     def forward(self, image):
         assert not self.training
-        return SimpleNamespace(anomaly_map=denormalise(image)[:, :1] / 255)
+        return SimpleNamespace(anomaly_map=denormalise(image)[:, :1] / 255, level=None)
 
 
 def make_split(folder, number=5, world=ALONE, **changes):
@@ -63,6 +63,7 @@ def test_several_processes_share_the_images(tmp_path, monkeypatch, world_size):
     for split in splits:
         list(split.batches(2))
     shares = {"maps": [alone.anomaly_maps[rank::world_size] for rank in range(world_size)]}
+    shares["scores"] = [alone.image_scores[rank::world_size, None] for rank in range(world_size)]
     for name in ("_masks", "_has_mask", "_counts"):
         shares[name] = [getattr(split, name) for split in splits]
     assert sum(split.num_own for split in splits) == 5
