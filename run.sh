@@ -21,9 +21,13 @@ sweep.
 TEXT
 }
 
+is_active() { # whether an environment of the user's is; conda's base is active in every shell, and for no project
+    [[ -n ${VIRTUAL_ENV:-} || (-n ${CONDA_PREFIX:-} && ${CONDA_DEFAULT_ENV:-} != base) ]] && command -v python >/dev/null
+}
+
 setup() { # makes the environment from $1, again if that file changes; uses an active environment as it is
     local wanted marker=.venv/$1.sha256 whole=.venv/requirements-test.txt.sha256 # which holds requirements.txt too
-    if [[ -n ${VIRTUAL_ENV:-} || -n ${CONDA_PREFIX:-} ]]; then
+    if is_active; then
         python=python
         return
     fi

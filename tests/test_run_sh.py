@@ -299,6 +299,39 @@ esac
 """
 
 
+@pytest.mark.parametrize(
+    ("active", "is_used"),
+    [
+        ({"VIRTUAL_ENV": "", "CONDA_PREFIX": "/opt/conda/envs/own", "CONDA_DEFAULT_ENV": "own"}, True),
+        ({"VIRTUAL_ENV": "", "CONDA_PREFIX": "/opt/conda", "CONDA_DEFAULT_ENV": "base"}, False),
+        ({"CONDA_PREFIX": "/opt/conda", "CONDA_DEFAULT_ENV": "base"}, True),
+        ({"VIRTUAL_ENV": ""}, False),
+    ],
+)
+def test_an_active_environment_is_used_but_for_condas_base(start, active, is_used):
+    Path("bin/python3").write_text(INSTALLER)
+    Path("bin/python3").chmod(0o755)
+    for name in ("requirements.txt", "requirements-test.txt"):
+        shutil.copy(ROOT / name, name)
+    process = start("run.sh", "setup", REAL=sys.executable, **active)
+    printed, _ = process.communicate(timeout=20)
+    assert process.returncode == 0, printed
+    assert Path(".venv/bin/python").exists() != is_used
+
+
+def test_without_python_in_the_active_environment_one_is_made(start):
+    Path("bin/python").unlink()
+    Path("bin/python3").write_text(INSTALLER)
+    Path("bin/python3").chmod(0o755)
+    for name in ("requirements.txt", "requirements-test.txt"):
+        shutil.copy(ROOT / name, name)
+    for tool in ("bash", "cat", "chmod", "cp", "dirname", "grep", "mkdir", "sha256sum", "sleep"):
+        Path("bin", tool).symlink_to(shutil.which(tool))
+    process = start("run.sh", "setup", REAL=sys.executable, PATH=str(Path("bin").absolute()))
+    printed, _ = process.communicate(timeout=20)
+    assert process.returncode == 0 and Path(".venv/bin/python").exists(), printed
+
+
 def test_an_environment_is_made_once_for_demo_and_tests_and_by_one_at_a_time(start):
     Path("bin/python3").write_text(INSTALLER)
     Path("bin/python3").chmod(0o755)
