@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 Split = Literal["train", "test"]
@@ -108,6 +109,7 @@ class FolderName:
         return bool(self.split or self.is_truth or self.quality)
 
 
+@lru_cache(maxsize=8192)
 def read_name(name: str) -> FolderName:
     """Read the name of a folder: ``Train``, ``test_good``, ``Ground_Truth``, ``masks of bent``, ``OK 2``, ``良品``."""
     tokens = tokens_of(name)

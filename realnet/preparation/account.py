@@ -4,7 +4,7 @@ import csv
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -78,12 +78,31 @@ def take_account_of_told(source: Path, layout: Layout) -> Account:
     """
     with suppress(UserError):
         found = recognise(source)
-        account = take_account(source, found, layout if found.is_whole_root else layout.below("*"))
+        account = _of_used_classes(take_account(source, found, _below_root(found, source, layout)))
         is_outside = any(layout.role_of(role.file) not in {None, "unused"} for role in account.outside)
         is_trained = all(any(role.role == "train" for role in roles) for roles in account.by_class.values())
         if is_trained and not is_outside:
             return account
     return take_account(source, as_one_class(source), layout.below("*"))
+
+
+def _below_root(found: Recognised, source: Path, layout: Layout) -> Layout:
+    """Return a layout of globs below ``source`` as one of globs below the image root."""
+    return layout if found.image_root == source else layout.below("*")
+
+
+def _of_used_classes(account: Account) -> Account:
+    """Leave out classes of which the layout file uses nothing."""
+    used = {name: roles for name, roles in account.by_class.items() if not all(map(_is_told_unused, roles))}
+    if len(used) == len(account.by_class):
+        return account
+    spare = [role for name, roles in account.by_class.items() if name not in used for role in roles]
+    found = replace(account.found, classes=tuple(used), is_whole_root=False)
+    return replace(account, found=found, by_class=used, outside=[*account.outside, *spare])
+
+
+def _is_told_unused(role: FileRole) -> bool:
+    return role.is_told and role.role == "unused"
 
 
 def _roles(found: Recognised, layout: Layout) -> dict[str, list[FileRole]]:
@@ -123,6 +142,7 @@ def problems_of(account: Account) -> list[str]:
     places = {title: [f"{role.file} ({meaning(role)})" for role in files] for title, files in found.items()}
     places["folders of test images that hold none"] = list(_empty_kinds(account))
     places["classes named for defects"] = _kinds_as_classes(account)
+    places["folders that would be classes, but have no training folder as the others have"] = _bare_classes(account)
     texts = (_problem(title, files) for title, files in places.items())
     return [text for text in texts if text]
 
@@ -159,6 +179,18 @@ def _kinds_as_classes(account: Account) -> list[str]:
         name for name, roles in account.by_class.items() if not any(role.role in {"good", "defect"} for role in roles)
     )
     return [name for name in flat if names_defect(name)]
+
+
+def _bare_classes(account: Account) -> list[str]:
+    """Return the flat folders beside classes with training and test images: nothing says that they hold good ones."""
+    if account.found.layout != "mvtec":
+        return []
+    guessed = {name: [role for role in roles if not role.is_told] for name, roles in account.by_class.items()}
+    return [name for name, roles in guessed.items() if roles and not any(map(_is_below_named_folder, roles))]
+
+
+def _is_below_named_folder(role: FileRole) -> bool:
+    return any(read_name(part).has_role for part in PurePosixPath(role.file).parts[1:-1])
 
 
 def _problem(title: str, places: Sequence[str]) -> str:

@@ -51,7 +51,7 @@ class DetectorData:
         """Return images to calibrate on, with local anomalies (:func:`calibration.draw_examples`)."""
         return draw_examples(entries, self.image_root, self.synthesizer, config, image_bits=self.image_bits)
 
-    def facts(self) -> dict[str, int]:
+    def reading_facts(self) -> dict[str, int]:
         """Return what a detector must know of its images; nothing where they are like any others."""
         return {} if self.image_bits == 16 else {"image_bits": self.image_bits}
 
@@ -68,7 +68,7 @@ class DetectorData:
             "anomaly sources": state.fingerprint(file.as_posix() for file in sources),
             state.IMAGE_CONTENTS: digest(images, folder),
             state.SOURCE_CONTENTS: digest(sources, folder),
-            **self.facts(),
+            **self.reading_facts(),
             "backbone's weights (SHA-256)": backbone_identity,
             "train.accumulation (batch norms see each micro-batch by itself)": config.train.accumulation,
         }

@@ -201,7 +201,7 @@ class DetectorTask:
             classes=(self.data.class_name,),
             class_name=self.data.class_name,
             config=self._resolved().model_dump(mode="json"),
-            facts={"step": step, **facts, **self.data.facts(), "backbone": self.model.backbone.facts()},
+            facts={"step": step, **facts, **self.data.reading_facts(), "backbone": self.model.backbone.facts()},
         )
         checkpoint.save(path, weights)
 

@@ -193,6 +193,20 @@ def test_a_test_kind_without_images_is_refused(photos):
         add_dataset("mine", photos)
 
 
+def test_a_folder_of_anything_beside_classes_is_no_class_until_it_is_said(photos):
+    make(photos, [(what, f"{name}/{folder}", *rest) for name in "ab" for what, folder, *rest in CLASSIC])
+    make(photos, [("bad", "misc", BAD)])
+    with pytest.raises(UserError, match=r"no training folder as the others have: 1\n  misc\n"):
+        add_dataset("mine", photos)
+    layout = photos.parent / "layout.yaml"
+    layout.write_text("misc/**: unused")
+    add_dataset("mine", photos, layout=str(layout))
+    assert open_dataset("mine").classes == ("a", "b")
+    layout.write_text("misc/**: train")
+    add_dataset("mine", photos, layout=str(layout), force=True)
+    assert open_dataset("mine").classes == ("a", "b", "misc")
+
+
 def test_a_layout_file_settles_what_names_leave_open(photos, capsys):
     make(photos, [("good", "a", GOOD), ("bad", "b/hairline", BAD), ("mask", "b/zz", BAD, "{}_x.png")])
     (photos / "b/notes.txt").touch()
