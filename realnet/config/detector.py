@@ -72,7 +72,9 @@ class FuseConfig(Section):
     """Which maps are joined with RRS's logit into the anomaly map."""
 
     position: bool = Field(
-        False, description="the normalised residual and the Gaussian's distance; needs features.normalise"
+        False,
+        description="the normalised residual, the distance from the Gaussian at the position, and the distance from "
+        "the nearest normal feature; needs features.normalise",
     )
 
 
@@ -87,7 +89,9 @@ class ReconstructionConfig(Section):
 
     hidden_ratio: float = Field(0.5, gt=0)
     channel_mult: Auto | Annotated[tuple[Positive, ...], Field(min_length=1)] = Field(
-        (1, 2, 4), description="auto: the longest beginning of 1, 2, 4 that fits the blocks' strides and the image size"
+        (1, 2, 4),
+        description="auto: the longest beginning of 1, 2, 4 (size small: of 1, 2) that fits the blocks' strides and "
+        "the image size",
     )
     num_res_blocks: Positive = 2
     attention_downsampling: tuple[Positive, ...] = (2, 4)

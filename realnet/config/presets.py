@@ -15,6 +15,7 @@ DETECTOR_PRESETS: Mapping[str, Mapping[str, Any]] = {
         "features": {"normalise": "auto"},
         "detector": {"fuse": {"position": True}},
         "rrs": {"modes": {"max": 64, "mean": 64}},
+        "reconstruction": {"channel_mult": "auto", "num_res_blocks": 1, "num_head_channels": "auto"},
         "anomalies": {
             "types": {"normal": 0.5, "self": 0.5},
             "min_perlin_scale": 2,
@@ -24,7 +25,7 @@ DETECTOR_PRESETS: Mapping[str, Mapping[str, Any]] = {
         "optimiser": {"learning_rate": 5e-4, "schedule": "cosine", "warmup_steps": 20},
         "train": {
             "batch_size": 8,
-            "num_steps": 300,
+            "num_steps": 200,
             "evaluation_interval_epochs": 1000,
             "checkpoint_interval_steps": 100,
         },

@@ -4,6 +4,7 @@ Both use probes: held-out normal images and local anomalies drawn on them (docs/
 """
 
 import logging
+from collections.abc import Mapping, Sequence
 from itertools import product
 
 import numpy as np
@@ -15,8 +16,9 @@ from realnet.config import RealNetConfig
 from realnet.detection.calibration import Examples, Measured
 from realnet.detection.maps import anomaly_maps
 from realnet.metrics.curves import FloatArray, MaskArray, MetricUndefined, image_curve, pixel_curve
-from realnet.models.normal import CENTRING, SIGNALS
+from realnet.models.normal import SIGNALS, centred
 from realnet.models.realnet import RealNet
+from realnet.runtime.devices import send_images
 from realnet.runtime.distributed import World
 
 logger = logging.getLogger("realnet")
@@ -29,12 +31,10 @@ UPPER_QUANTILE = 0.8413  # a Gaussian's mean plus one deviation
 
 @torch.inference_mode()
 def signal_maps(model: RealNet, image: Tensor, world: World) -> NDArray[np.float32]:
-    """Compute the maps that fusion joins, (B, 3, H, W) in the order of ``SIGNALS``, from images (B, 3, H, W)."""
+    """Compute the maps that fusion joins, (B, 4, H, W) in the order of ``SIGNALS``, from images (B, 3, H, W)."""
     with world.precision.autocast():
-        image = image.to(world.device)
-        detection = model.detect(model.select(image), image.shape[-2:])
-    signals = model.signals(detection)  # in float32
-    return torch.cat([signals[name].float() for name in SIGNALS], dim=1).cpu().numpy()
+        _, signals = model.sense(send_images(image, world.device))
+    return torch.cat([signals[name] for name in SIGNALS], dim=1).cpu().numpy()
 
 
 def fit_fusion(model: RealNet, probes: Examples, *, config: RealNetConfig, world: World, description: str) -> None:
@@ -53,44 +53,55 @@ def fit_fusion(model: RealNet, probes: Examples, *, config: RealNetConfig, world
     )
     centres, uppers = np.quantile(maps.normal, [0.5, UPPER_QUANTILE], axis=(0, 2, 3))
     scales = np.maximum(uppers - centres, 1e-6)
-    weights = _choose_weights(maps, probes.masks, centres, scales, config)
-    fusion, fitted = model.fusion, (centres, scales, weights)
-    for buffer, values in zip((fusion.centres, fusion.scales, fusion.weights), fitted, strict=True):
-        buffer.copy_(torch.from_numpy(np.asarray(values, np.float32)))
+    weights, score_weights = _choose_weights(maps, probes.masks, centres, scales, config)
+    fusion = model.fusion
+    fitted = {"centres": centres, "scales": scales, "weights": weights, "score_weights": score_weights}
+    for name, values in fitted.items():
+        fusion.get_buffer(name).copy_(torch.from_numpy(np.asarray(values, np.float32)))
 
 
 def _choose_weights(
     maps: Measured, masks: MaskArray, centres: FloatArray, scales: FloatArray, config: RealNetConfig
-) -> NDArray[np.float64]:
-    """Return equal weights for the signals that together separate anomalies best from normal images.
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the weights of the anomaly map and of the image score: equal ones for the signals that are used.
 
-    Separation is the mean of image AUROC and AUPRO. Among choices within ``TOLERANCE`` of the best, the one with the
-    most signals is taken, because different signals make different mistakes.
+    The map joins the signals with the best AUPRO. For the score, among choices whose image AUROC is within
+    ``TOLERANCE`` of the best the one with the most signals is taken, because different signals make different mistakes.
     """
     if not len(masks) or not np.isfinite(maps.normal).all():
         logger.warning("WARNING: no probe fell on the object, or the maps hold NaN; all signals get the same weight")
-        return np.full(len(SIGNALS), 1 / len(SIGNALS))
+        equal = np.full(len(SIGNALS), 1 / len(SIGNALS))
+        return equal, equal
     normal, probes = ((part - centres[:, None, None]) / scales[:, None, None] for part in maps)
-    figures = {}
+    images, pixels = {}, {}
     for chosen in product((0, 1), repeat=len(SIGNALS)):
         if any(chosen):
-            weights = np.array(chosen) / sum(chosen)
+            weights = np.array(chosen, np.float32) / sum(chosen)
             joined = Measured(*(np.einsum("k,nkhw->nhw", weights, part) for part in (normal, probes)))
-            figures[chosen] = _separation(joined, masks, config)
-    best = max(figures.values())
-    chosen = max(figures, key=lambda one: (figures[one] >= best - TOLERANCE, sum(one), figures[one]))
-    names = {one: " + ".join(name for name, used in zip(SIGNALS, one, strict=True) if used) for one in figures}
-    listed = ", ".join(f"{names[one]} {value:.3f}" for one, value in figures.items())
-    logger.info("the anomaly map joins %s; mean of image AUROC and AUPRO on probes: %s", names[chosen], listed)
-    return np.array(chosen) / sum(chosen)
+            images[chosen], pixels[chosen] = _figures(joined, masks, config)
+    best = max(images.values()) - TOLERANCE
+    for_scores = max(images, key=lambda one: (images[one] >= best, sum(one), images[one]))
+    for_map = max(pixels, key=lambda one: pixels[one])
+    logger.info("the anomaly map joins %s; AUPRO on probes: %s", _named(for_map), _listed(pixels))
+    logger.info("the image score joins %s; image AUROC of probes: %s", _named(for_scores), _listed(images))
+    return np.array(for_map) / sum(for_map), np.array(for_scores) / sum(for_scores)
 
 
-def _separation(maps: Measured, masks: MaskArray, config: RealNetConfig) -> float:
+def _named(chosen: Sequence[int]) -> str:
+    return " + ".join(name for name, used in zip(SIGNALS, chosen, strict=True) if used)
+
+
+def _listed(figures: Mapping[tuple[int, ...], float]) -> str:
+    return ", ".join(f"{_named(chosen)} {value:.3f}" for chosen, value in figures.items())
+
+
+def _figures(maps: Measured, masks: MaskArray, config: RealNetConfig) -> tuple[float, float]:
+    """Return image AUROC and AUPRO of maps in deviations, on normal images and probes."""
     joined = np.concatenate(maps)
     image = image_curve(joined.max(axis=(1, 2)), np.repeat([0, 1], [len(maps.normal), len(maps.anomalous)]))
-    levels = CENTRING * np.median(joined, axis=(1, 2), keepdims=True)
-    pixel = pixel_curve(joined - levels, np.concatenate([np.zeros(maps.normal.shape, bool), masks]))
-    return (image.auroc + pixel.aupro(config.evaluation.aupro_fpr_limit)) / 2
+    lowered = centred(torch.from_numpy(joined[:, None]))[:, 0].numpy()
+    pixel = pixel_curve(lowered, np.concatenate([np.zeros(maps.normal.shape, bool), masks]))
+    return image.auroc, pixel.aupro(config.evaluation.aupro_fpr_limit)
 
 
 def choose_pool(model: RealNet, probes: Examples, *, config: RealNetConfig, world: World, description: str) -> int:

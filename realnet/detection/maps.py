@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from realnet.metrics.image_score import image_scores
-from realnet.models.normal import raise_by
 from realnet.models.realnet import RealNet
 from realnet.runtime.devices import send_images
 from realnet.runtime.precision import Precision
@@ -22,19 +21,17 @@ class AnomalyMaps(NamedTuple):
 
     Attributes:
         maps: (B, H, W), float32 in [0, 1].
-        levels: (B,), what each image's map was lowered by (docs/method.md, Fusion); None for a detector without fusion.
+        scored_maps: (B, H, W), what the image scores are taken from (docs/method.md, Fusion); None if it is the same.
     """
 
     maps: Tensor
-    levels: Tensor | None
+    scored_maps: Tensor | None
 
     def scored(self, *pools: int) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         """Return the maps as an array, and the images' scores (B, number of pools) (docs/method.md, Image score)."""
         maps = self.maps.cpu().numpy()
-        scores = np.stack([image_scores(maps, pool) for pool in pools], axis=1)
-        if self.levels is not None:
-            scores = raise_by(torch.from_numpy(scores), self.levels.cpu().double()[:, None]).numpy()
-        return maps, scores
+        scored = maps if self.scored_maps is None else self.scored_maps.cpu().numpy()
+        return maps, np.stack([image_scores(scored, pool) for pool in pools], axis=1)
 
 
 def anomaly_maps(model: RealNet, image: Tensor, precision: Precision) -> AnomalyMaps:
@@ -44,4 +41,5 @@ def anomaly_maps(model: RealNet, image: Tensor, precision: Precision) -> Anomaly
     """
     with torch.inference_mode(), precision.autocast():
         detection = model(send_images(image, precision.device))
-        return AnomalyMaps(detection.anomaly_map[:, 0].float(), detection.level)
+    scored = None if detection.scored is None else detection.scored[:, 0]
+    return AnomalyMaps(detection.anomaly_map[:, 0].float(), scored)

@@ -15,7 +15,7 @@ from realnet.detection.checkpoints import ReferenceName
 from realnet.errors import UserError
 from realnet.models.backbone import Backbone, Level
 from realnet.models.gaussian import Moments, PositionGaussian, by_position
-from realnet.models.nearest import NearestNeighbour, average_3x3, greedy_coreset
+from realnet.models.nearest import STRIDES, NearestNeighbour, average_3x3, greedy_coreset
 from realnet.models.normal import smooth
 
 
@@ -108,11 +108,11 @@ class Nearest(Reference):
     weighted by how isolated its nearest neighbour is (PatchCore, Eq. 7).
     """
 
-    SHARE, NUM_SUPPORT, STRIDES = 0.01, 9, (8, 16)
+    SHARE, NUM_SUPPORT = 0.01, 9
 
     def fit(self, images: Iterable[Tensor]) -> None:
         """Collect the features of all images and keep a greedy coreset with a share of ``SHARE``."""
-        self.levels = [level for level in self.levels if level.stride in self.STRIDES] or self.levels
+        self.levels = [level for level in self.levels if level.stride in STRIDES] or self.levels
         rows = [self._embed(batch).movedim(1, 3).flatten(0, 2) for batch in images]
         if not rows:
             raise UserError("nearest neighbours need a normal training image; add images, or leave --references out")

@@ -21,7 +21,6 @@ from realnet.errors import UserError
 from realnet.models.afs import Block, Selection
 from realnet.models.backbone import Backbone, Level, find_level, measure_levels
 from realnet.models.fitting import BUDGETS, choose_blocks, fitting_mult, head_channels, ranked_channels
-from realnet.models.normal import Fusion
 from realnet.models.realnet import RealNet
 from realnet.models.reconstruction import ReconstructionSize
 from realnet.models.statistics import Statistics
@@ -110,7 +109,7 @@ def settle(config: RealNetConfig) -> RealNetConfig:
         blocks = [_block(name, block, levels, config.backbone.name) for name, block in config.blocks.items()]
     else:
         blocks = choose_blocks(levels, config.image_size, budget)
-    mult = fitting_mult(blocks, config.image_size) if recon.channel_mult == "auto" else recon.channel_mult
+    mult = fitting_mult(blocks, config.image_size, budget) if recon.channel_mult == "auto" else recon.channel_mult
     size = ReconstructionSize(recon.hidden_ratio, mult, recon.num_res_blocks, recon.attention_downsampling)
     heads = head_channels(blocks, size) if recon.num_head_channels == "auto" else recon.num_head_channels
     settled: dict[str, Any] = {
@@ -156,7 +155,7 @@ def build_detector(
         if config.features.normalise != "auto":  # training chooses for auto
             model.measure_by(config.features.normalise, config.image_size)
         if config.detector.fuse.position:
-            model.fusion = Fusion()
+            model.fuse_maps()
     model.check_image_size(config.image_size)
     return model
 

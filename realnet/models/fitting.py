@@ -22,10 +22,12 @@ class Budget:
     Attributes:
         channels: that AFS keeps of a level at most, by stride; levels of other strides are left out.
         ranked: channels that each of RRS's rankings keeps at most.
+        depth: levels of the reconstruction networks at most.
     """
 
     channels: Mapping[int, int]
     ranked: int
+    depth: int = len(PUBLISHED_MULT)
 
     def nearest(self, stride: int) -> int:
         """Return the budget's stride that is nearest to a level's, on a logarithmic scale."""
@@ -42,7 +44,7 @@ class Budget:
 
 BUDGETS: Mapping[str, Budget] = MappingProxyType(
     {
-        "small": Budget({4: 64, 8: 128, 16: 128}, ranked=64),
+        "small": Budget({4: 64, 8: 128, 16: 128}, ranked=64, depth=2),
         "medium": Budget({4: 128, 8: 256, 16: 256, 32: 128}, ranked=128),
         "published": Budget({4: 256, 8: 512, 16: 512, 32: 256}, ranked=256),
     }
@@ -69,16 +71,16 @@ def ranked_channels(blocks: Sequence[Block], budget: Budget) -> int:
     return max(1, min(budget.ranked, sum(block.num_channels for block in blocks) // 2))
 
 
-def fitting_mult(blocks: Sequence[Block], image_size: ImageSize) -> tuple[int, ...]:
+def fitting_mult(blocks: Sequence[Block], image_size: ImageSize, budget: Budget) -> tuple[int, ...]:
     """Return the longest beginning of (1, 2, 4) that fits every block's map (docs/method.md, Reconstruction).
 
-    Its downsampling divides the map, and leaves two pixels. All of it where not even the strides divide the image's
-    sides: that is refused later, with a size that they do divide.
+    It is as deep as the budget allows; its downsampling divides the map, and leaves two pixels. Where not even the
+    strides divide the image's sides, the depth is the budget's: that is refused later, with a size that they do divide.
     """
     coarsest = math.lcm(*(block.stride for block in blocks))
     if any(side % coarsest for side in image_size):
-        return PUBLISHED_MULT
-    for length in range(len(PUBLISHED_MULT), 1, -1):
+        return PUBLISHED_MULT[: budget.depth]
+    for length in range(budget.depth, 1, -1):
         factor = 2 ** (length - 1)
         smallest = min(side // (block.stride * factor) for side in image_size for block in blocks)
         if not any(side % (coarsest * factor) for side in image_size) and smallest >= SMALLEST_RECONSTRUCTION:

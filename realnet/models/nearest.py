@@ -6,7 +6,12 @@ from torch import Tensor, nn
 
 PROJECTED = 128
 """The coreset is chosen in this many dimensions; random projections preserve distances (Johnson and Lindenstrauss)."""
-ROWS_AT_ONCE = 4096
+ROWS_AT_ONCE = 512
+"""Normal features whose distances are held in memory together."""
+MEMORY_ROWS = 4096
+"""Normal features that a detector keeps of a block."""
+STRIDES = (8, 16)
+"""Of the levels that are compared, as in PatchCore; finer ones see texture, coarser ones lose the place."""
 
 
 def average_3x3(features: Tensor) -> Tensor:
@@ -15,7 +20,7 @@ def average_3x3(features: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def greedy_coreset(features: Tensor, number: int, generator: torch.Generator) -> Tensor:
+def greedy_coreset(features: Tensor, number: int, generator: torch.Generator, dimensions: int = PROJECTED) -> Tensor:
     """Choose features that cover all others: the next one is the farthest from those chosen (PatchCore, Alg. 1).
 
     Memory is linear in N, because only the smallest distance of each feature is kept.
@@ -24,13 +29,14 @@ def greedy_coreset(features: Tensor, number: int, generator: torch.Generator) ->
         features: (N, C).
         number: how many to choose, at most N.
         generator: draws the projection and the first feature; on the CPU.
+        dimensions: of the random projection; features of fewer channels are taken as they are.
 
     Returns:
         (number,) int64, the indexes of the chosen features.
     """
     count, channels = features.shape
-    if channels > PROJECTED:
-        projection = torch.randn(channels, PROJECTED, generator=generator) / PROJECTED**0.5
+    if channels > dimensions:
+        projection = torch.randn(channels, dimensions, generator=generator) / dimensions**0.5
         features = features @ projection.to(features)
     features = features - features.mean(dim=0)  # the squares below cancel less
     squares = features.square().sum(dim=1)
@@ -52,13 +58,15 @@ class NearestNeighbour(nn.Module):
     memory: Tensor
 
     def __init__(self, memory: Tensor) -> None:
-        """Store the coreset (M, C)."""
+        """Store normal features (M, C)."""
         super().__init__()
         self.register_buffer("memory", memory)
 
     def forward(self, features: Tensor) -> Tensor:
         """Return distance maps (B, 1, h, w) of features (B, C, h, w)."""
-        batch, channels, height, width = features.shape
-        rows = features.movedim(1, 3).reshape(-1, channels)
-        parts = [torch.cdist(part, self.memory).amin(dim=1) for part in rows.split(ROWS_AT_ONCE)]
-        return torch.cat(parts).reshape(batch, 1, height, width)
+        centre = self.memory.mean(dim=0)  # ‖a‖² + ‖b‖² - 2ab cancels less around it
+        rows = features.movedim(1, 3) - centre  # (B, h, w, C)
+        parts = (self.memory - centre).split(ROWS_AT_ONCE)
+        least = [(part.square().sum(dim=1) - 2 * rows @ part.mT).amin(dim=3) for part in parts]
+        squared = torch.stack(least).amin(dim=0) + rows.square().sum(dim=3)
+        return squared.clamp_min(0).sqrt()[:, None]

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from realnet.models.gaussian import Moments
 
-SIGNALS = ("logit", "residual", "distance")
-"""The maps that fusion joins: RRS's logit, the reconstruction's residual, the distance from normality."""
+SIGNALS = ("logit", "residual", "distance", "nearest")
+"""The maps that fusion joins: RRS's logit, the reconstruction's residual, and the distances from normality: from the
+Gaussian at the position, and from the nearest normal feature anywhere."""
 BLUR_SIGMA, BLUR_SIDE = 4.0, 33
 """In pixels of the input; features are coarser than images, so their maps are blocky without a blur."""
 HALF_WAY = 4.0
@@ -47,37 +48,48 @@ class ChannelScale(nn.Module):
 
 
 class Fusion(nn.Module):
-    """Join maps of different scales into one: Σ_k w_k·(m_k - c_k)/s_k, squashed to (0, 1) (docs/method.md, Fusion).
+    """Join maps of different scales: Σ_k w_k·(m_k - c_k)/s_k, squashed to (0, 1) (docs/method.md, Fusion).
 
     The centre c_k is the median of map k over held-out normal images. The scale s_k is the distance from the median to
-    the 84th percentile: one deviation of a Gaussian.
+    the 84th percentile: one deviation of a Gaussian. What finds pixels best is not what tells images apart best, so
+    the anomaly map and the image score have weights of their own.
     """
 
     weights: Tensor
+    score_weights: Tensor
     centres: Tensor
     scales: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("weights", torch.tensor([1.0, 0.0, 0.0]))  # the logit alone, until the fusion is fitted
+        alone = torch.tensor([1.0, 0.0, 0.0, 0.0])  # the logit, until the fusion is fitted
+        self.register_buffer("weights", alone)
+        self.register_buffer("score_weights", alone.clone())
         self.register_buffer("centres", torch.zeros(len(SIGNALS)))
         self.register_buffer("scales", torch.ones(len(SIGNALS)))
 
     def forward(self, signals: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Join maps (B, 1, H, W), by the names of ``SIGNALS``, into one.
-
-        Images differ in style as a whole, and a threshold of pixels is the same for all of them. So each image's map is
-        lowered by its level, half of its median; the image's score is raised by it again, since a large defect lifts
-        the median (docs/method.md, Fusion).
+        """Join maps (B, 1, H, W), by the names of ``SIGNALS``.
 
         Returns:
-            The map (B, 1, H, W) in (0, 1), and the level (B,) in deviations.
+            The anomaly map, and the map that the image score is taken from, (B, 1, H, W) in (0, 1) each.
         """
-        stacked = torch.cat([signals[name].float() for name in SIGNALS], dim=1)  # (B, 3, H, W)
+        stacked = torch.cat([signals[name].float() for name in SIGNALS], dim=1)  # (B, 4, H, W)
         deviations = (stacked - self.centres[:, None, None]) / self.scales[:, None, None]
-        joined = (self.weights[:, None, None] * deviations).sum(dim=1, keepdim=True)
-        level = CENTRING * joined.flatten(1).median(dim=1).values
-        return squash(joined - level[:, None, None, None]), level
+        joined, scored = (
+            (weights[:, None, None] * deviations).sum(dim=1, keepdim=True)
+            for weights in (self.weights, self.score_weights)
+        )
+        return squash(centred(joined)), squash(scored)
+
+
+def centred(maps: Tensor) -> Tensor:
+    """Lower each map of (B, 1, H, W) by half of its median (docs/method.md, Fusion).
+
+    Images differ in style as a whole, and a threshold of pixels is the same for all of them.
+    """
+    medians = maps.flatten(1).median(dim=1).values
+    return maps - CENTRING * medians[:, None, None, None]
 
 
 def squash(deviations: Tensor) -> Tensor:
@@ -89,12 +101,6 @@ def squash(deviations: Tensor) -> Tensor:
     root = (deviations.square() + 1).sqrt()
     positive = torch.where(deviations < 0, 0.5 / (root - deviations), (root + deviations) / 2)  # no cancellation
     return positive / (HALF_WAY + positive)
-
-
-def raise_by(squashed: Tensor, level: Tensor) -> Tensor:
-    """Raise values of :func:`squash` by deviations: squash(squash⁻¹(a) + level) (docs/method.md, Fusion)."""
-    positive = HALF_WAY * squashed / (1 - squashed)
-    return squash(positive - 1 / (4 * positive) + level)
 
 
 def root_mean_square(by_block: Sequence[Tensor], image_size: Sequence[int]) -> Tensor:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Literal, cast
 
 import torch
@@ -14,6 +15,7 @@ from realnet.errors import UserError
 from realnet.models.afs import AFS, Block
 from realnet.models.backbone import Backbone
 from realnet.models.gaussian import PositionGaussian
+from realnet.models.nearest import MEMORY_ROWS, STRIDES, NearestNeighbour, average_3x3
 from realnet.models.normal import ChannelScale, Fusion, root_mean_square
 from realnet.models.reconstruction import ReconstructionSize, ReconstructionUNet
 from realnet.models.rrs import RRS
@@ -31,7 +33,7 @@ class Detection:
         residuals: (selected - reconstructed)², by block, float32.
         chosen: the channels (B, k) that RRS selects, by mode.
         fused: the fused anomaly map (B, 1, H, W); None for a detector without fusion.
-        level: (B,), what each image's fused map was lowered by; None likewise.
+        scored: the map (B, 1, H, W) that the image score is taken from; None if it is the anomaly map.
     """
 
     logits: Tensor
@@ -40,7 +42,7 @@ class Detection:
     residuals: Mapping[str, Tensor]
     chosen: Mapping[str, Tensor]
     fused: Tensor | None = None
-    level: Tensor | None = None
+    scored: Tensor | None = None
 
     @property
     def anomaly_map(self) -> Tensor:
@@ -90,7 +92,15 @@ class RealNet(nn.Module):
             stop_grad=stop_grad,
         )
         self.normal = nn.ModuleDict()
+        self.nearest = nn.ModuleDict()
         self.fusion: Fusion | None = None
+
+    def fuse_maps(self) -> None:
+        """Join maps from now on, by a fusion and normal features that are still to be fitted or loaded."""
+        self.nearest = nn.ModuleDict()
+        for name, places in self._compared_channels().items():
+            self.nearest[name] = NearestNeighbour(torch.zeros(MEMORY_ROWS, sum(end - start for start, end in places)))
+        self.fusion = Fusion()
 
     def measure_by(self, kind: Literal["none", "channel", "position"], image_size: Sequence[int]) -> None:
         """Normalise selected features from now on, by statistics that are still to be fitted or loaded.
@@ -157,9 +167,28 @@ class RealNet(nn.Module):
         return {key: value for key, value in self.state_dict().items() if not key.startswith("backbone.")}
 
     def select(self, image: Tensor) -> dict[str, Tensor]:
-        """Return the normalised features that AFS selects from images (B, 3, H, W), by block, without gradient."""
+        """Return the features that AFS selects from images (B, 3, H, W), by block, without gradient."""
         with torch.no_grad():
-            return self.normalise(self.afs(in_float32(self.backbone, image), image.shape[-2:]))
+            return self.afs(in_float32(self.backbone, image), image.shape[-2:])
+
+    def compared(self, selected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return what is compared with normal features: the selected ones of some levels, averaged, by block."""
+        return {
+            name: average_3x3(torch.cat([selected[name][:, start:end] for start, end in places], dim=1).float())
+            for name, places in self._compared_channels().items()
+        }
+
+    def _compared_channels(self) -> dict[str, list[tuple[int, int]]]:
+        """Return (first, end) of the selected channels of PatchCore's levels, or without such levels of all."""
+        found: dict[str, list[tuple[int, int]]] = {}
+        strides = {s.level.stride for block in self.afs.blocks for s in block.selections}
+        used = strides & set(STRIDES) or strides
+        for block in self.afs.blocks:
+            ends = list(accumulate(s.num_channels for s in block.selections))
+            levels = zip([0, *ends], ends, block.selections, strict=False)
+            if places := [(start, end) for start, end, s in levels if s.level.stride in used]:
+                found[block.name] = places
+        return found
 
     def normalise(self, selected: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Normalise selected features, by block, if the detector has statistics (docs/method.md, Normal statistics)."""
@@ -167,15 +196,22 @@ class RealNet(nn.Module):
             return dict(selected)
         return {name: in_float32(self.normal[name], features) for name, features in selected.items()}
 
-    def signals(self, detection: Detection) -> dict[str, Tensor]:
-        """Return the maps that :class:`Fusion` joins, (B, 1, H, W) each, by the names of ``SIGNALS``."""
-        size = detection.logits.shape[-2:]
-        squares = [features.float().square() for features in detection.selected.values()]
-        return {
-            "logit": (detection.logits[:, 1:] - detection.logits[:, :1]).float(),
-            "residual": root_mean_square(list(detection.residuals.values()), size),
-            "distance": root_mean_square(squares, size),
-        }
+    def sense(self, image: Tensor) -> tuple[Detection, dict[str, Tensor]]:
+        """Detect anomalies in images (B, 3, H, W), without joining the maps that :class:`Fusion` joins.
+
+        Returns:
+            The detection, and the maps (B, 1, H, W) by the names of ``SIGNALS``.
+        """
+        selected, size = self.select(image), (image.shape[-2], image.shape[-1])
+        detection = self.detect(self.normalise(selected), size)
+        with torch.autocast(image.device.type, enabled=False):  # 16 bits would tie most of the pixels
+            distances = [self.nearest[name](features) for name, features in self.compared(selected).items()]
+            return detection, {
+                "logit": (detection.logits[:, 1:] - detection.logits[:, :1]).float(),
+                "residual": root_mean_square(list(detection.residuals.values()), size),
+                "distance": root_mean_square([f.float().square() for f in detection.selected.values()], size),
+                "nearest": root_mean_square([distance.square() for distance in distances], size),
+            }
 
     def forward(self, image: Tensor) -> Detection:
         """Detect anomalies in ImageNet-normalised images (B, 3, H, W).
@@ -185,12 +221,12 @@ class RealNet(nn.Module):
         """
         size = (image.shape[-2], image.shape[-1])
         self.check_image_size(size)
-        detection = self.detect(self.select(image), size)
         if self.fusion is None:
-            return detection
-        with torch.autocast(image.device.type, enabled=False):  # 16 bits would tie most of the pixels
-            fused, level = self.fusion(self.signals(detection))
-            return replace(detection, fused=fused, level=level)
+            return self.detect(self.normalise(self.select(image)), size)
+        detection, signals = self.sense(image)
+        with torch.autocast(image.device.type, enabled=False):
+            fused, scored = self.fusion(signals)
+        return replace(detection, fused=fused, scored=scored)
 
     def detect(self, selected: Mapping[str, Tensor], image_size: Sequence[int]) -> Detection:
         """Run the learned part on selected features F, with R = (F - recon(F))² (docs/method.md, Residuals).

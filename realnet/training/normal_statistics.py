@@ -26,6 +26,7 @@ from realnet.runtime import distributed
 from realnet.runtime.distributed import World
 from realnet.runtime.precision import in_float32
 from realnet.runtime.progress import bar
+from realnet.training.normal_features import NormalFeatures
 from realnet.training.statistics_need import require_folds, require_memory
 
 logger = logging.getLogger("realnet")
@@ -137,15 +138,20 @@ class NormalStatistics:
 
     @torch.no_grad()
     def _moments(self) -> dict[str, list[Moments]]:
-        """Return the moments of each fold, by block, over the images of all processes."""
+        """Return the moments of each fold, by block, over the images of all processes; keep normal features, too."""
         moments: dict[str, list[Moments]] = {}
+        kept = NormalFeatures(len(self.images) * len(self._views(self.images[0]))) if self.model.nearest else None
         for fold, features in self._features():
-            for name, values in features.items():
+            if kept and fold < self.num_folds:
+                kept.add(self.model.compared(features))
+            for name, values in ((name, self._samples(values)) for name, values in features.items()):
                 if name not in moments:
                     origin = distributed.mean(by_position(values).mean(dim=1))
                     number = self.num_folds + (self.held_out is not None)
                     moments[name] = [Moments.empty(origin) for _ in range(number)]
                 moments[name][fold].add(values)
+        if kept:
+            kept.fill(self.model.nearest)
         return {name: [_joined(fold, self.world.size) for fold in folds] for name, folds in moments.items()}
 
     @torch.no_grad()
@@ -218,7 +224,7 @@ class NormalStatistics:
                     if self.world.size == 1 and self.world.stop.asked:
                         raise Stopped("stopped before the first step; run the same command again to continue")
                     views = [view for index in part for view in self._views(images[index])]
-                    yield fold, {name: self._samples(values) for name, values in self._selected(views).items()}
+                    yield fold, self._selected(views)
                     progress.update(len(part))
 
     def _samples(self, features: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ class Brightness(torch.nn.Module):
     """A detector to whom white is anomalous: the map is the image's brightness."""
 
     def forward(self, image):
-        return SimpleNamespace(anomaly_map=denormalise(image)[:, :1] / 255, level=None)
+        return SimpleNamespace(anomaly_map=denormalise(image)[:, :1] / 255, scored=None)
 
 
 class WhiteSquare:
@@ -99,7 +99,7 @@ def test_what_cannot_be_calibrated_is_said(tmp_path, caplog):
 
     class Diverged(Brightness):
         def forward(self, image):
-            return SimpleNamespace(anomaly_map=image[:, :1] * float("nan"), level=None)
+            return SimpleNamespace(anomaly_map=image[:, :1] * float("nan"), scored=None)
 
     with caplog.at_level("WARNING", "realnet"):
         assert calibrated(tmp_path, [10, 20], WhiteSquare(200), model=Diverged()) is None

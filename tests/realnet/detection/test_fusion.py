@@ -43,27 +43,36 @@ def fitted(monkeypatch, quality):
 
 
 def test_each_signal_is_measured_in_deviations_of_normal_images(monkeypatch):
-    found = fitted(monkeypatch, (9, 9, 9))
-    assert found.centres.numpy() == pytest.approx([5, 5, 5], abs=0.1)
-    assert found.scales.numpy() == pytest.approx([2, 2, 2], abs=0.1)
+    found = fitted(monkeypatch, (9, 9, 9, 9))
+    assert found.centres.numpy() == pytest.approx([5] * 4, abs=0.1)
+    assert found.scales.numpy() == pytest.approx([2] * 4, abs=0.1)
 
 
 @pytest.mark.parametrize(
     ("quality", "weights"),
-    [((9, 9, 9), (1 / 3, 1 / 3, 1 / 3)), ((0, 2, 0), (0, 1, 0)), ((0, 2, 2), (0, 0.5, 0.5))],
+    [
+        ((9, 9, 9, 9), (0.25, 0.25, 0.25, 0.25)),
+        ((0, 2, 0, 0), (0, 1, 0, 0)),
+    ],
 )
-def test_a_signal_that_sees_no_probe_gets_no_weight(monkeypatch, quality, weights):
-    assert fitted(monkeypatch, quality).weights.tolist() == pytest.approx(weights)
+def test_a_signal_that_sees_no_probe_gets_no_weight_in_the_score(monkeypatch, quality, weights):
+    assert fitted(monkeypatch, quality).score_weights.tolist() == pytest.approx(weights)
+
+
+def test_the_map_joins_what_finds_pixels_best(monkeypatch):
+    assert fitted(monkeypatch, (0, 4, 0, 4)).weights.tolist() == pytest.approx([0, 0.5, 0, 0.5])
 
 
 def test_without_probes_all_signals_weigh_the_same(monkeypatch, caplog):
     given = examples()
-    monkeypatch.setattr(fusion, "signal_maps", lambda _model, batch, _world: np.zeros((len(batch), 3, 32, 32), "f4"))
+    monkeypatch.setattr(fusion, "signal_maps", lambda _model, batch, _world: np.zeros((len(batch), 4, 32, 32), "f4"))
     model = Model()
     none = Examples(given.normal, [], np.zeros((0, 32, 32), bool))
     with caplog.at_level("WARNING", "realnet"):
         fusion.fit_fusion(model, none, config=CONFIG, world=ALONE, description="")
-    assert model.fusion.weights.tolist() == pytest.approx([1 / 3] * 3) and "no probe fell" in caplog.text
+    for weights in (model.fusion.weights, model.fusion.score_weights):
+        assert weights.tolist() == [0.25] * 4
+    assert "no probe fell" in caplog.text
 
 
 @pytest.mark.parametrize(("size", "best"), [(1, 1), (16, 16)])

@@ -60,7 +60,8 @@ def test_blocks_follow_from_levels_image_size_and_budget(shapes, size, side, exp
 )
 def test_the_reconstruction_is_as_deep_as_the_maps_allow(shapes, side, expected):
     chosen = choose_blocks(levels(*shapes), (side, side), BUDGETS["medium"])
-    assert fitting_mult(chosen, (side, side)) == expected
+    assert fitting_mult(chosen, (side, side), BUDGETS["medium"]) == expected
+    assert fitting_mult(chosen, (side, side), BUDGETS["small"]) == expected[:2]
 
 
 def test_rankings_keep_at_most_half_of_the_channels():
