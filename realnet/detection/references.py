@@ -73,7 +73,7 @@ class PaDiM(Reference):
     def fit(self, images: Iterable[Tensor]) -> None:
         """Fit the mean and covariance of each position in one pass over the images."""
         number = sum(level.channels for level in self.levels)
-        self._channels = torch.randperm(number, generator=self.generator)[: self.NUM_CHANNELS].sort().values
+        self.channels = torch.randperm(number, generator=self.generator)[: self.NUM_CHANNELS].sort().values
         moments: Moments | None = None
         for batch in images:
             features = self._embed(batch)
@@ -97,7 +97,7 @@ class PaDiM(Reference):
         levels = self._levels(images)
         size = max((level.shape[-2:] for level in levels), key=lambda size: size[0] * size[1])
         joined = torch.cat([F.interpolate(level, size=size, mode="nearest") for level in levels], dim=1)
-        return joined[:, self._channels.to(joined.device)]
+        return joined[:, self.channels.to(joined.device)]
 
 
 class Nearest(Reference):

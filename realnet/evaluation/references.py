@@ -58,10 +58,11 @@ class ReferenceMaker:
         assert isinstance(blocks, dict)
         level_names = [level for block in blocks.values() for level in block.levels]
         reference = build_reference(name, self.backbone, level_names, self.config.image_size, seed=self.config.seed)
-        reference.fit(self._batches(f"{self.class_name}: {name}"))
+        reference.fit(self.batches(f"{self.class_name}: {name}"))
         return reference
 
-    def _batches(self, description: str) -> Iterator[Tensor]:
+    def batches(self, description: str) -> Iterator[Tensor]:
+        """Yield the training images in batches (B, 3, H, W), ImageNet-normalised, on the device; show a bar."""
         size, number = self.config.evaluation.batch_size, len(self.images)
         with bar(total=number, description=description, is_main=self.world.is_main) as progress:
             for start in range(0, number, size):
