@@ -367,3 +367,15 @@ def test_a_test_image_is_decoded_once_for_all_checkpoints_and_pictures(both_clas
     masks = list(Path("data/tiny/images/weave/ground_truth").rglob("*.png"))
     assert len(decodes) == len(test) + len(masks) and len(test) == 5
     assert len(images(VIS / "weave/last")) == len(images(VIS / "weave/best")) == len(test)
+
+
+def test_pixels_of_the_files_and_whole_regions_are_settings_of_an_evaluation(tiny):
+    tiny_detector.save("weave")
+    assert evaluate("--class_name", "weave") == 0
+    usual, settings = metrics_of("weave"), read_class(VIS / "weave").settings
+    assert not {"resolution", "mask_resize"} & set(settings)  # as earlier versions stored them
+    chosen = {"resolution": "file", "mask_resize": "regions"}
+    arguments = [text for key, value in chosen.items() for text in ("--set", f"evaluation.{key}={value}")]
+    assert evaluate("--class_name", "weave", *arguments) == 0
+    assert metrics_of("weave") == pytest.approx(usual)  # the files have the input's size
+    assert read_class(VIS / "weave").settings == {**settings, **chosen}

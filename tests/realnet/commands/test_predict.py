@@ -16,6 +16,7 @@ from realnet.data.images import read_image, write_image
 from realnet.detection.detector import Detector
 from realnet.drawing import panels
 from realnet.errors import UserError
+from realnet.prediction.inputs import find_images
 from realnet.prediction.run import predict_files
 from realnet.runtime.distributed import join_world
 
@@ -254,3 +255,12 @@ def test_memory_does_not_grow_with_the_images(tiny):
     peak(2)
     few = peak(4)
     assert peak(24) < 1.2 * few
+
+
+def test_images_without_a_usual_ending_are_known_by_their_content(tiny):
+    for name in ("one", "two.jpe", "three.PNG"):
+        Path("photos").mkdir(exist_ok=True)
+        shutil.copy(TEST / "good/000.png", Path("photos", name))
+    Path("photos/notes.txt").write_text("PNG")
+    found = find_images(Path("photos"), output=Path("out"))
+    assert sorted(found.files) == ["one", "three.PNG", "two.jpe"] and dict(found.passed_over) == {".txt": 1}

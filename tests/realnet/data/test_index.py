@@ -136,6 +136,18 @@ def test_an_index_survives_its_file(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"train_nüt.json", "test_nüt.json"}
     line = json.loads((tmp_path / "test_nüt.json").read_text())
     assert set(line) == {"filename", "label", "label_name", "clsname", "maskname"}
+    for path in tmp_path.iterdir():
+        path.write_text("\ufeff" + path.read_text(encoding="utf-8"), encoding="utf-8")
+    assert index.read_index(tmp_path, "nüt") == written
+
+
+def test_a_kind_and_a_part_that_no_folder_names_are_stored(tmp_path):
+    written = ClassIndex(
+        train=(Entry("nut/a/1.png", 0, "good", "nut", group="a/1"),),
+        test=(Entry("nut/b/lot1/1.png", 1, "defective", "nut", named_kind="bent"),),
+    )
+    index.write_index(tmp_path, "nut", written)
+    assert index.read_index(tmp_path, "nut") == written and written.test[0].kind == "bent"
 
 
 def test_a_missing_index_is_built_and_written_where_told(tmp_path):

@@ -119,7 +119,7 @@ def test_magnetic_tiles_are_split_by_name(tiles, tmp_path):
 
 def test_magnetic_tiles_follow_a_list(tiles, tmp_path):
     names = tmp_path / "train.txt"
-    names.write_text("exp3.jpg\nMT_Free/Imgs/exp5.jpg\n\nexp7\n")
+    names.write_text("\ufeffexp3.jpg\nMT_Free/Imgs/exp5.jpg\n\nexp7\n", encoding="utf-8")  # as Windows' editors do
     copy_files(plan_mtd(tiles, tmp_path / "mtd/tile", train_list=names), description="MTD")
     found = build_index(tmp_path / "mtd", "tile")
     assert [entry.filename for entry in found.train] == [f"tile/train/good/exp{n}.jpg" for n in (3, 5, 7)]
