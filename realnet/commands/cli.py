@@ -13,7 +13,7 @@ from typing import NoReturn, TypeVar
 
 from realnet import config as configs
 from realnet.config import paths
-from realnet.errors import UserError, advice_on, message_of
+from realnet.errors import UserError, advice_on, as_called_here, message_of
 from realnet.runtime import threads
 
 threads.spin_briefly()
@@ -26,7 +26,10 @@ def parser(
 ) -> argparse.ArgumentParser:
     """Return a parser with the flags that every script takes."""
     made = argparse.ArgumentParser(
-        description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        description=description,
+        epilog=as_called_here(epilog),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     made.add_argument(
         "--dataset", required=True, metavar="NAME", help="a folder of experiments/, such as toy or MVTec-AD"
@@ -39,7 +42,7 @@ def parser(
             metavar="CLASS",
             help="one class, several, or 'all' (the default)",
         )
-    made.add_argument("--config", type=Path, metavar="FILE", help="a YAML file to use instead of the dataset's own")
+    made.add_argument("--config", type=location, metavar="FILE", help="a YAML file to use instead of the dataset's own")
     made.add_argument(
         "--set",
         action="append",
@@ -62,13 +65,33 @@ def parser(
     return made
 
 
+def location(text: str) -> Path:
+    """Return the path that a flag gives, relative to the folder in which the command was started."""
+    return _started_in / text
+
+
+_started_in = Path()
+
+
+def _enter_home() -> None:
+    """Make the folder that ``REALNET_HOME`` names, if it does, the working folder."""
+    global _started_in  # noqa: PLW0603 - a process has one working folder
+    if home := os.environ.get("REALNET_HOME"):
+        _started_in = Path.cwd()
+        try:
+            Path(home).expanduser().mkdir(parents=True, exist_ok=True)
+            os.chdir(Path(home).expanduser())
+        except OSError as error:
+            raise UserError(f"REALNET_HOME {home} cannot be used: {error.strerror}; name another folder") from error
+
+
 def load_config(model: type[ConfigT], stage: paths.Stage, arguments: argparse.Namespace) -> ConfigT:
     """Read a stage's config, and apply ``--set`` and ``--seed``.
 
     Raises:
         UserError: if the dataset is unknown, or the file or an override is invalid.
     """
-    path = arguments.config or paths.experiment(arguments.dataset) / f"{stage}.yaml"
+    path = arguments.config or paths.config_file(arguments.dataset, stage)
     if not (arguments.config or path.is_file()):
         configs.load_dataset(arguments.dataset)  # for an unknown dataset, the error lists the known ones
     seed = [] if arguments.seed is None else [f"seed={arguments.seed}"]
@@ -97,7 +120,7 @@ def overrides(values: Mapping[str, object]) -> list[str]:
 def close(is_main: bool, *lines: str) -> None:
     """Print what was written, where, and the next command; only on the main process."""
     if is_main:
-        print(*lines, sep="\n", flush=True)
+        print(*map(as_called_here, lines), sep="\n", flush=True)
 
 
 def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
@@ -110,6 +133,7 @@ def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
     if os.environ.get("RANK", "0") != "0":
         logging.getLogger("realnet").setLevel(logging.ERROR)  # only one process gives advice
     try:
+        _enter_home()
         sys.exit(main(None))
     except UserError as error:
         _fail(f"error: {message_of(error)}", 2)

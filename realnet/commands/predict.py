@@ -1,9 +1,9 @@
 """Predict: verdicts and heatmaps for an image or a folder of images, without ground truth."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from realnet.commands import cli
+from realnet.commands.cli import location
 from realnet.config import RealNetConfig, paths
 
 EPILOG = """\
@@ -18,12 +18,12 @@ exit     1 if a file or folder could not be read, or a heatmap could not be writ
 def main(arguments: Sequence[str] | None = None) -> int:
     """Predict the images that the flags name; return the exit code."""
     parser = cli.parser(__doc__, class_name=True, epilog=EPILOG)
-    parser.add_argument("--input", type=Path, required=True, metavar="PATH", help="an image, or a folder of images")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="where the verdicts and heatmaps go")
+    parser.add_argument("--input", type=location, required=True, metavar="PATH", help="an image, or a folder of images")
+    parser.add_argument("--output", type=location, metavar="DIR", help="where the verdicts and heatmaps go")
     parser.add_argument(
         "--threshold", type=float, metavar="T", help="threshold on the image score, instead of the calibrated one"
     )
-    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="a detector, instead of the class's own")
+    parser.add_argument("--checkpoint", type=location, metavar="FILE", help="a detector, instead of the class's own")
     parser.add_argument(
         "--batch_size",
         type=int,

@@ -93,7 +93,8 @@ def _preset(model: type[Section], values: Mapping[str, Any], overrides: Sequence
 
 def experiments() -> list[str]:
     """Return the names of the datasets that have a folder of configs."""
-    return sorted(path.parent.name for path in paths.EXPERIMENTS.glob("*/dataset.yaml"))
+    folders = filter(None, [paths.EXPERIMENTS, paths.shipped()])
+    return sorted({path.parent.name for folder in folders for path in folder.glob("*/dataset.yaml")})
 
 
 def load_dataset(dataset: str) -> DatasetConfig:
@@ -102,7 +103,7 @@ def load_dataset(dataset: str) -> DatasetConfig:
     Raises:
         UserError: if there is no such dataset; the message lists those that exist and says how to add one.
     """
-    path = paths.experiment(dataset) / "dataset.yaml"
+    path = paths.config_file(dataset, "dataset")
     if not path.is_file():
         known = ", ".join(experiments()) or "none in this folder: start the scripts from the project's folder"
         raise UserError(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from realnet.config import DatasetConfig, paths
+from realnet.config import DatasetConfig, experiments, paths
 from realnet.data.index import discover_classes, folders_in, images_in, is_sorted
 from realnet.data.registry import OpenDataset
 from realnet.errors import UserError
@@ -127,6 +127,8 @@ def check_name(name: str, *, force: bool = False) -> Path:
     folder = paths.experiment(name)
     if folder.exists() and not force:
         raise UserError(f"{folder} exists; choose another --name, or give --force to overwrite its configs")
+    if name in experiments() and not force:
+        raise UserError(f"realnet brings a dataset {name!r}; choose another --name, or give --force to use this one")
     return folder
 
 
