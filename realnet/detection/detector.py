@@ -106,7 +106,10 @@ class Detector:
             UserError: if the file is missing, does not fit, or was trained on other backbone weights, or if the
                 config's ``score_pool`` is larger than the images.
         """
-        stored = checkpoint.load(Path(path), kind="realnet", dataset=dataset, class_name=class_name)
+        is_rehearsal = precision is not None and precision.device.type == "meta"
+        stored = checkpoint.load(
+            Path(path), kind="realnet", dataset=dataset, class_name=class_name, mapped=is_rehearsal
+        )
         used = _with_statistics(_config_of(stored, config, Path(path)), stored)
         brings_backbone = has_backbone(stored.state_dict)
         if not brings_backbone:
@@ -176,7 +179,7 @@ def require_fit(path: Path, config: RealNetConfig, *, dataset: str, class_name: 
     Raises:
         UserError: as in :meth:`Detector.load`.
     """
-    stored = checkpoint.load(path, kind="realnet", dataset=dataset, class_name=class_name)
+    stored = checkpoint.load(path, kind="realnet", dataset=dataset, class_name=class_name, mapped=True)
     with torch.device("meta"):
         model = build_detector(_config_of(stored, config, path), backbone_weights="given")
     _fill(model, stored, path)
@@ -191,7 +194,7 @@ def _fill(model: RealNet, stored: Checkpoint, path: Path) -> None:
 
 def stored_config(path: Path, config: RealNetConfig) -> RealNetConfig:
     """Return the config that :meth:`Detector.load` would use for a checkpoint."""
-    return _config_of(checkpoint.load(path, kind="realnet"), config, path)
+    return _config_of(checkpoint.load(path, kind="realnet", mapped=True), config, path)
 
 
 def _config_of(stored: Checkpoint, config: RealNetConfig | None, path: Path) -> RealNetConfig:

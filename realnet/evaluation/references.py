@@ -72,7 +72,7 @@ class ReferenceMaker:
 
 def _backbone(config: RealNetConfig, checkpoint_path: Path | None) -> Backbone:
     """Return the backbone that a config names, or that a published checkpoint brings."""
-    stored = checkpoint.load(checkpoint_path, kind="realnet") if checkpoint_path else None
+    stored = checkpoint.load(checkpoint_path, kind="realnet", mapped=True) if checkpoint_path else None
     if stored is None or not has_backbone(stored.state_dict):
         return build_backbone(config)
     backbone = build_backbone(config, "given")

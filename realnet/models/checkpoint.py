@@ -118,31 +118,36 @@ def previous(path: Path) -> Path:
 def is_whole(path: Path) -> bool:
     """Tell whether a file exists and can be read."""
     try:
-        read(path)
+        read(path, mapped=True)
     except UserError:
         return False
     return True
 
 
-def read(path: Path) -> dict[str, Any]:
-    """Read a file of tensors and plain values without running code from it; tensors are mapped into memory.
+def read(path: Path, *, mapped: bool = False) -> dict[str, Any]:
+    """Read a file of tensors and plain values without running code from it.
+
+    Args:
+        path: the file.
+        mapped: read tensors only when they are used. They change, or end the process, if the file is overwritten: copy
+            them, and drop them before anything writes the file.
 
     Raises:
         UserError: if the file is missing, truncated, no checkpoint, or contains code.
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist")
-    is_mappable = zipfile.is_zipfile(path)  # files written before torch 1.6 cannot be mapped
+    is_zip = zipfile.is_zipfile(path)  # files written before torch 1.6 are not, and cannot be mapped
     try:
         with torch.serialization.safe_globals(_data_types()):
-            values = torch.load(path, map_location="cpu", weights_only=True, mmap=is_mappable)
+            values = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and is_zip)
     except Exception as error:  # torch raises many types for files that are not its own
         asked = re.search(r"(?i:global:?) (?:GLOBAL )?([\w.]+)", str(error))
         if asked:
             raise UserError(
                 f"{path} is refused: it holds code ({asked[1]}), not only weights; get the file from a source you trust"
             ) from error
-        reason = str(error).splitlines()[0].split(". ")[0] if str(error) and is_mappable else "not a file of torch.save"
+        reason = str(error).splitlines()[0].split(". ")[0] if str(error) and is_zip else "not a file of torch.save"
         raise UserError(f"{path} is not a complete checkpoint ({reason}); make it or download it again") from error
     return values if isinstance(values, dict) else {"value": values}
 
@@ -160,7 +165,9 @@ def _data_types() -> list[Any]:
     ]
 
 
-def load(path: Path, *, kind: Kind, dataset: str | None = None, class_name: str | None = None) -> Checkpoint:
+def load(
+    path: Path, *, kind: Kind, dataset: str | None = None, class_name: str | None = None, mapped: bool = False
+) -> Checkpoint:
     """Read a checkpoint in this project's format or a published one.
 
     Args:
@@ -168,6 +175,7 @@ def load(path: Path, *, kind: Kind, dataset: str | None = None, class_name: str 
         kind: the network that it must hold.
         dataset: the dataset that it must belong to, if the file names one; None accepts any.
         class_name: the class that it must belong to, likewise.
+        mapped: as for :func:`read`.
 
     Raises:
         UserError: if the file is missing (the message names the command that creates it) or of another kind, dataset
@@ -176,7 +184,7 @@ def load(path: Path, *, kind: Kind, dataset: str | None = None, class_name: str 
     if not path.is_file():
         command = MADE_BY[kind].format(dataset=dataset or "DATASET", class_name=class_name or "CLASS")
         raise UserError(f"{path} does not exist; make it with: {command}")
-    checkpoint = _parse(read(path), path)
+    checkpoint = _parse(read(path, mapped=mapped), path)
     for what, wanted, found in (
         ("kind", kind, checkpoint.kind),
         ("dataset", dataset, checkpoint.dataset),
@@ -202,7 +210,7 @@ def load_into(
     """Load a state dict strictly.
 
     Args:
-        module: receives copies of the tensors; on the meta device, the tensors themselves.
+        module: receives copies of the tensors; on the meta device, the tensors themselves, which must not be mapped.
         state: tensors by the module's names.
         source: what error messages call the state dict.
         may_differ: names (or prefixes) of tensors that keep their initial values if they are missing or of another
@@ -223,7 +231,7 @@ def load_into(
     taken = {key: value for key, value in state.items() if key not in kept}
     is_empty = any(value.is_meta for value in wanted.values())
     if is_empty:
-        taken = {key: value.to(wanted[key].dtype) for key, value in taken.items()}
+        taken = {key: value.to(wanted[key].dtype).contiguous() for key, value in taken.items()}
     module.load_state_dict(taken, strict=False, assign=is_empty)
     return kept
 

@@ -77,7 +77,7 @@ def load_package(extractor: nn.Module, name: str) -> None:
     """
     package = find_package(name)
     path = _file_of(package)
-    stored = {key: value for key, value in checkpoint.read(path).items() if _is_stored(key)}
+    stored = {key: value for key, value in checkpoint.read(path, mapped=True).items() if _is_stored(key)}
     renamed = _renamed(stored, name.split(".")[0], path)
     wanted = [key for key in extractor.state_dict() if _is_stored(key)]
     extractor.load_state_dict({key: renamed[key] for key in wanted}, strict=False)

@@ -45,6 +45,6 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
             return load_safetensors(path)
         except SafetensorError as error:
             raise UserError(f"{path} is no complete safetensors file ({error}); download it again") from error
-    stored = checkpoint.read(path)
+    stored = checkpoint.read(path, mapped=True)
     stored = stored.get("state_dict", stored)
     return {str(key): value for key, value in stored.items() if isinstance(value, Tensor)}

@@ -4,6 +4,7 @@ import math
 import platform
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,17 +21,18 @@ class PackedConvolution(nn.Module):
     """A convolution of (B, C, H, W), a transposed one, or a pointwise one of (B, T, C), without gradients.
 
     The weights are laid out for the size of the first input; inputs of other sizes give the same numbers, perhaps more
-    slowly. The output is in the channels-last layout.
+    slowly. The output is in the channels-last layout. A copy, and what ``pickle`` makes, lays them out anew.
     """
 
     def __init__(self, conv: nn.Conv2d | nn.ConvTranspose2d | Pointwise) -> None:
         super().__init__()
         self._weight = conv.weight.detach()
         self._bias = None if conv.bias is None else conv.bias.detach()
-        self._pack, self._compute = _operations(conv)
-        for name in ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups"):
+        self._kind = type(conv)
+        for name in GEOMETRY:
             if hasattr(conv, name):  # some of timm's models read them
                 setattr(self, name, getattr(conv, name))
+        self._pack, self._unpack, self._compute = _operations(self._kind, self)
 
     @property
     def weight(self) -> Tensor:
@@ -43,27 +45,42 @@ class PackedConvolution(nn.Module):
                 self._weight = self._pack(self._weight, x.shape)
         return self._compute(x.to(self._weight.dtype), self._weight, self._bias)
 
+    def __getstate__(self) -> dict[str, Any]:
+        with _one_at_a_time:
+            weight = self._unpack(self._weight.to_dense()) if self._weight.is_mkldnn else self._weight
+        state = {**self.__dict__, "_weight": weight}
+        return {name: value for name, value in state.items() if name not in {"_pack", "_unpack", "_compute"}}
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._pack, self._unpack, self._compute = _operations(self._kind, self)
+
+
+GEOMETRY = ["in_channels", "out_channels", "kernel_size", "stride", "padding", "output_padding", "dilation", "groups"]
 Pack = Callable[[Tensor, torch.Size], Tensor]
+Unpack = Callable[[Tensor], Tensor]
 Compute = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
-def _operations(conv: nn.Conv2d | nn.ConvTranspose2d | Pointwise) -> tuple[Pack, Compute]:
-    """Return two functions: one lays out a weight for inputs of a size, the other applies the layer."""
-    if isinstance(conv, Pointwise):
+def _operations(kind: type[nn.Module], conv: Any) -> tuple[Pack, Unpack, Compute]:
+    """Return three functions: one lays out a weight for inputs of a size, one undoes it, one applies the layer."""
+    if kind is Pointwise:
         return (
             lambda weight, shape: onednn._reorder_linear_weight(weight.squeeze(2), math.prod(shape[:2])),
+            lambda dense: dense.unsqueeze(2),
             lambda x, weight, bias: onednn._linear_pointwise(x, weight, bias, *PLAIN),
         )
-    if isinstance(conv, nn.ConvTranspose2d):
+    if kind is nn.ConvTranspose2d:
         sizes = (conv.padding, conv.output_padding, conv.stride, conv.dilation, conv.groups)
         return (
             lambda weight, shape: onednn._reorder_convolution_transpose_weight(weight, *sizes, shape),
+            lambda dense: dense.unflatten(0, (conv.groups, -1)).transpose(1, 2).flatten(0, 1),
             lambda x, weight, bias: onednn._convolution_transpose_pointwise(x, weight, bias, *sizes, *PLAIN),
         )
     geometry = (conv.padding, conv.stride, conv.dilation, conv.groups)
     return (
         lambda weight, shape: onednn._reorder_convolution_weight(weight, *geometry, shape),
+        lambda dense: dense,
         lambda x, weight, bias: onednn._convolution_pointwise(x, weight, bias, *geometry, *PLAIN),
     )
 

@@ -67,10 +67,10 @@ def load_sampler(dataset: str, settings: SampleConfig, classes: Sequence[str], n
         if settings.diffusion
         else paths.output(dataset, "diffusion", "checkpoints") / paths.LAST
     )
-    weights = checkpoint.load(path, kind="diffusion", dataset=dataset)
+    weights = checkpoint.load(path, kind="diffusion", dataset=dataset, mapped=number_format.device.type == "meta")
     described = _config_of(weights, DiffusionConfig, dataset)
     _check_classes(weights, classes, "label_emb.weight", path)
-    with torch.device("meta"):  # so that the weights stay mapped from the file, without a copy
+    with torch.device("meta"):  # it takes the weights that were read, without a copy
         unet = build_unet(described, len(classes))
     checkpoint.load_into(unet, weights.state_dict, str(path))
     guided = _load_guidance(dataset, settings, classes, described, number_format) if settings.guidance else None
@@ -203,7 +203,7 @@ def _load_guidance(
     if len(classes) < 2 or (not settings.classifier and not path.exists()):
         logger.info("no guidance: %s", "one class needs none" if len(classes) < 2 else f"{path} does not exist")
         return None
-    weights = checkpoint.load(path, kind="classifier", dataset=dataset)
+    weights = checkpoint.load(path, kind="classifier", dataset=dataset, mapped=number_format.device.type == "meta")
     _check_classes(weights, classes, "out.2.c_proj.weight", path)
     classifier_config = _config_of(weights, ClassifierConfig, dataset)
     if classifier_config.image_size != described.image_size:

@@ -219,7 +219,7 @@ def load_pretrained(
             f"pretrained: {path} does not exist; download it as README.md describes, "
             "or train from random weights with --set pretrained=null"
         )
-    weights = checkpoint.load(Path(path), kind=kind)
+    weights = checkpoint.load(Path(path), kind=kind, mapped=True)
     names = checkpoint.load_into(model, weights.state_dict, path, may_differ=new_heads)
     logger.info("loaded %s; newly initialised for this dataset's classes: %s", path, ", ".join(names) or "nothing")
     return names

@@ -133,6 +133,7 @@ def fit(
             if world.is_main:
                 state.discard(state_path)
         validated = not stored or stored["validated"]
+        del stored  # its tensors are mapped from a file that the next save replaces
         run.open(config, done, validated=validated)
 
         def save() -> None:

@@ -65,8 +65,14 @@ class Optimisation:
         return {"adam": self.adam.state_dict(), "scaler": self.scaler.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned; without a scaler's state, the scaler keeps its initial one."""
+        """Restore a copy of what :meth:`state_dict` returned, in the memory layout that the parameters have now.
+
+        Without a scaler's state, the scaler keeps its initial one.
+        """
         self.adam.load_state_dict(state["adam"])
+        for parameter, values in self.adam.state.items():
+            for name, value in values.items():  # Adam takes each moment to lie in memory as its parameter does
+                values[name] = value.clone() if name == "step" else torch.empty_like(parameter).copy_(value)
         if state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
 

@@ -89,7 +89,7 @@ def save(
 
 
 def load(path: Path, identity: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Read the last complete state; return None if there is no file.
+    """Read the last complete state, mapped (:func:`checkpoint.read`); return None if there is no file.
 
     Raises:
         UserError: if it belongs to a run of another :func:`identity` (the message lists the differences), or if none of
@@ -98,7 +98,7 @@ def load(path: Path, identity: Mapping[str, Any], defaults: Mapping[str, Any]) -
     candidates = [candidate for candidate in (path, checkpoint.previous(path)) if candidate.is_file()]
     for candidate in candidates:
         try:
-            values = checkpoint.read(candidate)
+            values = checkpoint.read(candidate, mapped=True)
         except UserError as error:
             logger.warning("WARNING: %s; falling back to the previous state", error)
             continue

@@ -1,3 +1,5 @@
+import copy
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -216,3 +218,21 @@ def test_other_levels_of_the_backbone_are_refused(tiny):
     torch.save(values, path)
     with pytest.raises(UserError, match=r"other levels of resnet18: \[\['layer1', 64, 8\]\] .*; install the version"):
         Detector.load(path, device="cpu")
+
+
+def test_a_detector_keeps_its_scores_when_its_file_is_overwritten_in_place(tiny, pictures):
+    path = tiny_detector.save("weave")
+    detector = Detector.load(path, device="cpu")
+    with path.open("r+b") as file:  # the same pages on disk, as rsync --inplace and cp write them
+        file.write(bytes(path.stat().st_size))
+    assert (
+        detector.predict(pictures[0]).image_score
+        == Detector.load(tiny_detector.save("weave"), device="cpu").predict(pictures[0]).image_score
+    )
+
+
+def test_a_detector_can_be_copied_and_sent_to_another_process(detector, pictures):
+    expected = detector.predict(pictures[0])
+    for same in (copy.deepcopy(detector), pickle.loads(pickle.dumps(detector))):  # a spawned process gets a pickle
+        assert same.predict(pictures[0]).image_score == expected.image_score
+        assert (same.config, same.calibration, same.facts) == (detector.config, detector.calibration, detector.facts)

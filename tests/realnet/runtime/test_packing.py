@@ -1,3 +1,5 @@
+import copy
+import pickle
 import threading
 
 import pytest
@@ -47,6 +49,32 @@ def test_packed_pointwise_convolutions_give_the_same_numbers_for_any_number_of_t
             torch.testing.assert_close(packed(tokens), conv(tokens.to(dtype)), rtol=tolerance, atol=tolerance)
             across = torch.randn(size[0], 32, size[1]).transpose(1, 2)
             torch.testing.assert_close(packed(across), conv(across.to(dtype)), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("make", "size"),
+    [
+        (lambda: nn.Conv2d(30, 45, 3, padding=1, bias=False), (1, 30, 9, 8)),
+        (lambda: nn.Conv2d(32, 64, 1, groups=4), (1, 32, 9, 8)),
+        (lambda: nn.ConvTranspose2d(32, 16, 4, stride=2, padding=1), (1, 32, 9, 8)),
+        (lambda: nn.ConvTranspose2d(32, 16, 3, stride=2, output_padding=1, groups=2), (1, 32, 9, 8)),
+        (lambda: Pointwise(32, 96), (1, 9, 32)),
+    ],
+)
+def test_copies_compute_the_same_before_and_after_the_first_call(make, size, dtype):
+    if not can_pack(dtype):
+        pytest.skip("this processor has no bf16")
+    torch.manual_seed(0)
+    conv, x = make().to(dtype), torch.randn(size)
+    packed = PackedConvolution(conv)
+    copies = [copy.deepcopy(packed)]
+    with torch.inference_mode():
+        expected = packed(x)
+    copies += [copy.deepcopy(packed), pickle.loads(pickle.dumps(packed)), copy.deepcopy(copies[0])]
+    assert all(torch.equal(one.weight, conv.weight) for one in copies)
+    with torch.inference_mode():
+        assert all(torch.equal(one(x), expected) for one in copies)
 
 
 def test_only_plain_convolutions_are_packed():

@@ -105,3 +105,24 @@ def test_the_average_forgets_by_its_decay():
     for _ in range(50):
         ema.update(model)
     assert ema.model[0].item() == pytest.approx(1 - math.pow(0.9999, 50), rel=1e-3)
+
+
+@pytest.mark.parametrize("saved", [torch.channels_last, torch.contiguous_format])
+def test_moments_go_on_in_the_memory_layout_that_the_weights_have_now(saved):
+    now = torch.contiguous_format if saved == torch.channels_last else torch.channels_last
+
+    def run(first, then):
+        model = fill(nn.Conv2d(3, 4, 3))
+        before = optimisation(model.to(memory_format=first), learning_rate=0.1)
+        model(wave("x", 2, 3, 5, 5)).square().mean().backward()
+        before.step(0)
+        stored = before.state_dict()
+        after = optimisation(model.to(memory_format=then), learning_rate=0.1)
+        after.load_state_dict(stored)
+        model(wave("x", 2, 3, 5, 5)).square().mean().backward()
+        after.step(1)
+        moments = {id(value) for values in after.adam.state.values() for value in values.values()}
+        assert not moments & {id(value) for values in stored["adam"]["state"].values() for value in values.values()}
+        return model.weight.detach().contiguous()
+
+    torch.testing.assert_close(run(saved, now), run(now, now))
