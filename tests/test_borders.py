@@ -20,10 +20,10 @@ IMPORTS_OF = {
     "anomalies": "config data drawing errors inspection runtime",
     "models": "config errors guided_diffusion runtime",
     "sdas": "config data drawing errors guided_diffusion models runtime",
-    "detection": "anomalies config data errors metrics models runtime",
+    "detection": "anomalies config data drawing errors metrics models runtime",
     "evaluation": "config data detection drawing errors metrics models runtime",
     "reporting": "config data detection drawing evaluation inspection metrics models runtime",
-    "prediction": "config data detection drawing errors runtime",
+    "prediction": "data detection drawing errors runtime",
     "preparation": "anomalies config data errors inspection runtime",
     "training": "anomalies config data detection errors evaluation guided_diffusion inspection metrics models runtime "
     "sdas",

@@ -22,7 +22,12 @@ ConfigT = TypeVar("ConfigT", bound=configs.Section)
 
 
 def parser(
-    description: str, *, class_name: bool = False, resume: bool = False, epilog: str = ""
+    description: str,
+    *,
+    class_name: bool = False,
+    resume: bool = False,
+    needs_dataset: bool = True,
+    epilog: str = "",
 ) -> argparse.ArgumentParser:
     """Return a parser with the flags that every script takes."""
     made = argparse.ArgumentParser(
@@ -32,7 +37,7 @@ def parser(
         allow_abbrev=False,
     )
     made.add_argument(
-        "--dataset", required=True, metavar="NAME", help="a folder of experiments/, such as toy or MVTec-AD"
+        "--dataset", required=needs_dataset, metavar="NAME", help="a folder of experiments/, such as toy or MVTec-AD"
     )
     if class_name:
         made.add_argument(
@@ -96,6 +101,49 @@ def load_config(model: type[ConfigT], stage: paths.Stage, arguments: argparse.Na
         configs.load_dataset(arguments.dataset)  # for an unknown dataset, the error lists the known ones
     seed = [] if arguments.seed is None else [f"seed={arguments.seed}"]
     return configs.load(model, path, [*arguments.overrides, *seed])
+
+
+def add_detector(parser: argparse.ArgumentParser) -> None:
+    """Add ``--detector``, which names one by its file, whatever its dataset."""
+    parser.add_argument(
+        "--detector",
+        type=location,
+        metavar="FILE",
+        help="a checkpoint, a bundle, an ONNX file or an OpenVINO model; needs no dataset",
+    )
+
+
+def find_detector(flags: argparse.Namespace) -> tuple[Path, str | None]:
+    """Return the file of the detector that the flags name, and its class, if they name it.
+
+    Raises:
+        UserError: if they name none, or one that does not exist.
+    """
+    checkpoint = getattr(flags, "checkpoint", None)
+    if flags.detector and checkpoint:
+        raise UserError(f"--detector {flags.detector} and --checkpoint {checkpoint} both name one; leave one out")
+    if flags.detector:
+        if not flags.detector.is_file():
+            raise UserError(f"--detector {flags.detector} does not exist; give a detector's file")
+        return flags.detector, flags.class_name[0] if flags.class_name != ["all"] else None
+    if not flags.dataset:
+        raise UserError("name the detector: --detector FILE, or --dataset NAME and --class_name CLASS")
+
+    from realnet.detection.checkpoints import choose_detector
+
+    class_name, path = choose_detector(flags.dataset, flags.class_name, checkpoint)
+    return path, class_name
+
+
+def load_config_of_use(flags: argparse.Namespace) -> configs.RealNetConfig | None:
+    """Return the settings to use a detector with; None, for those in its file, where the flags give none.
+
+    Raises:
+        UserError: as :func:`load_config`.
+    """
+    if flags.dataset or flags.config:
+        return load_config(configs.RealNetConfig, "realnet", flags)
+    return configs.load(configs.RealNetConfig, None, flags.overrides) if flags.overrides else None
 
 
 def choose_classes(wanted: Sequence[str], known: Sequence[str], dataset: str) -> list[str]:

@@ -55,13 +55,13 @@ def parse_yaml(text: str, source: str) -> Any:
         raise UserError(f"{source} is not valid YAML: {' '.join(str(error).split())}") from error
 
 
-def load(model: type[ConfigT], path: Path, overrides: Sequence[str] = ()) -> ConfigT:
-    """Read a config file, apply ``a.b=value`` overrides, and check both.
+def load(model: type[ConfigT], path: Path | None, overrides: Sequence[str] = ()) -> ConfigT:
+    """Read a config file (None: start from the defaults), apply ``a.b=value`` overrides, and check both.
 
     Raises:
         UserError: if either is invalid; the message names the file, the full key, the value, and the nearest valid key.
     """
-    written = _read(path)
+    written = _read(path) if path else {}
     preset = _preset(model, written, overrides)
     config = _validate(model, with_preset(model, written, preset), str(path))
     if not overrides:

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+import realnet
 from realnet.errors import UserError
 
 Kind = Literal["diffusion", "classifier", "realnet", "training state"]
@@ -48,8 +50,9 @@ class Checkpoint:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and torch, which results depend on."""
-    return {"python": platform.python_version(), "torch": str(torch.__version__)}
+    """Return the versions of this project, Python, torch and timm, which results depend on."""
+    packages = {name: metadata.version(name) for name in ("torch", "timm")}
+    return {"realnet": realnet.__version__, "python": platform.python_version(), **packages}
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
@@ -185,6 +188,18 @@ def load(
         command = MADE_BY[kind].format(dataset=dataset or "DATASET", class_name=class_name or "CLASS")
         raise UserError(f"{path} does not exist; make it with: {command}")
     checkpoint = _parse(read(path, mapped=mapped), path)
+    require_match(checkpoint, path, kind=kind, dataset=dataset, class_name=class_name)
+    return checkpoint
+
+
+def require_match(
+    checkpoint: Checkpoint, path: Path, *, kind: Kind, dataset: str | None = None, class_name: str | None = None
+) -> None:
+    """Refuse a checkpoint of another kind, dataset or class, as :func:`load` does.
+
+    Raises:
+        UserError: names what differs.
+    """
     for what, wanted, found in (
         ("kind", kind, checkpoint.kind),
         ("dataset", dataset, checkpoint.dataset),
@@ -192,7 +207,6 @@ def load(
     ):
         if wanted is not None and found is not None and wanted != found:
             raise UserError(f"{path} is of {what} {found!r}, but {wanted!r} is needed; give the right file")
-    return checkpoint
 
 
 def checksum(state: Mapping[str, Tensor]) -> str:

@@ -13,7 +13,7 @@ from realnet.config import RealNetConfig, paths
 from realnet.data.index import Entry
 from realnet.data.registry import OpenDataset
 from realnet.detection.checkpoints import PROTOCOLS, REFERENCES, Protocol, ReferenceName
-from realnet.detection.detector import stored_config
+from realnet.detection.loading import stored_config
 from realnet.drawing.panels import heatmap_name
 from realnet.evaluation.references import ReferenceMaker
 from realnet.evaluation.results import REPORT, CheckpointResult, ClassResult, read_class, read_earlier, write_class

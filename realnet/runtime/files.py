@@ -42,6 +42,11 @@ def whole(path: Path, part: Path) -> Iterator[None]:
             part.unlink()
 
 
+def part_of(path: Path) -> Path:
+    """Return the path at which this process alone writes a file that is to take its place at ``path``."""
+    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.part")
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[TextIO]:
     """Open a text file for writing; it takes its place at ``path`` when the block ends (:func:`whole`).
@@ -52,6 +57,6 @@ def whole_file(path: Path) -> Iterator[TextIO]:
     Raises:
         UserError: if the file cannot be written.
     """
-    part = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.part")
+    part = part_of(path)
     with whole(path, part), part.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         yield file
