@@ -90,6 +90,7 @@ VERBS: Mapping[str, str] = {
     "evaluation_realnet": "evaluate",
     "predict_realnet": "predict",
     "synthesize": "synthesize",
+    "calibrate_realnet": "calibrate",
     "export_realnet": "export",
 }
 """The scripts of a checkout, and the verbs of the installed command ``realnet`` that are the same commands."""

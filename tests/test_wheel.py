@@ -63,9 +63,11 @@ def test_the_requirements_stand_in_two_places_and_are_the_same():
 
 
 def test_from_an_empty_folder_a_detector_is_trained_and_used(installed, tmp_path):
+    folder = tmp_path
+
     def realnet(*arguments: str, code: int = 0) -> str:
         ended = subprocess.run(
-            [installed / "realnet", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
+            [installed / "realnet", *arguments], cwd=folder, capture_output=True, text=True, check=False
         )
         assert ended.returncode == code, ended.stderr
         return ended.stdout + ended.stderr
@@ -77,3 +79,13 @@ def test_from_an_empty_folder_a_detector_is_trained_and_used(installed, tmp_path
     flags = [flag for value in few for flag in ("--set", value)]
     trained = realnet("train", "--dataset", "toy", "--class_name", "weave", "--device", "cpu", *flags)
     assert "next       realnet evaluate --dataset toy --class_name weave" in trained
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    exported = realnet("export", "--dataset", "toy", "--output", "elsewhere/weave.realnet")
+    assert "next       realnet predict --detector elsewhere/weave.realnet --input PHOTOS" in exported
+    shutil.copytree(tmp_path / "data/toy/images/weave/test/hole", elsewhere / "photos")
+    for name in ("data", "experiments"):
+        shutil.rmtree(tmp_path / name)
+    folder = elsewhere
+    realnet("predict", "--detector", "weave.realnet", "--input", "photos", "--device", "cpu")
+    assert len((elsewhere / "predictions/predictions.csv").read_text().splitlines()) == 1 + 8

@@ -1,7 +1,7 @@
 """Bundles: a detector as one file without code, a zip of safetensors and JSON (docs/bundle.md)."""
 
 import zipfile
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -23,23 +23,20 @@ Storage = Literal["float32", "bfloat16"]
 ZIP_MARK = b"PK\x03\x04"
 
 
-def write(
-    path: Path, detector: Checkpoint, *, rounded: Collection[str] = (), texts: Mapping[str, str] | None = None
-) -> None:
+def write(path: Path, detector: Checkpoint, *, texts: Mapping[str, str] | None = None) -> None:
     """Write a bundle; an existing file is replaced at the end.
 
     Args:
         path: the file.
         detector: all that the bundle holds, the backbone's weights too unless they are to stay outside.
-        rounded: names of tensors to store in bfloat16, which takes half the space.
         texts: further files of the bundle, for people, by name.
 
     Raises:
         UserError: if the file cannot be written.
     """
     tensors = {key: value.detach().cpu().contiguous() for key, value in detector.state_dict.items()}
-    tensors |= {key: tensors[key].to(torch.bfloat16) for key in rounded}
-    storage: Storage = "bfloat16" if rounded else "float32"
+    is_rounded = any(value.dtype == torch.bfloat16 for value in tensors.values())
+    storage: Storage = "bfloat16" if is_rounded else "float32"
     part = part_of(path)
     with whole(path, part), zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as file:
         file.writestr(DESCRIPTION, description.describe(detector, storage=storage))
@@ -77,15 +74,18 @@ def read(path: Path) -> Checkpoint:
         raise UserError(f"{path} {reason} again") from error
 
 
-def read_text(path: Path, name: str) -> str | None:
-    """Return a file of a bundle for people; None if it has none of this name."""
+def read_texts(path: Path) -> dict[str, str]:
+    """Return the files of a bundle for people, by name."""
     with zipfile.ZipFile(path) as file:
-        return file.read(name).decode() if name in file.namelist() else None
+        return {name: file.read(name).decode() for name in file.namelist() if name not in {DESCRIPTION, WEIGHTS}}
 
 
-def is_rounded(name: str, value: Tensor) -> bool:
-    """Tell whether a tensor loses little in bfloat16: weights of layers, not statistics, biases or indexes."""
-    return name.endswith(".weight") and value.ndim >= 2 and value.dtype == torch.float32
+def rounded(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a state dict with the weights of layers in bfloat16; statistics, biases and indexes stay as they are."""
+    return {
+        name: value.to(torch.bfloat16) if name.endswith(".weight") and value.ndim >= 2 else value
+        for name, value in state.items()
+    }
 
 
 def _member(file: zipfile.ZipFile, name: str, path: Path) -> bytes:

@@ -42,7 +42,8 @@ class Calibration:
         display_scale: the anomaly-map value that heatmaps show as hottest, in (0, 1].
         held_out: whether the normal images were held out from training.
         num_images: number of normal images used.
-        num_anomalies: number of local anomalies used.
+        num_anomalies: number of local anomalies used, or of photographs of defects.
+        note: what a calibration on photographs shows (:mod:`realnet.detection.recalibration`); "" for that of training.
     """
 
     image_threshold: float
@@ -51,8 +52,11 @@ class Calibration:
     held_out: bool
     num_images: int
     num_anomalies: int
+    note: str = ""
 
     def __str__(self) -> str:
+        if self.note:
+            return self.note
         which = "held-out" if self.held_out else "training"
         return f"calibrated on {self.num_images} {which} images and {self.num_anomalies} local anomalies on them"
 

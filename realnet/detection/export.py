@@ -108,8 +108,8 @@ def export_bundle(
     """
     network = plain_network(detector)
     state = network.state_dict() if with_backbone else network.trainable_state()
-    rounded = [key for key, value in state.items() if bundle.is_rounded(key, value)] if storage == "bfloat16" else []
-    bundle.write(path, _stored(detector, state), rounded=rounded, texts=texts)
+    stored = _stored(detector, bundle.rounded(state) if storage == "bfloat16" else state)
+    bundle.write(path, stored, texts=texts)
 
 
 def export_network(detector: Detector, path: Path, *, images: Sequence[Image]) -> list[Parity]:

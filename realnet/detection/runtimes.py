@@ -139,7 +139,7 @@ def open_exported(path: Path, runtime: str | None = None) -> OnnxRuntime | OpenV
         raise UserError(f"--runtime {runtime} does not read {path}; give {' or '.join(readers)}")
     installed = installed_readers(path)
     if not path.is_file():
-        raise UserError(f"{path} does not exist; make it with export_realnet.py")
+        raise UserError(f"{path} does not exist; make it with python export_realnet.py")
     return RUNTIMES[runtime or (installed or readers)[0]](path)
 
 
