@@ -50,9 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     import torch
 
+    from realnet.detection.card import make_card
     from realnet.detection.detector import Detector
     from realnet.detection.export import SUFFIXES, export_bundle, export_network
+    from realnet.detection.loading import read_stored
     from realnet.errors import UserError
+    from realnet.evaluation.results import find_results
     from realnet.runtime.precision import Precision
 
     exact = Precision(torch.float32, torch.device("cpu"))
@@ -68,7 +71,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     checked: list[str] = []
     if flags.format == "bundle":
-        export_bundle(detector, output, with_backbone=not flags.without_backbone, storage=flags.storage)
+        results = find_results(source, detector.dataset, detector.class_name)
+        card = make_card(read_stored(source), source, results)
+        export_bundle(
+            detector,
+            output,
+            with_backbone=not flags.without_backbone,
+            storage=flags.storage,
+            texts=card.texts() if card else None,
+        )
     else:
         images = _images(flags.images, detector)
         checked = [f"checked    {parity}" for parity in export_network(detector, output, images=images)]

@@ -74,12 +74,6 @@ def read(path: Path) -> Checkpoint:
         raise UserError(f"{path} {reason} again") from error
 
 
-def read_texts(path: Path) -> dict[str, str]:
-    """Return the files of a bundle for people, by name."""
-    with zipfile.ZipFile(path) as file:
-        return {name: file.read(name).decode() for name in file.namelist() if name not in {DESCRIPTION, WEIGHTS}}
-
-
 def rounded(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return a state dict with the weights of layers in bfloat16; statistics, biases and indexes stay as they are."""
     return {

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from realnet.detection import bundle
 from realnet.detection.calibration import Calibration, pixel_threshold
+from realnet.detection.card import make_card
 from realnet.detection.loading import read_stored
 from realnet.detection.runtimes import READERS
 from realnet.errors import UserError
@@ -130,10 +131,13 @@ def store(path: Path, output: Path, calibration: Calibration, chosen: Recalibrat
         raise UserError(f"{path} is a published checkpoint, which stores no thresholds; export it as a bundle first")
     facts = {**stored.facts, "calibration": asdict(calibration), "recalibration": chosen.facts()}
     changed = replace(stored, facts=facts)
+    card = make_card(changed, path)  # results were those of the earlier thresholds
     if bundle.is_bundle(path):
-        bundle.write(output, changed, texts=bundle.read_texts(path))
-    else:
-        checkpoint.save(output, changed)
+        bundle.write(output, changed, texts=card.texts() if card else None)
+        return
+    checkpoint.save(output, changed)
+    if card:
+        card.write(output)
 
 
 def require_storable(path: Path) -> None:

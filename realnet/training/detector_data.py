@@ -10,6 +10,7 @@ from realnet.data.index import Entry
 from realnet.data.registry import OpenDataset
 from realnet.detection.calibration import split_holdout
 from realnet.inspection.check import advise, require_sound
+from realnet.models import checkpoint
 from realnet.training import state
 
 
@@ -27,6 +28,11 @@ class DetectorData:
     test: Sequence[Entry]
     synthesizer: AnomalySynthesizer
     held_out: Sequence[Entry] = ()
+
+    def facts(self) -> dict[str, dict]:
+        """Return what a checkpoint says of its data: the numbers of images, and the versions of what read them."""
+        numbers = {"train": len(self.train), "held_out": len(self.held_out), "test": len(self.test)}
+        return {"data": numbers, "versions": checkpoint.versions()}
 
     def subject(self, config: RealNetConfig, backbone_identity: str) -> dict[str, object]:
         """Describe the detector and its training data for a run's identity (:func:`state.identity`)."""

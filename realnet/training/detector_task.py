@@ -16,9 +16,10 @@ from realnet.config import PUBLISHED_BLOCKS, RealNetConfig, paths
 from realnet.data.order import EpochOrder
 from realnet.data.registry import keep_index
 from realnet.detection.calibration import calibrate, draw_examples, draw_probes
+from realnet.detection.card import make_card
 from realnet.detection.fusion import choose_pool, fit_fusion
 from realnet.errors import Stopped
-from realnet.evaluation.scores import Metric, curves_of, score_split, summarise
+from realnet.evaluation.scores import curves_of, published_score, score_split, summarise
 from realnet.evaluation.split import TestSplit
 from realnet.models import checkpoint
 from realnet.models.afs import afs_criteria
@@ -198,7 +199,7 @@ class DetectorTask:
             classes=(self.data.class_name,),
             class_name=self.data.class_name,
             config=self._resolved().model_dump(mode="json"),
-            facts={"step": step, **facts, "backbone": self.model.backbone.facts()},
+            facts={"step": step, **facts, "backbone": self.model.backbone.facts(), **self.data.facts()},
         )
         checkpoint.save(path, weights)
 
@@ -232,7 +233,10 @@ class DetectorTask:
                 self._load(stored.state_dict, str(path))
                 logger.info("%s: calibrating %s", self.title, path.name)
                 done[step] = self._completed(stored)
-            checkpoint.save(path, replace(done[step], facts={**done[step].facts, **stored.facts}))
+            whole = replace(done[step], facts={**done[step].facts, **stored.facts})
+            checkpoint.save(path, whole)
+            if card := make_card(whole, path):
+                card.write(path)
 
     def _completed(self, stored: Checkpoint) -> Checkpoint:
         """Return a checkpoint with fusion, score pool and thresholds added; its weights must be loaded already."""
@@ -291,10 +295,3 @@ class DetectorTask:
 def is_slow(config: RealNetConfig, device: torch.device) -> bool:
     """Tell whether the published detector is to be trained on a CPU, which takes days."""
     return device.type == "cpu" and config.preset == "published" and config.blocks == PUBLISHED_BLOCKS
-
-
-def published_score(metrics: Mapping[str, Metric]) -> float | None:
-    """Return the mean of image and pixel AUROC, which chooses ``ckpt_best``; leave out one that is not computed."""
-    values = [metrics[name].value for name in ("image_auroc", "pixel_auroc")]
-    present = [value for value in values if value is not None]
-    return sum(present) / len(present) if present else None
