@@ -92,6 +92,7 @@ VERBS: Mapping[str, str] = {
     "synthesize": "synthesize",
     "calibrate_realnet": "calibrate",
     "export_realnet": "export",
+    "serve_realnet": "serve",
 }
 """The scripts of a checkout, and the verbs of the installed command ``realnet`` that are the same commands."""
 _IS_CHECKOUT = (Path(__file__).parents[1] / "train_realnet.py").is_file()

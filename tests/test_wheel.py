@@ -51,7 +51,7 @@ def installed(wheel, tmp_path_factory) -> Path:
 def test_the_wheel_holds_every_module_and_the_published_configs(wheel):
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     sources = (path for package in ("realnet", "guided_diffusion") for path in (ROOT / package).rglob("*"))
-    sources = {path for path in sources if path.suffix in {".py", ".css", ".js"} or path.name == "py.typed"}
+    sources = {path for path in sources if path.suffix in {".py", ".css", ".js", ".html"} or path.name == "py.typed"}
     configs = {f"realnet/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "experiments").glob("*/*.yaml")}
     assert held == configs | {path.relative_to(ROOT).as_posix() for path in sources}
 

@@ -167,8 +167,8 @@ def _limits(config: RealNetConfig, facts: Mapping[str, Any], results: Results | 
     if calibration and not calibration["held_out"]:
         yield "thresholds", "set on training images, where scores are lower than on new ones: expect more false alarms"
     if results and results.num_normal:
-        fewest = Rate.of(0, results.num_normal).high
+        number, fewest = results.num_normal, percent(Rate.of(0, results.num_normal).high)
         yield (
             "certainty",
-            f"{results.num_normal} good test images cannot show fewer than {percent(fewest)} false alarms",
+            f"{number} good test images cannot show fewer false alarms than {fewest}",
         )

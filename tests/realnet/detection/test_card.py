@@ -35,7 +35,7 @@ def test_training_evaluation_and_export_write_what_they_know(tiny, run_script):
     assert evaluated["Results"]["images"] == "2 good, 3 defects"
     assert "(95 % interval " in evaluated["Results"]["image_auroc"]
     assert "of 2 (" in evaluated["Results"]["false alarms"] and "of 3 (" in evaluated["Results"]["defects missed"]
-    assert "2 good test images cannot show fewer than 84.2 % false" in evaluated["Limits"]["certainty"]
+    assert "2 good test images cannot show fewer false alarms than 84.2 %" in evaluated["Limits"]["certainty"]
     assert (FOLDER / "ckpt_best.card.json").is_file()
     page = (paths.output("tiny", "realnet", "vis", "weave") / "report.html").read_text()
     assert "<summary>Model card</summary>" in page and "<dd>resnet18</dd>" in page
