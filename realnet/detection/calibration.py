@@ -20,7 +20,6 @@ from realnet.data.images import Image, normalise, read_image, resize_image
 from realnet.data.index import Entry
 from realnet.detection.maps import anomaly_maps
 from realnet.metrics.curves import FloatArray, MaskArray, MetricUndefined, ScoreCurve, image_curve, pixel_curve
-from realnet.metrics.image_score import image_scores
 from realnet.models.realnet import RealNet
 from realnet.runtime.distributed import World
 from realnet.runtime.progress import stoppable_bar
@@ -103,17 +102,20 @@ class Examples:
     anomalous: Sequence[Image]
     masks: MaskArray
 
-    def maps(self, of_batch: Callable[[Tensor], FloatArray], batch_size: int, description: str, world: World) -> "Maps":
-        """Apply a function of images (B, 3, H, W) to all examples, batch by batch, and return its results."""
+    def measure(
+        self, of_batch: Callable[[Tensor], tuple[FloatArray, ...]], batch_size: int, description: str, world: World
+    ) -> tuple["Measured", ...]:
+        """Apply a function of images (B, 3, H, W) to all examples, batch by batch; return each of its results."""
         pictures = [*self.normal, *self.anomalous]
         batches = [pictures[start : start + batch_size] for start in range(0, len(pictures), batch_size)]
         shown = stoppable_bar(batches, description, world)
-        found = np.concatenate([of_batch(torch.stack([normalise(image) for image in batch])) for batch in shown])
-        return Maps(found[: len(self.normal)], found[len(self.normal) :])
+        found = [of_batch(torch.stack([normalise(image) for image in batch])) for batch in shown]
+        whole = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        return tuple(Measured(values[: len(self.normal)], values[len(self.normal) :]) for values in whole)
 
 
-class Maps(NamedTuple):
-    """Maps of the normal and of the anomalous examples."""
+class Measured(NamedTuple):
+    """A result for each normal and for each anomalous example."""
 
     normal: FloatArray
     anomalous: FloatArray
@@ -182,8 +184,8 @@ def calibrate(
     was_training = model.training
     model.eval()
     try:
-        maps = examples.maps(
-            lambda batch: anomaly_maps(model, batch, world.precision).cpu().numpy(),
+        maps, scores = examples.measure(
+            lambda batch: anomaly_maps(model, batch, world.precision).scored(config.evaluation.pool),
             config.evaluation.batch_size,
             description,
             world,
@@ -191,7 +193,7 @@ def calibrate(
     finally:
         model.train(was_training)
     try:
-        return _calibration(*maps, examples.masks, config=config, held_out=held_out)
+        return _calibration(maps, scores, examples.masks, held_out=held_out)
     except MetricUndefined as error:
         logger.warning("WARNING: no calibration, so there are no verdicts without --threshold: %s", error)
         return None
@@ -207,18 +209,15 @@ def _spread(length: int, number: int) -> list[int]:
     return [int(index) for index in np.linspace(0, length - 1, number).round()]
 
 
-def _calibration(
-    normal: FloatArray, anomalous: FloatArray, masks: MaskArray, *, config: RealNetConfig, held_out: bool
-) -> Calibration:
+def _calibration(maps: Measured, scores: Measured, masks: MaskArray, *, held_out: bool) -> Calibration:
+    normal, anomalous = maps
     if not len(anomalous):
         raise MetricUndefined("no local anomaly fell on the object in these images")
-    pool = config.evaluation.pool
-    good, bad = image_scores(normal, pool), image_scores(anomalous, pool)
     truth = np.concatenate([np.zeros(normal.shape, bool), masks])
     pixel_threshold = pixel_curve(np.concatenate([normal, anomalous]), truth).f1_max.threshold
     scale = max(float(np.quantile(anomalous[masks], DISPLAY_QUANTILE)), pixel_threshold, 1e-6)
     return Calibration(
-        image_threshold=_image_threshold(good, bad),
+        image_threshold=_image_threshold(scores.normal[:, 0], scores.anomalous[:, 0]),
         pixel_threshold=pixel_threshold,
         display_scale=min(scale, 1.0),
         held_out=held_out,

@@ -23,7 +23,6 @@ from realnet.detection.regions import Region, find_regions
 from realnet.detection.runtimes import READERS, Runtime, TorchRuntime, open_exported
 from realnet.drawing.heatmaps import overlay
 from realnet.errors import UserError
-from realnet.metrics.image_score import image_scores
 from realnet.models import checkpoint
 from realnet.models.checkpoint import Checkpoint
 from realnet.models.realnet import RealNet
@@ -150,7 +149,10 @@ class Detector:
             exported = open_exported(path, runtime)
             stored, _ = description.parse(exported.description() or "{}", path)
             checkpoint.require_match(stored, path, kind="realnet", dataset=dataset, class_name=class_name)
-            return cls._described(exported, stored, config_of(stored, config, path), path)
+            used = config_of(stored, config, path)
+            if used.evaluation.pool != config_of(stored, None, path).evaluation.pool:
+                raise UserError(f"{path} scores with its own evaluation.score_pool; export the detector with another")
+            return cls._described(exported, stored, used, path)
         if runtime is not None:
             raise UserError(
                 f"--runtime {runtime} reads exported detectors ({', '.join(READERS)}); {path} runs in torch"
@@ -237,8 +239,9 @@ class Detector:
 
     def _predict_one(self, picture: ImageInput, threshold: float | None) -> Prediction:
         image = _to_array(picture)
-        anomaly_map = self.runtime.maps([resize_image(image, self.config.image_size)])
-        score = float(image_scores(anomaly_map, self.config.evaluation.pool)[0])
+        small = [resize_image(image, self.config.image_size)]
+        anomaly_map, scores = self.runtime.judge(small, self.config.evaluation.pool)
+        score = float(scores[0])
         if not np.isfinite(score):
             raise UserError(f"the detector gives NaN: {DIVERGED}")
         calibration = self.calibration

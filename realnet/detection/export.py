@@ -27,10 +27,12 @@ from realnet.detection.runtimes import (
 )
 from realnet.errors import UserError
 from realnet.models.checkpoint import Checkpoint
+from realnet.models.normal import raise_by
 from realnet.models.realnet import RealNet
 from realnet.runtime.files import refusing
 from realnet.runtime.packing import unpack_convolutions
 
+aten = torch.ops.aten
 Format = Literal["bundle", "onnx", "openvino"]
 SUFFIXES: Mapping[Format, str] = {"bundle": bundle.SUFFIX, "onnx": ".onnx", "openvino": ".xml"}
 TOLERANCE = 1e-3
@@ -69,8 +71,10 @@ class ExportedNetwork(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Map images (B, H, W, 3) uint8 to anomaly maps (B, H, W) and image scores (B,), float32."""
         pixels = images.permute(0, 3, 1, 2).to(torch.float32)
-        maps = self.model((pixels - self.mean) / self.std).anomaly_map.float()  # (B, 1, H, W)
-        return maps[:, 0], F.avg_pool2d(maps, self.pool, stride=1).amax(dim=(1, 2, 3))
+        detection = self.model((pixels - self.mean) / self.std)
+        maps = detection.anomaly_map.float()  # (B, 1, H, W)
+        scores = F.avg_pool2d(maps, self.pool, stride=1).amax(dim=(1, 2, 3))
+        return maps[:, 0], scores if detection.level is None else raise_by(scores, detection.level)
 
 
 def plain_network(detector: Detector) -> RealNet:
@@ -161,17 +165,26 @@ def _stored(detector: Detector, state: Mapping[str, Tensor]) -> Checkpoint:
 def _write_onnx(network: nn.Module, size: tuple[int, int], text: str, path: Path) -> None:
     for package in ("onnx", "onnxscript"):
         import_extra(package)
+    example = (torch.zeros(EXAMPLE_BATCH, *size, 3, dtype=torch.uint8),)
+    program = torch.export.export(network, example, dynamic_shapes={INPUT: {0: torch.export.Dim.DYNAMIC}})
+    program = program.run_decompositions({**torch.export.default_decompositions(), aten.median.dim: _median})
     exported: Any = torch.onnx.export(
-        network,
-        (torch.zeros(EXAMPLE_BATCH, *size, 3, dtype=torch.uint8),),
+        program,
         dynamo=True,
-        dynamic_shapes={INPUT: {0: torch.export.Dim.DYNAMIC}},
         input_names=[INPUT],
         output_names=[MAPS, SCORES],
         verbose=False,
     )
     exported.model.metadata_props[METADATA] = text
     exported.save(path, external_data=False)
+
+
+def _median(values: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    """Compute ``torch.median``, which ONNX does not have."""
+    ordered, indexes = values.sort(dim=dim)
+    found = (part.narrow(dim, (values.shape[dim] - 1) // 2, 1) for part in (ordered, indexes))
+    value, index = (part if keepdim else part.squeeze(dim) for part in found)
+    return value, index
 
 
 def _convert(graph: Path, path: Path, text: str) -> None:
@@ -186,7 +199,7 @@ def _compare(network: ExportedNetwork, path: Path, images: Sequence[Image]) -> l
         maps, scores = (values.numpy() for values in network(torch.from_numpy(np.stack(images))))
     found = []
     for runtime in installed_readers(path):
-        other_maps, other_scores = open_exported(path, runtime).outputs(images)
+        other_maps, other_scores = open_exported(path, runtime).judge(images)
         parity = Parity(_apart(maps, other_maps), _apart(scores, other_scores), len(images), runtime)
         if not max(parity.anomaly_map, parity.image_score) <= TOLERANCE:  # NaN too
             raise UserError(f"the exported detector is refused: {parity}, more than {TOLERANCE}; nothing is written")

@@ -12,19 +12,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from realnet.config import RealNetConfig
-from realnet.detection.calibration import Examples, Maps
+from realnet.detection.calibration import Examples, Measured
 from realnet.detection.maps import anomaly_maps
 from realnet.metrics.curves import FloatArray, MaskArray, MetricUndefined, image_curve, pixel_curve
-from realnet.metrics.image_score import image_scores
-from realnet.models.normal import SIGNALS
+from realnet.models.normal import CENTRING, SIGNALS
 from realnet.models.realnet import RealNet
 from realnet.runtime.distributed import World
 
 logger = logging.getLogger("realnet")
 
 POOLS = (1, 4, 16)
-TOLERANCE = 0.03
-"""About the standard error of the figures that signals are chosen by, of some dozens of images."""
+TOLERANCE = 0.04
+"""Drawn probes rank choices whose figures are nearer to each other than this wrongly (docs/method.md, Fusion)."""
 UPPER_QUANTILE = 0.8413  # a Gaussian's mean plus one deviation
 
 
@@ -49,7 +48,9 @@ def fit_fusion(model: RealNet, probes: Examples, *, config: RealNetConfig, world
         description: text of the progress bar.
     """
     assert model.fusion is not None
-    maps = probes.maps(lambda batch: signal_maps(model, batch, world), config.evaluation.batch_size, description, world)
+    (maps,) = probes.measure(
+        lambda batch: (signal_maps(model, batch, world),), config.evaluation.batch_size, description, world
+    )
     centres, uppers = np.quantile(maps.normal, [0.5, UPPER_QUANTILE], axis=(0, 2, 3))
     scales = np.maximum(uppers - centres, 1e-6)
     weights = _choose_weights(maps, probes.masks, centres, scales, config)
@@ -59,7 +60,7 @@ def fit_fusion(model: RealNet, probes: Examples, *, config: RealNetConfig, world
 
 
 def _choose_weights(
-    maps: Maps, masks: MaskArray, centres: FloatArray, scales: FloatArray, config: RealNetConfig
+    maps: Measured, masks: MaskArray, centres: FloatArray, scales: FloatArray, config: RealNetConfig
 ) -> NDArray[np.float64]:
     """Return equal weights for the signals that together separate anomalies best from normal images.
 
@@ -74,7 +75,7 @@ def _choose_weights(
     for chosen in product((0, 1), repeat=len(SIGNALS)):
         if any(chosen):
             weights = np.array(chosen) / sum(chosen)
-            joined = Maps(*(np.einsum("k,nkhw->nhw", weights, part) for part in (normal, probes)))
+            joined = Measured(*(np.einsum("k,nkhw->nhw", weights, part) for part in (normal, probes)))
             figures[chosen] = _separation(joined, masks, config)
     best = max(figures.values())
     chosen = max(figures, key=lambda one: (figures[one] >= best - TOLERANCE, sum(one), figures[one]))
@@ -84,10 +85,11 @@ def _choose_weights(
     return np.array(chosen) / sum(chosen)
 
 
-def _separation(maps: Maps, masks: MaskArray, config: RealNetConfig) -> float:
+def _separation(maps: Measured, masks: MaskArray, config: RealNetConfig) -> float:
     joined = np.concatenate(maps)
     image = image_curve(joined.max(axis=(1, 2)), np.repeat([0, 1], [len(maps.normal), len(maps.anomalous)]))
-    pixel = pixel_curve(joined, np.concatenate([np.zeros(maps.normal.shape, bool), masks]))
+    levels = CENTRING * np.median(joined, axis=(1, 2), keepdims=True)
+    pixel = pixel_curve(joined - levels, np.concatenate([np.zeros(maps.normal.shape, bool), masks]))
     return (image.auroc + pixel.aupro(config.evaluation.aupro_fpr_limit)) / 2
 
 
@@ -96,20 +98,19 @@ def choose_pool(model: RealNet, probes: Examples, *, config: RealNetConfig, worl
 
     Ties go to the largest side, which is the nearest to the published 16.
     """
-    maps = probes.maps(
-        lambda batch: anomaly_maps(model.eval(), batch, world.precision).cpu().numpy(),
+    pools = sorted((pool for pool in POOLS if pool <= min(config.image_size)), reverse=True)
+    _, scores = probes.measure(
+        lambda batch: anomaly_maps(model.eval(), batch, world.precision).scored(*pools),
         config.evaluation.batch_size,
         description,
         world,
     )
-    labels = np.repeat([0, 1], [len(maps.normal), len(maps.anomalous)])
-    joined = np.concatenate(maps)
-    aurocs: dict[int, float] = {}
-    for pool in (pool for pool in POOLS if pool <= min(config.image_size)):
-        try:
-            aurocs[pool] = image_curve(image_scores(joined, pool), labels).auroc
-        except MetricUndefined:
-            return config.evaluation.pool
-    best = max(sorted(aurocs, reverse=True), key=lambda pool: aurocs[pool])
-    logger.info("evaluation.score_pool: %d (%s)", best, ", ".join(f"{k}: {v:.4f}" for k, v in aurocs.items()))
+    labels = np.repeat([0, 1], [len(scores.normal), len(scores.anomalous)])
+    try:
+        aurocs = [image_curve(values, labels).auroc for values in np.concatenate(scores).T]
+    except MetricUndefined:
+        return config.evaluation.pool
+    best = pools[int(np.argmax(aurocs))]
+    listed = ", ".join(f"{pool}: {value:.4f}" for pool, value in zip(pools, aurocs, strict=True))
+    logger.info("evaluation.score_pool: %d (%s)", best, listed)
     return best

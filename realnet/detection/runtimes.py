@@ -22,16 +22,20 @@ METADATA = "realnet"
 """The key under which an exported network carries its description."""
 
 
+Judged = tuple[NDArray[np.float32], NDArray[np.floating]]
+"""Anomaly maps (B, H, W) in [0, 1], and image scores (B,)."""
+
+
 class Runtime(Protocol):
-    """Computes anomaly maps (B, H, W), float32 in [0, 1], of images, uint8 RGB (H, W, 3) of the detector's size."""
+    """Computes anomaly maps and image scores of images, uint8 RGB (H, W, 3) of the detector's size."""
 
     @property
     def name(self) -> str:
         """Return what computes, and on which device, for people."""
         ...
 
-    def maps(self, images: Sequence[Image]) -> NDArray[np.float32]:
-        """Return the anomaly maps of a batch of images."""
+    def judge(self, images: Sequence[Image], pool: int) -> Judged:
+        """Return the anomaly maps and the scores of a batch of images; ``pool`` is that of the scores, in pixels."""
         ...
 
 
@@ -47,10 +51,11 @@ class TorchRuntime:
         """Return version, device and number format."""
         return f"torch {torch.__version__} on {self.precision.device} in {self.precision.name}"
 
-    def maps(self, images: Sequence[Image]) -> NDArray[np.float32]:
-        """Return the anomaly maps of a batch of images."""
+    def judge(self, images: Sequence[Image], pool: int) -> Judged:
+        """Return the anomaly maps and the scores of a batch of images."""
         batch = torch.stack([normalise(image) for image in images])
-        return anomaly_maps(self.model, batch, self.precision).cpu().numpy()
+        maps, scores = anomaly_maps(self.model, batch, self.precision).scored(pool)
+        return maps, scores[:, 0]
 
 
 class OnnxRuntime:
@@ -70,13 +75,10 @@ class OnnxRuntime:
         """Return the description that the file carries; "" if it has none."""
         return self._session.get_modelmeta().custom_metadata_map.get(METADATA, "")
 
-    def maps(self, images: Sequence[Image]) -> NDArray[np.float32]:
-        """Return the anomaly maps of a batch of images."""
-        return self.outputs(images)[0]
-
-    def outputs(self, images: Sequence[Image]) -> list[NDArray[np.float32]]:
-        """Return anomaly maps (B, H, W) and image scores (B,), as the file computes them."""
-        return self._session.run([MAPS, SCORES], {INPUT: np.stack(images)})
+    def judge(self, images: Sequence[Image], pool: int | None = None) -> Judged:  # noqa: ARG002 - it is in the file
+        """Return the anomaly maps and the scores of a batch of images."""
+        maps, scores = self._session.run([MAPS, SCORES], {INPUT: np.stack(images)})
+        return maps, scores
 
     def __reduce__(self) -> tuple[type[Self], tuple[Path]]:
         return type(self), (self._path,)
@@ -105,14 +107,10 @@ class OpenVinoRuntime:
                 return cast(str, self._network.get_rt_info(place).astype(str))
         return ""
 
-    def maps(self, images: Sequence[Image]) -> NDArray[np.float32]:
-        """Return the anomaly maps of a batch of images."""
-        return self.outputs(images)[0]
-
-    def outputs(self, images: Sequence[Image]) -> list[NDArray[np.float32]]:
-        """Return anomaly maps (B, H, W) and image scores (B,), as the file computes them."""
+    def judge(self, images: Sequence[Image], pool: int | None = None) -> Judged:  # noqa: ARG002 - it is in the file
+        """Return the anomaly maps and the scores of a batch of images."""
         found = self._compiled(np.stack(images))
-        return [np.array(found[name]) for name in (MAPS, SCORES)]
+        return np.array(found[MAPS]), np.array(found[SCORES])
 
     def __reduce__(self) -> tuple[type[Self], tuple[Path]]:
         return type(self), (self._path,)

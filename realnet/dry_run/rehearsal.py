@@ -75,7 +75,7 @@ def detection(model: RealNet, image_size: tuple[int, int], batch: int, precision
     """Return the bytes that scoring a batch of images needs at its peak; the model cannot be used afterwards."""
 
     def work() -> Tensor:
-        return anomaly_maps(model, torch.empty(batch, 3, *image_size), Precision(precision.dtype, CPU))
+        return anomaly_maps(model, torch.empty(batch, 3, *image_size), Precision(precision.dtype, CPU)).maps
 
     return peak_bytes(work, precision.cast(model.eval(), exact=model.exact_parts()))
 

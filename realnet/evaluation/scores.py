@@ -11,7 +11,6 @@ from realnet.data.index import Entry
 from realnet.detection.maps import DIVERGED, anomaly_maps
 from realnet.evaluation.split import TestSplit, interleave
 from realnet.metrics.curves import MetricUndefined, ScoreCurve, image_curve, pixel_curve
-from realnet.metrics.image_score import image_scores
 from realnet.models.realnet import RealNet
 from realnet.runtime import distributed
 from realnet.runtime.precision import Precision
@@ -91,15 +90,15 @@ def score_split(
     """
     was_training = model.training
     model.eval()
-    mine = np.zeros((split.num_own, *split.image_size), np.float32)
+    maps, scores = np.zeros((split.num_own, *split.image_size), np.float32), np.zeros((split.num_own, 1))
     try:
         with distributed.refusing_together():
             for part, images in split.batches(config.batch_size, description):
-                mine[part] = anomaly_maps(model, images, precision).cpu().numpy()
+                maps[part], scores[part] = anomaly_maps(model, images, precision).scored(config.pool)
     finally:
         model.train(was_training)
-    whole = interleave(distributed.gather(mine))
-    return scores_of(split, whole, image_scores(whole, config.pool))
+    whole, whole_scores = (interleave(distributed.gather(mine)) for mine in (maps, scores))
+    return scores_of(split, whole, whole_scores[:, 0])
 
 
 def scores_of(split: TestSplit, maps: NDArray[np.float32], scores: NDArray[np.float64]) -> ClassScores:

@@ -69,7 +69,8 @@ def by_position(features: Tensor) -> Tensor:
 def shrink(covariance: Tensor, shrinkage: float, ridge: float) -> Tensor:
     """Shrink covariances towards their mean over the positions, in place; return them.
 
-    Σ_p ← (1 - α)·Σ_p + α·Σ̄ + ε·(tr Σ̄ / C)·I, with Σ̄ the mean over the positions (docs/method.md, Normal statistics).
+    Σ_p ← (1 - α)·Σ_p + α·(tr Σ_p / tr Σ̄)·Σ̄ + ε·(tr Σ̄ / C)·I, with Σ̄ the mean over the positions: each position keeps
+    its own variance (docs/method.md, Normal statistics).
 
     Args:
         covariance: Σ_p, (P, C, C).
@@ -77,9 +78,11 @@ def shrink(covariance: Tensor, shrinkage: float, ridge: float) -> Tensor:
         ridge: ε > 0, which keeps the covariance of few images invertible.
     """
     pooled = covariance.mean(dim=0)
-    diagonal = torch.diagonal(pooled)
-    covariance.mul_(1 - shrinkage).add_(shrinkage * pooled)
-    torch.diagonal(covariance, dim1=1, dim2=2).add_(ridge * diagonal.mean().clamp_min(1e-12))
+    variance = torch.diagonal(pooled).mean().clamp_min(1e-12)
+    for part in covariance.split(POSITIONS_AT_ONCE):
+        scales = torch.diagonal(part, dim1=1, dim2=2).mean(dim=1) / variance
+        part.mul_(1 - shrinkage).add_(shrinkage * scales[:, None, None] * pooled)
+        torch.diagonal(part, dim1=1, dim2=2).add_(ridge * variance)
     return covariance
 
 
@@ -125,12 +128,6 @@ class PositionGaussian(nn.Module):
         centred = by_position(features.float()) - self.mean[:, None]
         white = torch.bmm(centred, self.whitening.mT)  # (P, B, C)
         return white.permute(1, 2, 0).unflatten(2, self.size).contiguous()
-
-    def log_likelihood(self, features: Tensor) -> Tensor:
-        """Return each map's mean log density per position and channel, (B,), without the constant term."""
-        log_scale = torch.diagonal(self.whitening, dim1=1, dim2=2).log().sum(dim=1)  # (P,)
-        squared = self(features).square().sum(dim=1).flatten(1)  # (B, P)
-        return (log_scale - squared / 2).mean(dim=1) / features.shape[1]
 
 
 def mahalanobis(white: Tensor) -> Tensor:

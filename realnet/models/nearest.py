@@ -32,12 +32,16 @@ def greedy_coreset(features: Tensor, number: int, generator: torch.Generator) ->
     if channels > PROJECTED:
         projection = torch.randn(channels, PROJECTED, generator=generator) / PROJECTED**0.5
         features = features @ projection.to(features)
+    features = features - features.mean(dim=0)  # the squares below cancel less
+    squares = features.square().sum(dim=1)
     chosen = torch.empty(number, dtype=torch.long, device=features.device)
     nearest = features.new_full((count,), torch.inf)
     index = torch.randint(count, (1,), generator=generator).to(features.device)
     for step in range(number):
         chosen[step] = index
-        nearest = torch.minimum(nearest, (features - features[index]).square().sum(dim=1))
+        distances = squares + squares[index] - 2 * (features @ features[index[0]])  # one reading of the features
+        nearest = torch.minimum(nearest, distances)
+        nearest[index] = -torch.inf
         index = nearest.argmax(keepdim=True)
     return chosen
 

@@ -14,6 +14,8 @@ BLUR_SIGMA, BLUR_SIDE = 4.0, 33
 """In pixels of the input; features are coarser than images, so their maps are blocky without a blur."""
 HALF_WAY = 4.0
 """Deviations from normality that the fused map shows as about 1/2; 0 deviations are 1/9."""
+CENTRING = 0.5
+"""The share of an image's median that its map is lowered by."""
 
 
 class ChannelScale(nn.Module):
@@ -39,10 +41,6 @@ class ChannelScale(nn.Module):
         self.deviation.copy_((spread + mean.var(dim=0, correction=0)).sqrt().clamp_min(1e-6))
         return self
 
-    def log_likelihood(self, features: Tensor) -> Tensor:
-        """Return each map's mean log density per position and channel, (B,), without the constant term."""
-        return -self(features).square().mean(dim=(1, 2, 3)) / 2 - self.deviation.log().mean()
-
     def forward(self, features: Tensor) -> Tensor:
         """Return standardised features (B, C, h, w); normal ones have mean 0 and deviation 1."""
         return (features.float() - self.mean[:, None, None]) / self.deviation[:, None, None]
@@ -65,11 +63,21 @@ class Fusion(nn.Module):
         self.register_buffer("centres", torch.zeros(len(SIGNALS)))
         self.register_buffer("scales", torch.ones(len(SIGNALS)))
 
-    def forward(self, signals: Mapping[str, Tensor]) -> Tensor:
-        """Join maps (B, 1, H, W), by the names of ``SIGNALS``, into one in (0, 1)."""
+    def forward(self, signals: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Join maps (B, 1, H, W), by the names of ``SIGNALS``, into one.
+
+        Images differ in style as a whole, and a threshold of pixels is the same for all of them. So each image's map is
+        lowered by its level, half of its median; the image's score is raised by it again, since a large defect lifts
+        the median (docs/method.md, Fusion).
+
+        Returns:
+            The map (B, 1, H, W) in (0, 1), and the level (B,) in deviations.
+        """
         stacked = torch.cat([signals[name].float() for name in SIGNALS], dim=1)  # (B, 3, H, W)
         deviations = (stacked - self.centres[:, None, None]) / self.scales[:, None, None]
-        return squash((self.weights[:, None, None] * deviations).sum(dim=1, keepdim=True))
+        joined = (self.weights[:, None, None] * deviations).sum(dim=1, keepdim=True)
+        level = CENTRING * joined.flatten(1).median(dim=1).values
+        return squash(joined - level[:, None, None, None]), level
 
 
 def squash(deviations: Tensor) -> Tensor:
@@ -81,6 +89,12 @@ def squash(deviations: Tensor) -> Tensor:
     root = (deviations.square() + 1).sqrt()
     positive = torch.where(deviations < 0, 0.5 / (root - deviations), (root + deviations) / 2)  # no cancellation
     return positive / (HALF_WAY + positive)
+
+
+def raise_by(squashed: Tensor, level: Tensor) -> Tensor:
+    """Raise values of :func:`squash` by deviations: squash(squash⁻¹(a) + level) (docs/method.md, Fusion)."""
+    positive = HALF_WAY * squashed / (1 - squashed)
+    return squash(positive - 1 / (4 * positive) + level)
 
 
 def root_mean_square(by_block: Sequence[Tensor], image_size: Sequence[int]) -> Tensor:

@@ -31,6 +31,7 @@ class Detection:
         residuals: (selected - reconstructed)², by block.
         chosen: the channels (B, k) that RRS selects, by mode.
         fused: the fused anomaly map (B, 1, H, W); None for a detector without fusion.
+        level: (B,), what each image's fused map was lowered by; None likewise.
     """
 
     logits: Tensor
@@ -39,6 +40,7 @@ class Detection:
     residuals: Mapping[str, Tensor]
     chosen: Mapping[str, Tensor]
     fused: Tensor | None = None
+    level: Tensor | None = None
 
     @property
     def anomaly_map(self) -> Tensor:
@@ -187,7 +189,8 @@ class RealNet(nn.Module):
         if self.fusion is None:
             return detection
         with torch.autocast(image.device.type, enabled=False):  # 16 bits would tie most of the pixels
-            return replace(detection, fused=self.fusion(self.signals(detection)))
+            fused, level = self.fusion(self.signals(detection))
+            return replace(detection, fused=fused, level=level)
 
     def detect(self, selected: Mapping[str, Tensor], image_size: Sequence[int]) -> Detection:
         """Run the learned part on selected features F, with R = (F - recon(F))² (docs/method.md, Residuals).

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,10 @@ from torch.utils.data import DataLoader
 
 from realnet.anomalies.items import DetectorTrainDataset
 from realnet.config import PUBLISHED_BLOCKS, RealNetConfig, paths
+from realnet.data.cache import ImageCache
 from realnet.data.order import EpochOrder
 from realnet.data.registry import keep_index
-from realnet.detection.calibration import calibrate, draw_examples, draw_probes
 from realnet.detection.card import make_card
-from realnet.detection.fusion import choose_pool, fit_fusion
 from realnet.errors import Stopped
 from realnet.evaluation.scores import curves_of, published_score, score_split, summarise
 from realnet.evaluation.split import TestSplit
@@ -31,6 +30,8 @@ from realnet.runtime.distributed import World
 from realnet.runtime.placement import compile_networks, move_to_device
 from realnet.runtime.progress import bar
 from realnet.runtime.signals import leave_signals_to_main
+from realnet.training.clean_features import CleanFeatures
+from realnet.training.completion import completed, lacks_calibration
 from realnet.training.detector_data import DetectorData
 from realnet.training.logs import Run
 from realnet.training.loop import fit
@@ -70,6 +71,7 @@ class DetectorTask:
         self.best_score = -1.0
         self.choice: Choice | None = None
         self.statistics: NormalStatistics | None = None
+        self.known: CleanFeatures | None = None
         self.train_set = DetectorTrainDataset(
             data.train,
             data.image_root,
@@ -120,22 +122,27 @@ class DetectorTask:
         if self.config.features.normalise == "none":
             return
         images, augment = self.train_set.images, self.config.train.augment
+        held_out = [self.data.image_root / entry.filename for entry in self.data.held_out]
         self.statistics = NormalStatistics(
             self.model,
             images,
             self.config.features,
+            held_out=ImageCache(held_out, self.config.image_size) if held_out else None,
             foreground=self.data.synthesizer.foreground,
             augment=augment,
             world=self.world,
         )
         self.choice = self.statistics.fit(self.choice)
+        is_slow = self.world.device.type == "cpu" and self.world.size == 1  # on a GPU the backbone hardly counts
+        if is_slow and not augment:
+            self.known = CleanFeatures(len(images), self.statistics.of_images)
 
     def losses(self, batch: dict[str, Any]) -> Tensor:
         """Return the weighted (segmentation, reconstruction) losses, (2,)."""
         if self.statistics is None:
             self._fit_statistics()  # in a run that goes on
         normalise = self.statistics.normalise if self.statistics else None
-        detection, clean = detect_pairs(self.model, batch, self.world.device, normalise)
+        detection, clean = detect_pairs(self.model, batch, self.world.device, normalise, self.known)
         mask = batch["mask"].to(self.world.device, non_blocking=True)
         return detector_losses(detection, clean, mask, self.config.loss)
 
@@ -203,67 +210,35 @@ class DetectorTask:
         )
         checkpoint.save(path, weights)
 
-    def _resolved(self, pool: int | None = None) -> RealNetConfig:
-        """Return the config of the trained detector, with the values chosen for ``auto``."""
-        features, evaluation = self.config.features, self.config.evaluation
-        if self.choice:
-            changes = {"normalise": self.choice.kind, "shrinkage": self.choice.shrinkage}
-            features = features.model_copy(update=changes)
-        if pool is not None:
-            evaluation = evaluation.model_copy(update={"score_pool": pool})
-        return self.config.model_copy(update={"features": features, "evaluation": evaluation})
+    def _resolved(self) -> RealNetConfig:
+        """Return the config of the trained detector, with the features' choice for ``auto``."""
+        if self.choice is None:
+            return self.config
+        changes = {"normalise": self.choice.kind, "shrinkage": self.choice.shrinkage}
+        return self.config.model_copy(update={"features": self.config.features.model_copy(update=changes)})
 
     def finish(self, path: Path) -> None:
         """Add fusion, score pool and calibration to the checkpoints that lack them, on the main process.
 
         If a run stops before this is done, a checkpoint gives scores but no verdicts; the same command then continues.
         """
-        if self.world.is_main:
-            with suppress(Stopped):
-                self._calibrate_files(path, self.best)
-
-    def _calibrate_files(self, *files: Path) -> None:
+        lacking = [file for file in (path, self.best) if self.world.is_main and lacks_calibration(file)]
+        if distributed.any_process(bool(lacking)) and self.statistics is None:
+            self._fit_statistics()  # in a run that goes on
         done: dict[int, Checkpoint] = {}
-        for path in filter(Path.is_file, files):
-            stored = checkpoint.load(path, kind="realnet")
-            step = stored.facts["step"]
-            if "calibration" in stored.facts:
-                continue
-            if step not in done:
-                self._load(stored.state_dict, str(path))
-                logger.info("%s: calibrating %s", self.title, path.name)
-                done[step] = self._completed(stored)
-            whole = replace(done[step], facts={**done[step].facts, **stored.facts})
-            checkpoint.save(path, whole)
-            if card := make_card(whole, path):
-                card.write(path)
-
-    def _completed(self, stored: Checkpoint) -> Checkpoint:
-        """Return a checkpoint with fusion, score pool and thresholds added; its weights must be loaded already."""
-        self.model.eval()  # no batch norm may learn from what is drawn here
-        entries, description = self.data.held_out or self.data.train, f"{self.data.class_name}: calibration"
-        examples = draw_examples(entries, self.data.image_root, self.data.synthesizer, self.config)
-        config = self._resolved()
-        probes = draw_probes(examples, self.data.synthesizer.foreground, config)
-        if config.detector.fuse.position:
-            fit_fusion(self.model, probes, config=config, world=self.world, description=description)
-        if config.evaluation.score_pool == "auto":
-            pool = choose_pool(self.model, probes, config=config, world=self.world, description=description)
-            config = self._resolved(pool)
-        calibration = calibrate(
-            self.model,
-            examples,
-            config=config,
-            world=self.world,
-            held_out=bool(self.data.held_out),
-            description=description,
-        )
-        return replace(
-            stored,
-            state_dict=self.model.trainable_state(),
-            config=config.model_dump(mode="json"),
-            facts={**stored.facts, "calibration": asdict(calibration) if calibration else None},
-        )
+        with suppress(Stopped):
+            for file in lacking:
+                stored = checkpoint.load(file, kind="realnet")
+                step = stored.facts["step"]
+                if step not in done:
+                    self._load(stored.state_dict, str(file))
+                    logger.info("%s: calibrating %s", self.title, file.name)
+                    unseen = self.statistics.without_held_out() if self.statistics else self.model.normal
+                    done[step] = completed(stored, self.model, unseen, self.data, self._resolved(), self.world)
+                whole = replace(done[step], facts={**done[step].facts, **stored.facts})
+                checkpoint.save(file, whole)
+                if card := make_card(whole, file):
+                    card.write(file)
 
     def _anomalous_batches(self) -> Any:
         self.train_set.only_anomalous = True

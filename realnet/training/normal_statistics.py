@@ -31,7 +31,10 @@ from realnet.training.statistics_need import require_folds, require_memory
 logger = logging.getLogger("realnet")
 
 Kind = Literal["channel", "position"]
-SHRINKAGES = (0.1, 0.3, 0.5, 1.0)
+SHRINKAGES = (0.1, 0.5, 1.0)
+TOLERANCE = 0.04
+"""How much better the image AUROC of probes must be to give up the first choice for a later one: drawn probes rank
+nearer ones wrongly (docs/method.md, Normal statistics)."""
 NUM_JUDGED, PROBE_SEED = 16, 3
 """Images of each fold on which ``auto`` decides, each with a probe and without."""
 BATCH = 8
@@ -58,6 +61,7 @@ class NormalStatistics:
     Args:
         model: the detector, after AFS; its ``normal`` modules are replaced and fitted.
         images: the clean training images, uint8 RGB (H, W, 3) each.
+        held_out: normal images that training does not use, a fold of their own.
         config: the kind of statistics, shrinkage, ridge and number of folds.
         augment: whether training flips and rotates images; the statistics then include flipped and rotated images.
         world: this process; the processes share the images.
@@ -72,6 +76,7 @@ class NormalStatistics:
         images: ImageCache,
         config: FeatureConfig,
         *,
+        held_out: ImageCache | None = None,
         foreground: Foreground,
         augment: bool,
         world: World,
@@ -80,8 +85,9 @@ class NormalStatistics:
         if config.normalise != "channel":
             require_memory(model, images.image_size, config.folds, world.device)
         self.model, self.images, self.config, self.world = model, images, config, world
+        self.held_out = held_out
         self.num_folds, self._augment, self.foreground = config.folds, augment, foreground
-        self._folds: list[Mapping[str, nn.Module]] = []
+        self._folds: list[nn.ModuleDict] = []
 
     def fit(self, chosen: Choice | None = None) -> Choice:
         """Fit the statistics of the model and of each fold by ``chosen``, or by a new choice; return the choice."""
@@ -92,15 +98,20 @@ class NormalStatistics:
         whole = {name: sum_of(folds) for name, folds in moments.items()}
         for name, module in self.model.normal.items():
             _fit(module, whole[name], choice, self.config.ridge)
-        self._folds = []
-        for fold in range(self.num_folds):
-            made: dict[str, nn.Module] = {}
-            for name, folds in moments.items():
-                block = next(block for block in self.model.afs.blocks if block.name == name)
-                made[name] = _empty(choice.kind, block.num_channels, block.size(size)).to(self.world.device)
-                _fit(made[name], whole[name] - folds[fold], choice, self.config.ridge)
-            self._folds.append(made)
+        self._folds = [self._without(fold, moments, choice) for fold in range(len(next(iter(moments.values()))))]
         return choice
+
+    def without_held_out(self) -> nn.ModuleDict:
+        """Return the statistics, by block, that have not seen the held-out images."""
+        return self.model.normal if self.held_out is None else self._folds[-1]
+
+    def _without(self, fold: int, moments: Mapping[str, Sequence[Moments]], choice: Choice) -> nn.ModuleDict:
+        """Return the statistics, by block, of all folds but one."""
+        made = nn.ModuleDict()
+        for name, folds in moments.items():
+            made[name] = _empty(choice.kind, folds[0].first.shape[1], self._size(name)).to(self.world.device)
+            _fit(made[name], sum_of(folds) - folds[fold], choice, self.config.ridge)
+        return made
 
     def normalise(self, selected: Mapping[str, Tensor], indexes: Tensor) -> dict[str, Tensor]:
         """Normalise features by the statistics of the folds that do not hold their images.
@@ -120,22 +131,26 @@ class NormalStatistics:
         return found
 
     @torch.no_grad()
+    def of_images(self, indexes: Sequence[int]) -> dict[str, Tensor]:
+        """Return the normalised features (B, C, h, w) of clean training images, by block."""
+        return self.normalise(self._selected([self.images[index] for index in indexes]), torch.tensor(indexes))
+
+    @torch.no_grad()
     def _moments(self) -> dict[str, list[Moments]]:
         """Return the moments of each fold, by block, over the images of all processes."""
         moments: dict[str, list[Moments]] = {}
-        mine = range(self.world.rank, len(self.images), self.world.size)
-        by_fold = sorted(mine, key=lambda index: index % self.num_folds)
-        for fold, features in self._features(by_fold, "normal features"):
+        for fold, features in self._features():
             for name, values in features.items():
                 if name not in moments:
                     origin = distributed.mean(by_position(values).mean(dim=1))
-                    moments[name] = [Moments.empty(origin) for _ in range(self.num_folds)]
+                    number = self.num_folds + (self.held_out is not None)
+                    moments[name] = [Moments.empty(origin) for _ in range(number)]
                 moments[name][fold].add(values)
         return {name: [_joined(fold, self.world.size) for fold in folds] for name, folds in moments.items()}
 
     @torch.no_grad()
     def _choose(self, moments: Mapping[str, Sequence[Moments]]) -> Choice:
-        """Return the choice that ``auto`` makes: the one with the largest likelihood on left-out folds."""
+        """Return the choice that ``auto`` makes: the first candidate that separates probes about as well as any."""
         config = self.config
         shrinkages = SHRINKAGES if config.shrinkage == "auto" else (config.shrinkage,)
         if config.normalise == "channel":
@@ -147,7 +162,7 @@ class NormalStatistics:
             return candidates[0]
         judged = self._judged()
         figures = {choice: self._separation(choice, moments, judged) for choice in candidates}
-        best = max(figures, key=lambda choice: figures[choice])
+        best = next(choice for choice in candidates if figures[choice] >= max(figures.values()) - TOLERANCE)
         listed = ", ".join(f"{_text(choice)} {value:.3f}" for choice, value in figures.items())
         logger.info("features are measured by %s; image AUROC of probes on held-out folds: %s", _text(best), listed)
         return best
@@ -171,17 +186,14 @@ class NormalStatistics:
         """Return the image AUROC of probes by the distance alone, each image measured by folds without it."""
         scores: list[tuple[float, float]] = []
         for fold in range(self.num_folds):
-            modules: dict[str, ChannelScale | PositionGaussian] = {}
-            for name, folds in moments.items():
-                modules[name] = _empty(choice.kind, folds[0].first.shape[1], self._size(name)).to(self.world.device)
-                _fit(modules[name], sum_of(folds) - folds[fold], choice, self.config.ridge)
+            modules = self._without(fold, moments, choice)
             mine = (one for one in judged if one.fold == fold)
             scores += [(self._score(one.normal, modules), self._score(one.probe, modules)) for one in mine]
         if not scores:
             return 0.0
         return image_curve(np.array(scores).T.ravel(), np.repeat([0, 1], len(scores))).auroc
 
-    def _score(self, features: Mapping[str, Tensor], modules: Mapping[str, nn.Module]) -> float:
+    def _score(self, features: Mapping[str, Tensor], modules: nn.ModuleDict) -> float:
         squares = [modules[name](values).square() for name, values in features.items()]
         return float(root_mean_square(squares, self.images.image_size).max())
 
@@ -194,15 +206,18 @@ class NormalStatistics:
         features = self.model.afs(in_float32(self.model.backbone, batch), batch.shape[-2:])
         return {name: values.float() for name, values in features.items()}
 
-    def _features(self, indexes: Sequence[int], description: str) -> Iterator[tuple[int, dict[str, Tensor]]]:
-        """Yield (fold, batch of selected features by block); each batch is of one fold and not normalised."""
-        is_shown = self.world.is_main and bool(description)
-        with bar(total=len(indexes), description=description, is_main=is_shown) as progress:
-            for fold, members in groupby(indexes, key=lambda index: index % self.num_folds):
-                for part in batched(members, BATCH):
+    def _features(self) -> Iterator[tuple[int, dict[str, Tensor]]]:
+        """Yield (fold, batch of selected features by block), not normalised, of this process's share of the images."""
+        jobs = [(fold, i) for fold in range(self.num_folds) for i in range(fold, len(self.images), self.num_folds)]
+        jobs += [(self.num_folds, i) for i in range(len(self.held_out or ()))]
+        mine = jobs[self.world.rank :: self.world.size]
+        with bar(total=len(mine), description="normal features", is_main=self.world.is_main) as progress:
+            for fold, members in groupby(mine, key=lambda job: job[0]):
+                images = self.images if fold < self.num_folds or self.held_out is None else self.held_out
+                for part in batched((index for _, index in members), BATCH):
                     if self.world.size == 1 and self.world.stop.asked:
                         raise Stopped("stopped before the first step; run the same command again to continue")
-                    views = [view for index in part for view in self._views(self.images[index])]
+                    views = [view for index in part for view in self._views(images[index])]
                     yield fold, {name: self._samples(values) for name, values in self._selected(views).items()}
                     progress.update(len(part))
 

@@ -3,8 +3,9 @@
 See docs/method.md, Detector training.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -12,53 +13,82 @@ from torch import Tensor
 from realnet.config import LossConfig
 from realnet.models.losses import cross_entropy_loss, focal_loss, reconstruction_loss
 from realnet.models.realnet import Detection, RealNet
+from realnet.training.clean_features import CleanFeatures
 
-Normalise = Callable[[Mapping[str, Tensor], Tensor], dict[str, Tensor]]
-"""Maps selected features (B, C, h, w), by block, and the numbers (B,) of their images to normalised features."""
+
+class Normalise(Protocol):
+    """Normalises features of training images."""
+
+    def __call__(self, selected: Mapping[str, Tensor], indexes: Tensor) -> dict[str, Tensor]:
+        """Map selected features (B, C, h, w), by block, of the images with these indexes (B,), to normalised ones."""
 
 
 def detect_pairs(
-    model: RealNet, batch: dict[str, Any], device: torch.device, normalise: Normalise | None = None
+    model: RealNet,
+    batch: dict[str, Any],
+    device: torch.device,
+    normalise: Normalise | None = None,
+    known: CleanFeatures | None = None,
 ) -> tuple[Detection, dict[str, Tensor]]:
     """Run the detector on a training batch; return its output and the clean originals' features, by block.
 
     An item without anomaly equals its original, so the backbone runs on it only once.
-    """
-    anomalous = batch["has_anomaly"].nonzero().flatten()  # on the CPU: no synchronisation
-    images = torch.cat([batch["image"], batch["clean"][anomalous]]).to(device, non_blocking=True)
-    if device.type == "cuda":
-        images = images.contiguous(memory_format=torch.channels_last)
-    places = anomalous.to(device, non_blocking=True)
-    if normalise is None:
-        return detect_joined(model, images, places)
-    indexes = torch.cat([batch["index"], batch["index"][anomalous]])
-    return detect_joined(model, images, places, lambda selected: normalise(selected, indexes))
-
-
-def detect_joined(
-    model: RealNet,
-    images: Tensor,
-    anomalous: Tensor,
-    normalise: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None,
-) -> tuple[Detection, dict[str, Tensor]]:
-    """Do the work of :func:`detect_pairs` on B items and the clean originals of K of them.
 
     Args:
         model: the detector.
-        images: (B + K, 3, H, W), the items and then the originals.
-        anomalous: (K,), the index of the item that each original belongs to.
-        normalise: maps the selected features of the B + K images to normalised ones; None normalises as in use.
+        batch: items of ``DetectorTrainDataset``, joined.
+        device: where the detector is.
+        normalise: for features of training images; None normalises as in use.
+        known: keeps the features of clean images from batch to batch; None computes them each time.
     """
+    indexes, anomalous = batch["index"], batch["has_anomaly"].nonzero().flatten()  # on the CPU: no synchronisation
+    unknown = torch.tensor(known.missing(indexes.tolist()), dtype=torch.long) if known else torch.arange(len(indexes))
+    images = torch.cat([batch["clean"][unknown], batch["image"][anomalous]]).to(device, non_blocking=True)
+    if device.type == "cuda":
+        images = images.contiguous(memory_format=torch.channels_last)
+    numbers = torch.cat([indexes[unknown], indexes[anomalous]])
+    found = _features(model, images, partial(normalise, indexes=numbers) if normalise else model.normalise)
+    clean = {name: features[: len(unknown)] for name, features in found.items()}
+    if known:
+        clean = known.join(indexes.tolist(), clean)
+    places = anomalous.to(device, non_blocking=True)
+    return _detect(model, clean, {name: f[len(unknown) :] for name, f in found.items()}, places, images.shape[-2:])
+
+
+def detect_joined(model: RealNet, images: Tensor, anomalous: Tensor) -> tuple[Detection, dict[str, Tensor]]:
+    """Do the work of :func:`detect_pairs` on B clean images and K images with anomalies.
+
+    Args:
+        model: the detector.
+        images: (B + K, 3, H, W), the clean images and then the others.
+        anomalous: (K,), the index of the clean image that each of the others was.
+    """
+    number = len(images) - len(anomalous)
+    found = _features(model, images, model.normalise)
+    clean, odd = ({name: f[part] for name, f in found.items()} for part in (slice(number), slice(number, None)))
+    return _detect(model, clean, odd, anomalous, images.shape[-2:])
+
+
+def _features(
+    model: RealNet, images: Tensor, normalise: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+) -> dict[str, Tensor]:
+    """Return the normalised selected features of images (B, 3, H, W), by block."""
     with torch.inference_mode():
         levels = model.backbone(images)
-    number, size = len(images) - len(anomalous), (images.shape[-2], images.shape[-1])
-    selected, clean = {}, {}
     with torch.no_grad():
-        joined = (normalise or model.normalise)(model.afs(levels, size))
-    for name, features in joined.items():
-        selected[name] = features[:number]
-        clean[name] = features[:number].index_copy(0, anomalous, features[number:])
-    return model.detect(selected, size), clean
+        return normalise(model.afs(levels, images.shape[-2:]))
+
+
+def _detect(
+    model: RealNet,
+    clean: dict[str, Tensor],
+    odd: Mapping[str, Tensor],
+    places: Tensor,
+    image_size: Sequence[int],
+) -> tuple[Detection, dict[str, Tensor]]:
+    """Run the learned part on clean features (B, C, h, w) in which those of images with anomalies take K places."""
+    selected = {name: features.index_copy(0, places, odd[name]) for name, features in clean.items()}
+    return model.detect(selected, image_size), clean
 
 
 def detector_losses(detection: Detection, clean: Mapping[str, Tensor], mask: Tensor, weights: LossConfig) -> Tensor:

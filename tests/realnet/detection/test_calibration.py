@@ -23,7 +23,7 @@ class Brightness(torch.nn.Module):
     """A detector to whom white is anomalous: the map is the image's brightness."""
 
     def forward(self, image):
-        return SimpleNamespace(anomaly_map=denormalise(image)[:, :1] / 255)
+        return SimpleNamespace(anomaly_map=denormalise(image)[:, :1] / 255, level=None)
 
 
 class WhiteSquare:
@@ -98,7 +98,7 @@ def test_what_cannot_be_calibrated_is_said(tmp_path, caplog):
 
     class Diverged(Brightness):
         def forward(self, image):
-            return SimpleNamespace(anomaly_map=image[:, :1] * float("nan"))
+            return SimpleNamespace(anomaly_map=image[:, :1] * float("nan"), level=None)
 
     with caplog.at_level("WARNING", "realnet"):
         assert calibrated(tmp_path, [10, 20], WhiteSquare(200), model=Diverged()) is None

@@ -13,6 +13,7 @@ from conftest import load_script
 from realnet import Detector, UserError
 from realnet.detection import export
 from realnet.detection.runtimes import open_exported
+from realnet.models.normal import Fusion
 from realnet.runtime.precision import Precision
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime", "openvino")
@@ -93,10 +94,10 @@ def test_the_file_gives_the_same_prediction(detector, name, runtime, shown):
 def test_a_batch_of_any_size_gives_each_images_own_map_and_score(exported, runtime):
     network = open_exported(exported / "weave.onnx", runtime)
     images = [picture(32, 32, seed) for seed in range(5)]
-    maps, scores = network.outputs(images)
+    maps, scores = network.judge(images)
     assert maps.shape == (5, 32, 32) and scores.shape == (5,)
     for index, image in enumerate(images):
-        one_map, one_score = network.outputs([image])
+        one_map, one_score = network.judge([image])
         np.testing.assert_allclose(one_map[0], maps[index], atol=1e-5)
         np.testing.assert_allclose(one_score[0], scores[index], atol=1e-5)
 
@@ -159,3 +160,16 @@ def test_images_to_compare_on_are_the_given_ones_the_datasets_or_drawings(tiny):
     other = Detector.load(tiny_detector.save("weave", dataset="unknown"), device="cpu")
     drawn = _images(None, other)
     assert len(drawn) == 8 and len({image.tobytes() for image in drawn}) == 8
+
+
+@needs_packages
+def test_a_map_joined_with_the_distance_from_normality_is_exported_too(tiny):
+    model = tiny_detector.build()
+    model.measure_by("position", (32, 32))
+    model.fusion = Fusion()
+    with torch.no_grad():
+        model.fusion.weights.copy_(torch.tensor([0.3, 0.3, 0.4]))
+    network = export.ExportedNetwork(model.eval(), 4).eval()
+    export._write_onnx(network, (32, 32), "{}", Path("fused.onnx"))
+    for parity in export._compare(network, Path("fused.onnx"), [picture(32, 32, seed) for seed in range(4)]):
+        assert max(parity.anomaly_map, parity.image_score) < 1e-5

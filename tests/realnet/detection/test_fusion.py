@@ -6,6 +6,7 @@ from alone import ALONE
 from realnet.config import RealNetConfig
 from realnet.detection import fusion
 from realnet.detection.calibration import Examples
+from realnet.detection.maps import AnomalyMaps
 from realnet.models.normal import SIGNALS, Fusion
 
 CONFIG = RealNetConfig.model_validate({"image_size": 32, "evaluation": {"batch_size": 4}})
@@ -78,7 +79,7 @@ def test_the_pool_fits_the_size_of_the_anomalies(monkeypatch, size, best):
         else:  # a faint area below speckle
             maps = torch.from_numpy(generator.uniform(0, 1, maps.shape).astype("f4") ** 8)
             maps[:, 8:24, 8:24] += 0.1 * bright.amax(dim=(1, 2))[:, None, None]
-        return maps
+        return AnomalyMaps(maps, None)
 
     monkeypatch.setattr(fusion, "anomaly_maps", anomaly_maps)
     assert fusion.choose_pool(Model(), examples(), config=CONFIG, world=ALONE, description="") == best

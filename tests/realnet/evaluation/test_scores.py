@@ -20,7 +20,7 @@ class Brightness(torch.nn.Module):
 
     def forward(self, image):
         assert not self.training
-        return SimpleNamespace(anomaly_map=denormalise(image)[:, :1] / 255)
+        return SimpleNamespace(anomaly_map=denormalise(image)[:, :1] / 255, level=None)
 
 
 def make_split(folder, number=5, world=ALONE, **changes):

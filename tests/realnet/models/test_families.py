@@ -155,7 +155,7 @@ def built(name: str, side: int = 64) -> tuple[RealNetConfig, RealNet]:
 
 
 def train_a_step(model: RealNet, images: torch.Tensor) -> None:
-    """Train on two items, the second of which has an anomaly; the third image is its original."""
+    """Train on two clean images; the third image is the second one with an anomaly."""
     optimiser = torch.optim.Adam([*model.recon.parameters(), *model.rrs.parameters()], lr=1e-3)
     detection, clean = detect_joined(model.train(), images, torch.tensor([1]))
     mask = torch.zeros(2, 1, *images.shape[2:])

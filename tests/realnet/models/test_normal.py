@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from realnet.models.gaussian import Moments
-from realnet.models.normal import SIGNALS, ChannelScale, Fusion, root_mean_square, smooth, squash
+from realnet.models.normal import SIGNALS, ChannelScale, Fusion, raise_by, root_mean_square, smooth, squash
 
 
 def test_channels_are_standardised_over_images_and_positions():
@@ -14,7 +14,6 @@ def test_channels_are_standardised_over_images_and_positions():
     found = scale(features)
     assert found.mean(dim=(0, 2, 3)).abs().max() < 0.01
     assert found.std(dim=(0, 2, 3)).sub(1).abs().max() < 0.01
-    assert scale.log_likelihood(features).mean() > scale.log_likelihood(features + 3).mean()
 
 
 def test_squashing_keeps_every_order_and_keeps_normal_pixels_cold():
@@ -24,15 +23,30 @@ def test_squashing_keeps_every_order_and_keeps_normal_pixels_cold():
     assert found[4] == pytest.approx(1 / 9) and found[6] == pytest.approx(0.5, abs=0.01)
 
 
-def test_fusion_is_the_weighted_sum_of_deviations():
-    fusion, generator = Fusion(), torch.Generator().manual_seed(0)
-    signals = {name: torch.randn(2, 1, 3, 3, generator=generator) for name in SIGNALS}
-    assert torch.allclose(fusion(signals), squash(signals["logit"]))  # before it is fitted
+@pytest.fixture
+def signals():
+    generator = torch.Generator().manual_seed(0)
+    return {name: torch.randn(2, 1, 3, 3, generator=generator) for name in SIGNALS}
+
+
+def test_fusion_is_the_weighted_sum_of_deviations_less_half_of_its_median(signals):
+    fusion = Fusion()
     fusion.weights.copy_(torch.tensor([0.5, 0.0, 2.0]))
     fusion.centres.copy_(torch.tensor([1.0, 9.0, -1.0]))
     fusion.scales.copy_(torch.tensor([2.0, 1.0, 4.0]))
-    expected = squash(0.5 * (signals["logit"] - 1) / 2 + 2 * (signals["distance"] + 1) / 4)
-    assert torch.allclose(fusion(signals), expected)
+    expected = 0.5 * (signals["logit"] - 1) / 2 + 2 * (signals["distance"] + 1) / 4
+    levels = expected.flatten(1).median(dim=1).values / 2
+    found, level = fusion(signals)
+    assert torch.allclose(level, levels)
+    assert torch.allclose(found, squash(expected - levels[:, None, None, None]))
+
+
+def test_a_score_is_raised_by_what_the_map_was_lowered_by(signals):
+    fusion = Fusion()  # not fitted: the logit alone
+    found, level = fusion({**signals, "logit": signals["logit"] * torch.tensor([1.0, 30.0])[:, None, None, None]})
+    raised = raise_by(found.double(), level.double()[:, None, None, None])
+    assert torch.allclose(raised[0], squash(signals["logit"])[0].double(), atol=1e-6)
+    assert torch.allclose(raised[1], squash(30 * signals["logit"])[1].double(), atol=1e-5)
 
 
 def test_the_root_mean_square_weighs_each_channel_of_each_block_alike():

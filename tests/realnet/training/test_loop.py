@@ -12,7 +12,7 @@ import torch
 
 from realnet.errors import UserError
 from realnet.models import checkpoint
-from realnet.training import detector_task, diffusion_task
+from realnet.training import completion, detector_task, diffusion_task
 from realnet.training.state import path_of
 
 DIFFUSION = Path("experiments/tiny/diffusion_checkpoints/ckpt_last.pth")
@@ -74,7 +74,7 @@ def test_a_signal_is_heeded_while_features_are_selected_and_in_the_calibration(t
     calls = terminated(detector_task, "afs_criteria")
     assert "stopped before the first step" in run_script(*TRAIN_DETECTOR)
     assert calls == ["afs_criteria"] and not DETECTOR.parent.exists()
-    terminated(detector_task, "calibrate")
+    terminated(completion, "calibrate")
     assert "stopped after step 4 of 4; run the same command again to continue" in run_script(*TRAIN_DETECTOR)
     assert "calibration" not in checkpoint.read(DETECTOR)["facts"]
     run_script(*TRAIN_DETECTOR)

@@ -27,18 +27,24 @@ FEATURES = (
 SETTINGS = tuple(word for setting in FEATURES for word in ("--set", setting))
 
 
-def statistics(**settings):
+def statistics(*, number=None, held_out=False, **settings):
     model = build_detector(load(RealNetConfig, Path("experiments/tiny/realnet.yaml")))
     files = sorted(Path("data/tiny/images/weave/train/good").iterdir())
-    images = ImageCache(files, (32, 32))
+    images, rest = ImageCache(files[:number], (32, 32)), ImageCache(files[number or 0 :], (32, 32))
     config = FeatureConfig(**{"normalise": "position", "folds": 2, "shrinkage": 0.5, **settings})
     return NormalStatistics(
-        model, images, config, foreground="full", augment=settings.pop("augment", False), world=ALONE
+        model,
+        images,
+        config,
+        held_out=rest if held_out else None,
+        foreground="full",
+        augment=settings.pop("augment", False),
+        world=ALONE,
     )
 
 
 def features_of(made):
-    found = [features for _, features in made._features(range(len(made.images)), "")]
+    found = [features for _, features in made._features()]
     return {name: torch.cat([part[name] for part in found]) for name in found[0]}
 
 
@@ -62,6 +68,19 @@ def test_the_model_in_use_has_the_statistics_of_all_images(tiny):
     white = made.model.normalise(features_of(made))
     for values in white.values():
         assert values.mean(dim=0).abs().max() < 1e-2
+
+
+def test_held_out_images_count_in_use_and_are_measured_without_them(tiny):
+    made, without = statistics(number=4, held_out=True), statistics(number=4)
+    made.fit(), without.fit()
+    everything = statistics()
+    everything.fit()
+    held_out = made._selected([made.held_out[0], made.held_out[1]])
+    for name, features in held_out.items():
+        assert torch.allclose(made.model.normal[name](features), everything.model.normal[name](features), atol=1e-3)
+        unseen = made.without_held_out()[name](features)
+        assert torch.allclose(unseen, without.model.normal[name](features), atol=1e-3)
+        assert unseen.square().mean() > 1.5 * made.model.normal[name](features).square().mean()
 
 
 @pytest.mark.parametrize("kind", ["auto", "channel", "position"])

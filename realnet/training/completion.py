@@ -1,0 +1,69 @@
+"""Complete a trained detector's checkpoint: fusion, score pool and thresholds (docs/method.md, Fusion, Calibration)."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from torch import nn
+
+from realnet.config import RealNetConfig
+from realnet.detection.calibration import Calibration, calibrate, draw_examples, draw_probes
+from realnet.detection.fusion import choose_pool, fit_fusion
+from realnet.models import checkpoint
+from realnet.models.checkpoint import Checkpoint
+from realnet.models.realnet import RealNet
+from realnet.runtime.distributed import World
+from realnet.training.detector_data import DetectorData
+
+
+def lacks_calibration(path: Path) -> bool:
+    """Tell whether a file is a detector's checkpoint that is not complete yet."""
+    return path.is_file() and "calibration" not in checkpoint.load(path, kind="realnet").facts
+
+
+def completed(
+    stored: Checkpoint, model: RealNet, unseen: nn.ModuleDict, data: DetectorData, config: RealNetConfig, world: World
+) -> Checkpoint:
+    """Return a checkpoint with fusion, score pool and thresholds added.
+
+    Args:
+        stored: the checkpoint.
+        model: the detector with the checkpoint's weights; left in eval mode with its fusion fitted.
+        unseen: the normal statistics that have not seen the held-out images; the model's own have.
+        data: its held-out images are measured, or without any those of training.
+        config: of the detector, without ``auto`` in its features.
+        world: this process, which works alone.
+    """
+    model.eval()  # no batch norm may learn from what is drawn here
+    with _measured_by(model, unseen):
+        config, calibration = _fit(model, data, config, world)
+    facts = {**stored.facts, "calibration": asdict(calibration) if calibration else None}
+    return replace(stored, state_dict=model.trainable_state(), config=config.model_dump(mode="json"), facts=facts)
+
+
+@contextmanager
+def _measured_by(model: RealNet, statistics: nn.ModuleDict) -> Iterator[None]:
+    own, model.normal = model.normal, statistics
+    try:
+        yield
+    finally:
+        model.normal = own
+
+
+def _fit(
+    model: RealNet, data: DetectorData, config: RealNetConfig, world: World
+) -> tuple[RealNetConfig, Calibration | None]:
+    """Fit the model's fusion; return the config with the score pool, and the thresholds."""
+    entries, description = data.held_out or data.train, f"{data.class_name}: calibration"
+    examples = draw_examples(entries, data.image_root, data.synthesizer, config)
+    probes = draw_probes(examples, data.synthesizer.foreground, config)
+    if config.detector.fuse.position:
+        fit_fusion(model, probes, config=config, world=world, description=description)
+    if config.evaluation.score_pool == "auto":
+        pool = choose_pool(model, probes, config=config, world=world, description=description)
+        evaluation = config.evaluation.model_copy(update={"score_pool": pool})
+        config = config.model_copy(update={"evaluation": evaluation})
+    is_held_out = bool(data.held_out)
+    calibration = calibrate(model, examples, config=config, world=world, held_out=is_held_out, description=description)
+    return config, calibration
