@@ -51,7 +51,7 @@ class Checkpoint:
 
 def versions() -> dict[str, str]:
     """Return the versions of this project, Python, torch and timm, which results depend on."""
-    packages = {name: metadata.version(name) for name in ("torch", "timm")}
+    packages = {"torch": str(torch.__version__), "timm": metadata.version("timm")}
     return {"realnet": realnet.__version__, "python": platform.python_version(), **packages}
 
 
