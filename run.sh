@@ -21,21 +21,28 @@ sweep.
 TEXT
 }
 
+is_active() { # whether an environment of the user's is; conda's base is active in every shell, and for no project
+    [[ -n ${VIRTUAL_ENV:-} || (-n ${CONDA_PREFIX:-} && ${CONDA_DEFAULT_ENV:-} != base) ]] && command -v python >/dev/null
+}
+
 setup() { # makes the environment from $1, again if that file changes; uses an active environment as it is
-    local wanted marker=.venv/requirements.sha256
-    if [[ -n ${VIRTUAL_ENV:-} || -n ${CONDA_PREFIX:-} ]]; then
+    local wanted marker=.venv/$1.sha256 whole=.venv/requirements-test.txt.sha256 # which holds requirements.txt too
+    if is_active; then
         python=python
         return
     fi
     python=.venv/bin/python
-    wanted=$(cat requirements.txt "$1" | sha256sum)
-    if [[ ! -f $marker || $(cat "$marker") != "$wanted" ]]; then
+    exec 9>.setup.lock # one at a time; the lock ends with this process
+    "${PYTHON:-python3}" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX)' 2>/dev/null || true # Windows has none
+    wanted=$(cat requirements*.txt | sha256sum)
+    if ! grep -qsxF "$wanted" "$marker" "$whole"; then
         "${PYTHON:-python3}" -c 'import sys; sys.exit("Python 3.11 or newer is needed, got " + sys.version.split()[0] + "; set PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
         "${PYTHON:-python3}" -m venv .venv
         "$python" -m pip install --quiet --upgrade pip
         "$python" -m pip install --quiet -r "$1"
         echo "$wanted" >"$marker"
     fi
+    exec 9>&-
 }
 
 # An interrupted script saves and exits with code 0; without these three functions the next stage would start.

@@ -24,6 +24,7 @@ from realnet.models.build import build_detector
 from realnet.models.losses import cross_entropy_loss, reconstruction_loss
 from realnet.models.realnet import RealNet
 from realnet.runtime import precision
+from realnet.runtime.devices import send
 from realnet.runtime.placement import make_ready, move_to_device
 from realnet.runtime.precision import Precision
 from realnet.training.optimisation import Optimisation
@@ -103,7 +104,7 @@ def _training_step(model: RealNet, batch: dict[str, Tensor], number_format: Prec
     def step() -> None:
         with number_format.autocast():
             detection, clean = detect_pairs(model, batch, number_format.device)
-            mask = batch["mask"].to(number_format.device, non_blocking=True)
+            mask = send(batch["mask"], number_format.device)
             segmentation = cross_entropy_loss(detection.logits, mask)
             loss = segmentation + reconstruction_loss(detection.reconstructed, clean)
         optimisation.backward(loss)

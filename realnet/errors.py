@@ -78,7 +78,7 @@ def advice_on(error: Exception) -> str | None:
 
 def message_of(error: UserError) -> str:
     """Return the message alone, without the traceback that a DataLoader's worker puts around it."""
-    return str(error).rpartition(f"{UserError.__module__}.{UserError.__name__}: ")[2]
+    return str(error).rpartition(f"{UserError.__module__}.{UserError.__name__}: ")[2].rstrip()
 
 
 VERBS: Mapping[str, str] = {

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import re
 import signal
+import socket
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import chdir
@@ -146,5 +147,5 @@ def _mark_moments(diary: Path, fate: Fate | None) -> None:
 
 
 def _kind(name: str) -> str:
-    """Return a file's name without the number of a picture."""
-    return re.sub(r"_?\d{5,}", "#", name)
+    """Return a file's name without the number of a picture and of a process."""
+    return re.sub(r"_?\d{5,}", "#", name.replace(f".{socket.gethostname()}-{os.getpid()}.part", ".part"))

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ IMPORTS_OF = {
     "metrics": "",
     "data": "config errors runtime",
     "drawing": "data metrics",
-    "inspection": "data errors",
+    "inspection": "config data errors",
     "anomalies": "config data drawing errors inspection runtime",
     "models": "config errors guided_diffusion runtime",
     "sdas": "config data drawing errors guided_diffusion models runtime",
@@ -133,3 +134,15 @@ def test_a_module_is_of_a_size_to_read(path):
 
 def test_modules_are_named_for_what_they_do():
     assert not [p for p in MODULES if any(word in p.stem for word in ("util", "helper", "misc", "common", "tools"))]
+
+
+IS_BEFORE_NAME = re.compile(r"--(dataset|class_name|classes|name|detector|checkpoint) \S?$").search
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_names_in_printed_commands_are_quoted_for_the_shell(path):
+    texts = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.JoinedStr)]
+    commands = [node.values for node in texts if any(".py " in ast.unparse(part) for part in node.values)]
+    pairs = [(ast.unparse(flag), ast.unparse(name)) for parts in commands for flag, name in pairwise(parts)]
+    named = [name for flag, name in pairs if IS_BEFORE_NAME(flag)]
+    assert not [name for name in named if "quote" not in name and "{names}" not in name]

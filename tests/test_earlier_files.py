@@ -9,6 +9,7 @@ import pytest
 from realnet import Detector
 from realnet.config import paths
 from realnet.evaluation.results import read_earlier
+from realnet.models import checkpoint
 from realnet.preparation.toy import make_toy_dataset
 
 STORED = Path(__file__).parent / "stored/version_1_0"
@@ -44,11 +45,16 @@ def test_a_detector_gives_the_scores_and_the_verdicts_that_it_gave(old):
         assert found.threshold == pytest.approx(float(row["threshold"]), abs=1e-9)
 
 
-def test_a_training_goes_on_from_its_state(old, run_script):
+def test_a_training_goes_on_from_its_state(old, run_script, caplog):
     put("detector.state.pth", DETECTOR.with_suffix(".state.pth"))
     command = ("train_realnet", "--dataset", "old", "--class_name", "weave", "--device", "cpu")
     assert "  at step 2" in run_script(*command, "--set", "train.num_steps=3", "--dry-run")
     assert "step 2 of 3" in run_script(*command, "--set", "train.num_steps=3")
+    assert "ckpt_last.state.pth goes on as it was begun, with draws: 1" in caplog.text
+    assert checkpoint.read(DETECTOR.with_suffix(".state.pth"))["identity"]["draws"] == 1
+    assert checkpoint.read(DETECTOR)["config"]["draws"] == 1
+    run_script(*command, "--set", "train.num_steps=3", "--no-resume")
+    assert checkpoint.read(DETECTOR)["config"]["draws"] == 2
 
 
 def test_sampling_goes_on_beside_the_images_that_were_sampled(old, run_script):
@@ -61,6 +67,7 @@ def test_sampling_goes_on_beside_the_images_that_were_sampled(old, run_script):
     )
     assert (folder / "00000.jpg").read_bytes() == kept
     assert (folder / "manifest.csv").read_text() == (STORED / "manifest.csv").read_text()
+    assert "draws" not in (folder / "settings.yaml").read_text()
 
 
 def test_the_results_of_an_evaluation_are_read(old):

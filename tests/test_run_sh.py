@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -286,3 +287,70 @@ def test_a_job_near_its_time_limit_saves_and_queues_again_unless_it_has_just_beg
     process.communicate(timeout=20)
     assert Path("calls").read_text().splitlines()[-2:] == ["saved train_diffusion.py", "scontrol requeue 7"]
     assert not (sweep_log() / "shared.done").exists()
+
+
+# stands for python3 and, in the environment that it makes, for python: notes what is installed
+INSTALLER = r"""#!/usr/bin/env bash
+case "$1 $2" in
+"-m venv") mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
+"-m pip") if [[ $* == *-r* ]]; then sleep 0.3 && echo "begin - ${*: -1}" >>calls; fi ;;
+-c*) exec "$REAL" "$@" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("active", "is_used"),
+    [
+        ({"VIRTUAL_ENV": "", "CONDA_PREFIX": "/opt/conda/envs/own", "CONDA_DEFAULT_ENV": "own"}, True),
+        ({"VIRTUAL_ENV": "", "CONDA_PREFIX": "/opt/conda", "CONDA_DEFAULT_ENV": "base"}, False),
+        ({"CONDA_PREFIX": "/opt/conda", "CONDA_DEFAULT_ENV": "base"}, True),
+        ({"VIRTUAL_ENV": ""}, False),
+    ],
+)
+def test_an_active_environment_is_used_but_for_condas_base(start, active, is_used):
+    Path("bin/python3").write_text(INSTALLER)
+    Path("bin/python3").chmod(0o755)
+    for name in ("requirements.txt", "requirements-test.txt"):
+        shutil.copy(ROOT / name, name)
+    process = start("run.sh", "setup", REAL=sys.executable, **active)
+    printed, _ = process.communicate(timeout=20)
+    assert process.returncode == 0, printed
+    assert Path(".venv/bin/python").exists() != is_used
+
+
+def test_without_python_in_the_active_environment_one_is_made(start):
+    Path("bin/python").unlink()
+    Path("bin/python3").write_text(INSTALLER)
+    Path("bin/python3").chmod(0o755)
+    for name in ("requirements.txt", "requirements-test.txt"):
+        shutil.copy(ROOT / name, name)
+    for tool in ("bash", "cat", "chmod", "cp", "dirname", "grep", "mkdir", "sha256sum", "sleep"):
+        Path("bin", tool).symlink_to(shutil.which(tool))
+    process = start("run.sh", "setup", REAL=sys.executable, PATH=str(Path("bin").absolute()))
+    printed, _ = process.communicate(timeout=20)
+    assert process.returncode == 0 and Path(".venv/bin/python").exists(), printed
+
+
+def test_an_environment_is_made_once_for_demo_and_tests_and_by_one_at_a_time(start):
+    Path("bin/python3").write_text(INSTALLER)
+    Path("bin/python3").chmod(0o755)
+    for name in ("requirements.txt", "requirements-test.txt"):
+        shutil.copy(ROOT / name, name)
+    fresh = {"VIRTUAL_ENV": "", "REAL": sys.executable}
+
+    def setup(*commands: str) -> list[str]:
+        together = [start("run.sh", command, **fresh) for command in commands]
+        for process in together:
+            printed, _ = process.communicate(timeout=20)
+            assert process.returncode == 0, printed
+        found = calls()
+        Path("calls").unlink(missing_ok=True)
+        return found
+
+    assert setup("setup", "setup", "setup") == ["requirements.txt"]
+    assert setup("test") == ["requirements-test.txt"]
+    assert setup("setup") == setup("test") == []
+    with Path("requirements.txt").open("a") as file:
+        file.write("another\n")
+    assert setup("test") == ["requirements-test.txt"] and setup("setup") == []

@@ -16,6 +16,7 @@ from realnet.data.images import mask_to_tensor, normalise
 from realnet.data.index import Entry
 from realnet.data.items import flip_and_turn
 from realnet.data.order import ItemKey
+from realnet.runtime.randomness import DRAWS, generator
 
 logger = logging.getLogger(__name__)
 
@@ -52,11 +53,14 @@ class DetectorTrainDataset(Dataset[DetectorItem]):
         seed: int,
         augment: bool = False,
         only_anomalous: bool = False,
+        image_bits: int = 16,
+        draws: int = DRAWS,
         cache_mib: int = CACHE_MIB,
     ) -> None:
         self.entries, self.image_size, self.synthesizer = list(entries), image_size, synthesizer
-        self.seed, self.augment, self.only_anomalous = seed, augment, only_anomalous
-        self.images = ImageCache([image_root / e.filename for e in entries], image_size, budget_mib=cache_mib)
+        self.seed, self.augment, self.only_anomalous, self.draws = seed, augment, only_anomalous, draws
+        files = [image_root / entry.filename for entry in entries]
+        self.images = ImageCache(files, image_size, bits=image_bits, budget_mib=cache_mib)
         if synthesizer.foreground == "auto" and self.entries:
             _report_auto_foreground(self.images, self.entries[0].class_name)
 
@@ -65,7 +69,7 @@ class DetectorTrainDataset(Dataset[DetectorItem]):
 
     def __getitem__(self, key: ItemKey) -> DetectorItem:
         epoch, index = key
-        rng = np.random.default_rng((self.seed, epoch, index))
+        rng = item_generator(self.seed, epoch, index, draws=self.draws)
         image = self.images[index]
         if self.augment:
             image = flip_and_turn(image, rng)
@@ -78,6 +82,11 @@ class DetectorTrainDataset(Dataset[DetectorItem]):
             has_anomaly=has_anomaly,
             index=index,
         )
+
+
+def item_generator(seed: int, epoch: int, index: int, *, draws: int = DRAWS) -> np.random.Generator:
+    """Return the generator of an item's draws; with ``draws`` 1, that of version 1.0."""
+    return generator("detector", seed, epoch, index, draws=draws)
 
 
 def _report_auto_foreground(images: ImageCache, class_name: str) -> None:

@@ -52,7 +52,7 @@ def contact_sheet(
     synthesizers = _synthesizers(dataset, class_name, config, image_size, foreground)
     rows = []
     for number, entry in enumerate(chosen):
-        image = resize_image(read_image(dataset.image_root / entry.filename), image_size)
+        image = resize_image(read_image(dataset.image_root / entry.filename, dataset.config.image_bits), image_size)
         rows.append([image, _dim_background(image, foreground), *_anomalies(image, synthesizers, (seed, 0, number))])
     columns = ["normal", "foreground", *(title for kind in synthesizers for title in (kind, f"{kind}: mask"))]
     names = [entry.filename.rpartition("/")[2] for entry in chosen]

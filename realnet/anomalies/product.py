@@ -1,21 +1,22 @@
 """Export local anomalies: their images, masks and normal originals, with a manifest."""
 
 import csv
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-
+from realnet.anomalies.items import item_generator
 from realnet.anomalies.synthesis import AnomalySynthesizer, LocalAnomaly
 from realnet.config import AnomalyConfig
 from realnet.data.images import Image, read_image, resize_image, write_image
-from realnet.data.index import Entry
+from realnet.data.index import Entry, images_in
 from realnet.errors import UserError
 from realnet.runtime.files import whole_file
+from realnet.runtime.lock import locked
 from realnet.runtime.progress import bar
+from realnet.runtime.randomness import DRAWS
 
-MANIFEST = "manifest.csv"
+MANIFEST, UNFINISHED = "manifest.csv", ".unfinished"
 FOLDERS = ("image", "mask", "source")
 MAX_FAILURES = 200
 """Images in a row without an anomaly after which the export gives up."""
@@ -58,17 +59,20 @@ def anomalous_only(config: AnomalyConfig) -> AnomalyConfig:
     return config.model_copy(update={"types": types})
 
 
-def check_request(folders: Iterable[Path], num_samples: int) -> None:
+def check_request(folders: Collection[Path], num_samples: int) -> None:
     """Check a request for ``export_anomalies`` before any work.
 
     Raises:
-        UserError: if the number is not positive, or a folder holds a finished export.
+        UserError: if the number is not positive, or a folder holds a finished export or files of another maker.
     """
     if num_samples < 1:
         raise UserError(f"--num_samples {num_samples}: give 1 or more")
     taken = [str(folder / MANIFEST) for folder in folders if (folder / MANIFEST).exists()]
     if taken:
         raise UserError(f"{', '.join(taken)} already exist; give another --output, or remove them first")
+    inside = [f / name for f in folders if not (f / UNFINISHED).exists() for name in FOLDERS if images_in(f / name)]
+    if inside:
+        raise UserError(f"{inside[0]} holds images that no export left unfinished; give another --output")
 
 
 def export_anomalies(
@@ -79,6 +83,8 @@ def export_anomalies(
     num_samples: int,
     seed: int,
     output: Path,
+    image_bits: int = 16,
+    draws: int = DRAWS,
 ) -> list[ManifestRow]:
     """Write PNGs of equal names to ``image/``, ``mask/`` and ``source/``, and at the end ``manifest.csv``.
 
@@ -92,29 +98,40 @@ def export_anomalies(
         num_samples: number of anomalies to write.
         seed: seed of all draws.
         output: folder to write to.
+        image_bits: bits that 16-bit values use.
+        draws: as for :func:`item_generator`.
 
     Raises:
         UserError: if a file cannot be read or written, or ``MAX_FAILURES`` images in a row get no anomaly.
     """
     rows = []
-    drawn = _draw(entries, image_root, synthesizer, num_samples, seed)
-    for row, source, anomaly in bar(drawn, total=num_samples, description=entries[0].class_name):
-        for folder, pixels in zip(FOLDERS, (anomaly.image, anomaly.mask, source), strict=True):
-            write_image(output / folder / row.file, pixels)
-        rows.append(row)
-    _write_manifest(output / MANIFEST, rows)
+    drawn = _draw(entries, image_root, synthesizer, num_samples, seed, image_bits, draws)
+    with locked(output):
+        (output / UNFINISHED).touch()
+        for row, source, anomaly in bar(drawn, total=num_samples, description=entries[0].class_name):
+            for folder, pixels in zip(FOLDERS, (anomaly.image, anomaly.mask, source), strict=True):
+                write_image(output / folder / row.file, pixels)
+            rows.append(row)
+        _write_manifest(output / MANIFEST, rows)
+        (output / UNFINISHED).unlink()
     return rows
 
 
 def _draw(
-    entries: Sequence[Entry], image_root: Path, synthesizer: AnomalySynthesizer, num_samples: int, seed: int
+    entries: Sequence[Entry],
+    image_root: Path,
+    synthesizer: AnomalySynthesizer,
+    num_samples: int,
+    seed: int,
+    bits: int,
+    draws: int,
 ) -> Iterator[tuple[ManifestRow, Image, LocalAnomaly]]:
     digits = max(5, len(str(num_samples - 1)))
     count = turn = failures = 0
     while count < num_samples:
         epoch, index = divmod(turn, len(entries))
-        source = resize_image(read_image(image_root / entries[index].filename), synthesizer.image_size)
-        anomaly = synthesizer.synthesize(source, np.random.default_rng((seed, epoch, index)))
+        source = resize_image(read_image(image_root / entries[index].filename, bits), synthesizer.image_size)
+        anomaly = synthesizer.synthesize(source, item_generator(seed, epoch, index, draws=draws))
         turn += 1
         failures = 0 if anomaly.mask.any() else failures + 1
         if failures == MAX_FAILURES:

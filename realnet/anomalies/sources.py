@@ -2,17 +2,20 @@
 
 import csv
 import logging
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
 from realnet.config import AnomalyConfig, AnomalyType, paths
-from realnet.data.index import IMAGE_SUFFIXES
+from realnet.data.formats import is_image
 from realnet.data.registry import OpenDataset
 from realnet.errors import UserError
 from realnet.inspection import findings as kinds
 from realnet.inspection.check import inspect_files
 from realnet.inspection.findings import Finding
 
+DTD_FOLDERS = ("images", "dtd/images", "dtd")
+"""Where an archive of textures unpacks its images to."""
 logger = logging.getLogger("realnet")
 
 
@@ -24,11 +27,14 @@ def find_sdas(dataset: str, class_name: str) -> list[Path]:
     Raises:
         UserError: if there are none; the message names the command that makes them.
     """
-    folder, command = paths.sdas(dataset, class_name), f"python sample.py --dataset {dataset} --classes {class_name}"
+    folder, command = (
+        paths.sdas(dataset, class_name),
+        (f"python sample.py --dataset {shlex.quote(dataset)} --classes {shlex.quote(class_name)}"),
+    )
     files, manifest = _image_files(folder, "*"), folder / paths.SDAS_MANIFEST
     is_sampled = (folder / paths.SDAS_SETTINGS).is_file()  # sample.py leaves other folders of images to their owner
     if is_sampled and manifest.is_file():
-        with manifest.open(newline="", encoding="utf-8") as lines:
+        with manifest.open(newline="", encoding="utf-8-sig") as lines:
             listed = {row["file"] for row in csv.DictReader(lines)}
         files = [file for file in files if file.name in listed]
     if not files:
@@ -48,10 +54,14 @@ def find_sdas(dataset: str, class_name: str) -> list[Path]:
 def find_textures(root: Path) -> list[Path]:
     """Return the images of a DTD folder (``<root>/<texture>/*.jpg``), sorted (docs/method.md, Anomaly sources).
 
+    The folder may also be one that the archive's ``dtd/images`` lies in or below, or one of images without folders.
+
     Raises:
         UserError: if there are none; the message says how to get them.
     """
-    files = _image_files(root, "*/*")
+    places = [(root, "*/*"), *((root / inside, "*/*") for inside in DTD_FOLDERS)]
+    places += [(root.parent / "dtd/images", "*/*"), (root, "*")]
+    files = next((files for place, pattern in places if (files := _image_files(place, pattern))), [])
     if not files:
         raise UserError(
             f"anomaly type dtd needs textures, and {root} holds none; unpack the Describable Textures Dataset there "
@@ -62,7 +72,7 @@ def find_textures(root: Path) -> list[Path]:
 
 def _image_files(folder: Path, pattern: str) -> list[Path]:
     """Return the image files without hidden ones, which killed processes leave behind."""
-    found = (path for path in folder.glob(pattern) if path.suffix.lower() in IMAGE_SUFFIXES)
+    found = (path for path in folder.glob(pattern) if path.is_file() and is_image(path))
     return sorted(path for path in found if not path.name.startswith("."))
 
 

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import traceback
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn, TypeVar
@@ -154,10 +155,12 @@ def choose_classes(wanted: Sequence[str], known: Sequence[str], dataset: str) ->
     """
     if list(wanted) == ["all"]:
         return list(known)
-    unknown = [name for name in wanted if name not in known]
+    by_name = {unicodedata.normalize("NFC", name): name for name in known}  # macOS stores names decomposed
+    chosen = {name: by_name.get(unicodedata.normalize("NFC", name)) for name in wanted}
+    unknown = [name for name, found in chosen.items() if found is None]
     if unknown:
         raise UserError(f"{dataset} has no class {', '.join(map(repr, unknown))}; its classes: {', '.join(known)}")
-    return list(dict.fromkeys(wanted))
+    return list(dict.fromkeys(found for found in chosen.values() if found is not None))
 
 
 def overrides(values: Mapping[str, object]) -> list[str]:

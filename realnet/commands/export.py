@@ -1,5 +1,6 @@
 """Export a detector as one file for other machines: a bundle, ONNX or OpenVINO."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -89,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"detector   {source}",
         *checked,
         f"written    {output} ({size / 1e6:.1f} MB)",
-        f"next       python predict_realnet.py --detector {output} --input PHOTOS",
+        f"next       python predict_realnet.py --detector {shlex.quote(str(output))} --input PHOTOS",
     )
 
 
@@ -106,14 +107,14 @@ def _images(given: Path | None, detector: "Detector") -> "list[Image]":
 
     if given is not None:
         found = find_images(given, output=Path())
-        return [read_image(found.root / name) for name in found.files[:NUM_IMAGES]]
+        return [read_image(found.root / name, detector.image_bits) for name in found.files[:NUM_IMAGES]]
     if detector.dataset in experiments() and detector.class_name:
         dataset = open_dataset(detector.dataset)
         try:
             index = dataset.index(detector.class_name, write=False)
             entries = [*index.test, *index.train]
             chosen = [entries[i] for i in np.linspace(0, len(entries) - 1, min(NUM_IMAGES, len(entries))).astype(int)]
-            return [read_image(dataset.image_root / entry.filename) for entry in chosen]
+            return [read_image(dataset.image_root / entry.filename, detector.image_bits) for entry in chosen]
         except UserError as error:
             print(f"the images of {detector.dataset} cannot be used, so drawings are compared ({error})")
     return draw_photographs(NUM_IMAGES, detector.config.image_size)

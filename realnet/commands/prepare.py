@@ -50,9 +50,10 @@ FLAGS: dict[str, dict[str, Any]] = {
         "help": "the folder that holds labels.csv and images/ (default: the installed package elpv-dataset)",
     },
     "--layout": {
-        "choices": ("auto", "class", "mvtec", "sorted", "folder", "folders"),
         "default": "auto",
-        "help": "how that folder is laid out (see data/README.md); auto tries each and says what it recognised",
+        "metavar": "LAYOUT",
+        "help": "how that folder is laid out: auto (the default), class, mvtec, sorted, folder or folders; or a YAML "
+        "file of globs and roles for what its names do not tell (see data/README.md)",
     },
     "--train-list": {
         "type": location,

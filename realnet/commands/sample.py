@@ -1,5 +1,6 @@
 """Stage 3: sample anomalous images of each class from the diffusion model (SDAS), at the strength you choose."""
 
+import shlex
 from collections.abc import Sequence
 
 from realnet.commands import cli
@@ -64,4 +65,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
             cli.close(
                 world.is_main, f"{class_name}: {number} new images of {config.num_samples} in {root / class_name}"
             )
-        cli.close(world.is_main, f"next       python train_realnet.py --dataset {flags.dataset}")
+        cli.close(world.is_main, f"next       python train_realnet.py --dataset {shlex.quote(flags.dataset)}")

@@ -65,5 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             num_samples=flags.num_samples,
             seed=config.seed,
             output=folders[name],
+            image_bits=dataset.config.image_bits,
+            draws=config.draws,
         )
         print(f"written    {numbers} to {folders[name]}")

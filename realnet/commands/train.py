@@ -1,5 +1,6 @@
 """Stage 4: train the detector of one class or several (AFS, reconstruction, RRS)."""
 
+import shlex
 from collections.abc import Sequence
 
 from realnet.commands import cli
@@ -46,7 +47,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for data in jobs:
             last = train_detector(config, data, world, resume=flags.resume)
             cli.close(world.is_main, f"weights    {last}")
-        names = " ".join(flags.class_name)
-        cli.close(
-            world.is_main, f"next       python evaluation_realnet.py --dataset {flags.dataset} --class_name {names}"
-        )
+        names = shlex.join(flags.class_name)
+        command = f"python evaluation_realnet.py --dataset {shlex.quote(flags.dataset)} --class_name {names}"
+        cli.close(world.is_main, f"next       {command}")

@@ -1,5 +1,6 @@
 """Stage 2, optional: train the noise-aware classifier that guides sampling; a dataset of one class needs none."""
 
+import shlex
 from collections.abc import Sequence
 
 from realnet.commands import cli
@@ -30,4 +31,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     with join_world(flags.device, config.runtime.precision) as world, world.stop:
         last = train_classifier(config, data, world, resume=flags.resume)
-        cli.close(world.is_main, f"weights    {last}", f"next       python sample.py --dataset {flags.dataset}")
+        cli.close(
+            world.is_main, f"weights    {last}", f"next       python sample.py --dataset {shlex.quote(flags.dataset)}"
+        )

@@ -1,5 +1,6 @@
 """Stage 1: train a dataset's diffusion model on the normal images of all its classes."""
 
+import shlex
 from collections.abc import Sequence
 
 from realnet.commands import cli
@@ -32,6 +33,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             world.is_main,
             f"weights    {last}",
             f"panels     experiments/{flags.dataset}/diffusion_vis",
-            f"next       python train_classifier.py --dataset {flags.dataset}   (optional)",
-            f"           python sample.py --dataset {flags.dataset}",
+            f"next       python train_classifier.py --dataset {shlex.quote(flags.dataset)}   (optional)",
+            f"           python sample.py --dataset {shlex.quote(flags.dataset)}",
         )

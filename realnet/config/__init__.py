@@ -8,7 +8,7 @@ from realnet.config.base import (
     TrainConfig,
     TrainingConfig,
 )
-from realnet.config.dataset import DatasetConfig, Foreground, ForegroundRule
+from realnet.config.dataset import DatasetConfig, Foreground, ForegroundRule, MaskRule
 from realnet.config.detector import (
     PUBLISHED_BLOCKS,
     AFSConfig,
@@ -43,6 +43,7 @@ __all__ = [
     "Foreground",
     "ForegroundRule",
     "LossConfig",
+    "MaskRule",
     "OptimiserConfig",
     "ProcessConfig",
     "RRSConfig",

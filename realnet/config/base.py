@@ -3,7 +3,18 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from realnet.config.paths import is_inside
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -19,11 +30,21 @@ def _name(value: object) -> object:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+Draws = Annotated[
+    Literal[1, 2],
+    Field(description="how random numbers follow from the seed; 1: as in version 1.0, to repeat what it drew"),
+]
 ImageSize = Annotated[tuple[Positive, Positive], BeforeValidator(_pair)]
 """(height, width) in pixels; one number means a square."""
 
 
-ClassName = Annotated[str, BeforeValidator(_name)]
+def _folder(name: str) -> str:
+    if not is_inside(name):
+        raise ValueError("a class is a folder of images: its name must not lead out of the folders above it")
+    return name
+
+
+ClassName = Annotated[str, BeforeValidator(_name), AfterValidator(_folder)]
 Respacing = Annotated[str, BeforeValidator(_name)]
 """The diffusion steps to take: how many (``20``), how many per section (``10,5``), or DDIM's spacing (``ddim20``)."""
 
@@ -33,6 +54,8 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    holds_names: ClassVar[bool] = False
+    """Whether plain values in YAML stay the text that they are written as: ``1e3`` and ``true`` may name folders."""
 
     @field_validator("*", mode="before")
     @classmethod
@@ -63,8 +86,10 @@ class Range(Section):
 class RuntimeConfig(Section):
     """How the work runs; affects only speed, memory and rounding."""
 
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="auto: bf16 on a GPU that has it, else fp32"
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = Field(
+        "auto",
+        description="auto: bf16 on a GPU that has it, else fp32; tf32: float32 of 10 bits after the point in the "
+        "products, on GPUs by NVIDIA, where fp32 has all 23",
     )
     num_workers: int = Field(4, ge=0, description="processes that load data, per training process")
     channels_last: bool = Field(True, description="memory layout of images and weights on a GPU")
@@ -107,6 +132,7 @@ class TrainingConfig(Section):
     """What all training stages share."""
 
     seed: Seed = 0
+    draws: Draws = 2
     optimiser: OptimiserConfig = OptimiserConfig()
     train: TrainConfig = TrainConfig()
     runtime: RuntimeConfig = RuntimeConfig()

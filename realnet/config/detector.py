@@ -183,6 +183,14 @@ class EvaluationConfig(Section):
         "use the detector's own; auto: chosen after training on held-out normal images with drawn anomalies",
     )
     aupro_fpr_limit: float = Field(0.3, gt=0, le=1)
+    resolution: Literal["input", "file"] = Field(
+        "input", description="pixels that pixel metrics count: of the detector's input, or of the files, maps enlarged"
+    )
+    mask_resize: Literal["nearest", "regions"] = Field(
+        "nearest",
+        description="of masks, to the input: the nearest pixel (published), which breaks thin regions and loses small "
+        "ones; or regions: each stays one",
+    )
 
     @property
     def pool(self) -> int:

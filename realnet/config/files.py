@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import shlex
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -43,14 +44,24 @@ for _tag, _pattern, _first in (
     _YamlLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
 
 
-def parse_yaml(text: str, source: str) -> Any:
-    """Parse YAML safely, with the scalars of YAML 1.2.
+class _NameLoader(_YamlLoader):
+    """Plain scalars are strings, apart from null."""
+
+
+_NameLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith("null")]
+    for first, resolvers in _YamlLoader.yaml_implicit_resolvers.items()
+}
+
+
+def parse_yaml(text: str, source: str, *, holds_names: bool = False) -> Any:
+    """Parse YAML safely, with the scalars of YAML 1.2; with ``holds_names``, they stay text (but for null).
 
     Raises:
         UserError: if the text is not valid YAML; the message names ``source`` and the line.
     """
     try:
-        return yaml.load(text, Loader=_YamlLoader)
+        return yaml.load(text, Loader=_NameLoader if holds_names else _YamlLoader)
     except yaml.YAMLError as error:
         raise UserError(f"{source} is not valid YAML: {' '.join(str(error).split())}") from error
 
@@ -61,7 +72,7 @@ def load(model: type[ConfigT], path: Path | None, overrides: Sequence[str] = ())
     Raises:
         UserError: if either is invalid; the message names the file, the full key, the value, and the nearest valid key.
     """
-    written = _read(path) if path else {}
+    written = _read(path, holds_names=model.holds_names) if path else {}
     preset = _preset(model, written, overrides)
     config = _validate(model, with_preset(model, written, preset), str(path))
     if not overrides:
@@ -72,13 +83,13 @@ def load(model: type[ConfigT], path: Path | None, overrides: Sequence[str] = ())
     return _validate(model, with_preset(model, changed, preset), "--set")
 
 
-def _read(path: Path) -> Mapping[str, Any]:
+def _read(path: Path, *, holds_names: bool) -> Mapping[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot read the config {path} ({reason}); name a YAML file with --config") from error
-    values = parse_yaml(text, str(path)) or {}
+    values = parse_yaml(text, str(path), holds_names=holds_names) or {}
     if not isinstance(values, Mapping):
         raise UserError(f"{path} must hold keys and values, got {type(values).__name__}")
     return values
@@ -108,7 +119,7 @@ def load_dataset(dataset: str) -> DatasetConfig:
         known = ", ".join(experiments()) or "none in this folder: start the scripts from the project's folder"
         raise UserError(
             f"there is no dataset {dataset!r}: {path} does not exist (datasets: {known}); "
-            f"add your own with: python prepare_data.py add --name {dataset} --source <folder of images>"
+            f"add your own with: python prepare_data.py add --name {shlex.quote(dataset)} --source <folder of images>"
         )
     return load(DatasetConfig, path)
 

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from realnet.config.base import (
     ClippedOptimiserConfig,
+    Draws,
     Fraction,
     ImageSize,
     Positive,
@@ -142,6 +143,7 @@ class SampleConfig(Section):
     """``sample.yaml``: strength-controllable diffusion anomaly synthesis (docs/method.md, SDAS)."""
 
     seed: Seed = 0
+    draws: Draws = 2
     diffusion: str | None = Field(None, description="a checkpoint; None: the dataset's own ckpt_last.pth")
     classifier: str | None = Field(None, description="a checkpoint; None: the dataset's own, if there is one")
     num_samples: Positive = Field(10_000, description="images per class")

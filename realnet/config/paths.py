@@ -2,7 +2,7 @@
 
 import importlib.util
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Literal
 
 Stage = Literal["diffusion", "classifier", "sample", "realnet"]
@@ -11,7 +11,15 @@ Purpose = Literal["checkpoints", "log", "vis"]
 EXPERIMENTS = Path("experiments")
 DATA = Path("data")
 LAST, BEST = "ckpt_last.pth", "ckpt_best.pth"
-SDAS_MANIFEST, SDAS_SETTINGS = "manifest.csv", "settings.yaml"
+LAYOUT, ACCOUNT = "layout.yaml", "account.csv"
+SDAS_MANIFEST, SDAS_SETTINGS, SDAS_OWN = "manifest.csv", "settings.yaml", ".images"
+"""The finished images, their settings, and the names of all images that ``sample.py`` may write and remove."""
+
+
+def is_inside(name: str) -> bool:
+    """Tell whether a relative path that a file names stays inside the folder that it is relative to, on any system."""
+    forms = (PurePosixPath(name), PureWindowsPath(name))
+    return bool(name) and not any(form.anchor or ".." in form.parts for form in forms)
 
 
 def experiment(dataset: str) -> Path:
@@ -44,6 +52,11 @@ def output(dataset: str, stage: Stage, purpose: Purpose, class_name: str | None 
 def protocols(dataset: str) -> Path:
     """Return the folder of a dataset's protocols (``train_<class>.json``, ``test_<class>.json``)."""
     return DATA / dataset / "samples"
+
+
+def account(dataset: str) -> Path:
+    """Return the file that says what each image of a dataset that a user added became."""
+    return DATA / dataset / ACCOUNT
 
 
 def sdas(dataset: str, class_name: str) -> Path:

@@ -1,7 +1,6 @@
 """Read, write and resize images and masks, and convert them to the value ranges that networks take."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 from torch import Tensor
 
+from realnet.config import MaskRule
+from realnet.data.decoding import decode
 from realnet.errors import UserError
 from realnet.runtime.files import refusing, whole
 
@@ -19,9 +20,9 @@ Image = NDArray[Any]  # OpenCV's type annotations do not know uint8
 """uint8 RGB (H, W, 3)."""
 Mask = NDArray[np.bool_]
 """bool (H, W), True on a defect (or an object)."""
-
-cv2.setNumThreads(1)  # worker processes already load the many small items in parallel
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # our own errors name unreadable files
+Pixels = NDArray[Any]
+"""uint8 (H, W) or (H, W, C)."""
+NON_ZERO = MaskRule()
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -30,25 +31,77 @@ _NORMALISE = [(1 / (255 * std), -mean / std) for mean, std in zip(IMAGENET_MEAN,
 _SIGN = [(1 / 127.5, -1.0)] * 3
 
 
-def read_image(path: Path) -> Image:
+def read_image(path: Path, bits: int = 16) -> Image:
     """Read any image file as 8-bit RGB (H, W, 3), rotated according to its EXIF orientation.
 
-    Grey images get three equal channels, 16-bit values keep only their upper byte, and transparency is dropped.
+    Grey images get three equal channels, and transparency is dropped. Of 16-bit values, the upper 8 of the ``bits`` in
+    use remain; larger values become 255.
 
     Raises:
-        UserError: if the file is missing, unreadable or truncated; the message names it.
+        UserError: if the file is missing, unreadable or truncated, or holds other than 8-bit and 16-bit values; the
+            message names it.
     """
-    return cv2.cvtColor(_decode(path, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    if bits == 16:
+        return cv2.cvtColor(decode(path, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    pixels = decode(path, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    return cv2.cvtColor(to_8_bits(pixels, bits), cv2.COLOR_BGR2RGB)
 
 
-def read_mask(path: Path) -> Mask:
-    """Read a mask file of any depth and colour as bool (H, W); any non-zero value is a defect.
+def to_8_bits(pixels: Pixels, bits: int) -> Pixels:
+    """Return the upper 8 of the ``bits`` that uint16 values use, as uint8; uint8 values stay as they are."""
+    if pixels.dtype == np.uint8:
+        return pixels
+    return np.minimum(pixels >> (bits - 8), 255).astype(np.uint8)
+
+
+def read_mask(path: Path, rule: MaskRule = NON_ZERO) -> Mask:
+    """Read a mask file of any depth and colour as bool (H, W), True on a defect.
+
+    Args:
+        path: the file.
+        rule: which pixels are defects; by default, any that is not black.
 
     Raises:
-        UserError: if the file is missing, unreadable or truncated; the message names it.
+        UserError: if the file is missing, unreadable or truncated, or has no transparency that the rule asks for; the
+            message names it.
     """
     # keep the file's own depth: a 16-bit mask may hold small numbers, which 8 bits would drop
-    return _decode(path, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH).max(axis=2) > 0
+    flags = cv2.IMREAD_UNCHANGED if rule.channel == "alpha" else cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
+    pixels = decode(path, flags)
+    if rule.channel == "alpha" and (pixels.ndim != 3 or pixels.shape[2] != 4):
+        raise UserError(f"the mask {path} has no transparency, but dataset.yaml says masks.channel: alpha; correct one")
+    scale = 257 if pixels.dtype == np.uint16 else 1
+    if rule.channel == "alpha":
+        distance = pixels[..., 3]
+    elif any(rule.background):
+        background = np.array(rule.background[::-1], np.int64) * scale
+        distance = np.abs(pixels - background).max(axis=2)
+    else:
+        distance = pixels.max(axis=2)
+    return distance > rule.above * scale
+
+
+def read_pixels(path: Path) -> Pixels:
+    """Read an image file as uint8 RGB (H, W, 3), or RGBA (H, W, 4) if it has transparency.
+
+    Raises:
+        UserError: if the file is missing, unreadable or truncated; the message names it.
+    """
+    pixels = decode(path, cv2.IMREAD_UNCHANGED)
+    if pixels.dtype != np.uint8:
+        pixels = np.minimum(pixels, 255).astype(np.uint8) if pixels.max() < 256 else (pixels >> 8).astype(np.uint8)
+    if pixels.ndim == 2:
+        return np.repeat(pixels[..., None], 3, axis=2)
+    return cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA if pixels.shape[2] == 4 else cv2.COLOR_BGR2RGB)
+
+
+def is_lossy(path: Path) -> bool:
+    """Tell whether a file is a JPEG, which changes the values of pixels."""
+    try:
+        with path.open("rb") as file:
+            return file.read(3) == b"\xff\xd8\xff"
+    except OSError:
+        return False
 
 
 def write_image(path: Path, image: Image | Mask) -> None:
@@ -57,25 +110,28 @@ def write_image(path: Path, image: Image | Mask) -> None:
     Raises:
         UserError: if the file cannot be written.
     """
-    pixels: Image = image.astype(np.uint8) * 255 if image.dtype == np.bool_ else image
-    if pixels.ndim == 3:
-        pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
-    quality = [cv2.IMWRITE_JPEG_QUALITY, 95] if path.suffix.lower() in {".jpg", ".jpeg"} else []
-    encoded = cv2.imencode(path.suffix, pixels, quality)[1]
+    encoded = _encode(image, path.suffix)
     with refusing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encoded.tobytes())
+        path.write_bytes(encoded)
 
 
 def write_whole_image(path: Path, image: Image) -> None:
-    """Write an image so that a reader never sees a part of it; only one process at a time may write it.
+    """Write an image so that a reader never sees a part of it.
 
     Raises:
         UserError: if the file cannot be written.
     """
-    part = path.with_name(f".{path.name}")
-    with whole(path, part):
-        write_image(part, image)
+    with whole(path) as part:
+        part.write_bytes(_encode(image, path.suffix))
+
+
+def _encode(image: Image | Mask, suffix: str) -> bytes:
+    pixels: Image = image.astype(np.uint8) * 255 if image.dtype == np.bool_ else image
+    if pixels.ndim == 3:
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+    quality = [cv2.IMWRITE_JPEG_QUALITY, 95] if suffix.lower() in {".jpg", ".jpeg"} else []
+    return cv2.imencode(suffix, pixels, quality)[1].tobytes()
 
 
 def resize_image(image: Image, size: tuple[int, int]) -> Image:
@@ -114,29 +170,3 @@ def _to_tensor(image: Image, coefficients: Sequence[tuple[float, float]]) -> Ten
         for plane, (scale, offset) in zip(cv2.split(image), coefficients, strict=True)
     ]
     return torch.from_numpy(np.stack(planes))
-
-
-def _decode(path: Path, flags: int) -> NDArray[Any]:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(
-            f"cannot read the image {path}: {error.strerror}; check the path and its permissions"
-        ) from error
-    pixels = None
-    if data and not _is_truncated(data):  # some OpenCV versions silently fill the missing part with grey
-        with suppress(cv2.error):  # for example, more than 2^30 pixels
-            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    if pixels is None:
-        raise UserError(
-            f"{path} ({len(data)} bytes) is truncated, or not an image that OpenCV can read (2^30 pixels at most); "
-            "replace the file or remove it"
-        )
-    return pixels
-
-
-def _is_truncated(data: bytes) -> bool:
-    """Tell whether a JPEG or PNG lacks its end; OpenCV's decoder judges other formats."""
-    if data.startswith(b"\xff\xd8"):
-        return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")  # the end mark follows the last scan
-    return data.startswith(b"\x89PNG") and b"IEND" not in data[-4096:]

@@ -1,22 +1,21 @@
 """The index of a class: its images and masks, found on disk in any known layout and stored as JSON lines."""
 
-import hashlib
 import json
-import os
-import re
-from collections.abc import Iterable, Sequence
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+from realnet.config import paths
+from realnet.data.folders import folders_in, images_in
+from realnet.data.layout_file import NO_LAYOUT, Layout
+from realnet.data.roles import FileRole, roles_in_class
+from realnet.data.words import read_name
 from realnet.errors import UserError
 from realnet.runtime.files import whole
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-NORMAL_FOLDERS = frozenset({"good", "ok", "normal"})
-TRUTH_FOLDER = "ground_truth"
-TRAIN_SHARE = 0.8
-"""Share of the normal images for training, if they come without a split."""
 Split = Literal["train", "test"]
 
 
@@ -30,6 +29,8 @@ class Entry:
         label_name: ``good`` or ``defective``.
         class_name: the class it belongs to.
         maskname: path of the mask, relative to the image root; None if there is no mask.
+        named_kind: the kind of defect; None if the image's folder is named for it.
+        group: what images that show the same part have in common; None if no other image shows it.
     """
 
     filename: str
@@ -37,11 +38,13 @@ class Entry:
     label_name: str
     class_name: str
     maskname: str | None = None
+    named_kind: str | None = None
+    group: str | None = None
 
     @property
     def kind(self) -> str:
-        """Return ``good``, or the kind of defect: the name of the image's folder."""
-        return PurePosixPath(self.filename).parent.name if self.label else "good"
+        """Return ``good``, or the kind of defect: as named, or else the name of the image's folder."""
+        return (self.named_kind or PurePosixPath(self.filename).parent.name) if self.label else "good"
 
 
 @dataclass(frozen=True)
@@ -52,55 +55,43 @@ class ClassIndex:
     test: tuple[Entry, ...]
 
 
-def natural_key(name: str) -> list[tuple[int, int, str]]:
-    """Return a sorting key that puts ``2.png`` before ``10.png``."""
-    parts = re.split(r"(\d+)", name)
-    return [(0, int(part), part) if part.isdigit() else (1, 0, part) for part in parts if part]
-
-
 def discover_classes(root: Path) -> list[str]:
     """Return the class folders under an image root, in natural order.
 
-    A class folder holds a ``train`` folder, images, or a folder of normal images.
+    A class folder holds images, or folders whose names say what their images are for.
 
     Raises:
         UserError: if the root does not exist or holds no class.
     """
     if not root.is_dir():
         raise UserError(f"the image folder {root} does not exist; put the images there or correct image_root")
-    is_itself_class = (root / "train").is_dir() or _normal_folders(root)
-    names = [] if is_itself_class else [name for name in folders_in(root) if _is_class(root / name)]
+    names = [] if has_roles(root) else [name for name in folders_in(root) if is_class(root / name)]
     if names:
         return names
-    if _is_class(root):
+    if is_class(root):
         raise UserError(f"{root} is itself a class; give the folder above it as image_root: {root.parent}")
     raise UserError(f"{root} holds no class; expected {root}/<class>/train/good/*.png or {root}/<class>/*.png")
 
 
-def is_sorted(folder: Path) -> bool:
-    """Tell whether a class holds a folder of normal images directly, and neither ``train`` nor ``test``."""
-    return bool(_normal_folders(folder)) and not any((folder / split).is_dir() for split in ("train", "test"))
+def is_class(folder: Path) -> bool:
+    """Tell whether a folder holds images, or folders whose names say what their images are for."""
+    return bool(images_in(folder)) or has_roles(folder) or any(is_class(each) for each in _neutral_in(folder))
 
 
-def split_normal(names: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Split normal images into training and test images by a hash of their names: every call gives the same split.
+def has_roles(folder: Path) -> bool:
+    """Tell whether a folder's folders are named for what their images are for, such as ``train``, ``NG`` or ``masks``.
 
-    ``TRAIN_SHARE`` of them, rounded down but at least one, are for training; both lists keep the given order.
+    What a folder of no meaning holds, such as ``images``, counts as the folder's own.
     """
-    given = list(names)
-    by_hash = sorted(given, key=lambda name: hashlib.sha256(name.encode()).digest())
-    train = set(by_hash[: max(1, int(TRAIN_SHARE * len(given)))])
-    return [name for name in given if name in train], [name for name in given if name not in train]
+    return any(read_name(name).has_role for name in folders_in(folder)) or any(map(has_roles, _neutral_in(folder)))
 
 
-def build_index(root: Path, class_name: str) -> ClassIndex:
-    """Find a class's images and masks on disk.
+def _neutral_in(folder: Path) -> list[Path]:
+    return [folder / name for name in folders_in(folder) if read_name(name).is_neutral]
 
-    Training images: ``good`` (or ``ok``, ``normal``) in ``<class>/train``, or else in ``<class>``; without
-    such a folder, the images directly there. Test images: ``<class>/test/<kind>``. Masks:
-    ``<class>/ground_truth/<kind>/<stem>_mask.*`` or ``<stem>.*``. A class that is only sorted (see ``is_sorted``) has
-    a folder for each kind of defect next to ``<class>/good``; if there are any, a fifth of its normal images are test
-    images (see ``split_normal``).
+
+def build_index(root: Path, class_name: str, layout: Layout = NO_LAYOUT) -> ClassIndex:
+    """Find a class's images and masks on disk, by the names of folders and files (``roles_in_class``).
 
     Raises:
         UserError: if the class does not exist or has no training images.
@@ -109,15 +100,35 @@ def build_index(root: Path, class_name: str) -> ClassIndex:
     if not folder.is_dir():
         known = ", ".join(folders_in(root)) if root.is_dir() else "none, the folder does not exist"
         raise UserError(f"there is no class {class_name!r} under {root} (folders: {known})")
-    train = _train_entries(root, class_name)
+    return index_of(roles_in_class(root, class_name, layout), root, class_name)
+
+
+def index_of(roles: Sequence[FileRole], root: Path, class_name: str) -> ClassIndex:
+    """Return the index of a class whose files' roles are known.
+
+    Raises:
+        UserError: if it has no training images.
+    """
+    masks = {role.image: role.file for role in roles if role.role == "mask" and role.image and not role.reason}
+    train = tuple(_entry(role, class_name, masks) for role in roles if role.role == "train")
     if not train:
+        folder = root / class_name
+        reasons = Counter(role.reason for role in roles if role.role in {"unused", "unclear"})
+        why = "".join(f"; {number} images are unused: {reason}" for reason, number in reasons.most_common(2))
         raise UserError(
-            f"{folder} holds no training images; expected {folder}/train/good/*, {folder}/train/ok/* or {folder}/*"
+            f"{folder} holds no training images{why}; expected {folder}/train/good/*, {folder}/train/ok/* or {folder}/*"
         )
-    if is_sorted(folder):
-        return _split_sorted(root, class_name)
-    test = [entry for kind in folders_in(folder / "test") for entry in _entries(root, class_name, f"test/{kind}")]
-    return ClassIndex(tuple(train), tuple(test))
+    return ClassIndex(
+        train, tuple(_entry(role, class_name, masks) for role in roles if role.role in {"good", "defect"})
+    )
+
+
+def _entry(role: FileRole, class_name: str, masks: Mapping[str, str]) -> Entry:
+    if role.role != "defect":
+        return Entry(role.file, 0, "good", class_name, group=role.group)
+    folder = PurePosixPath(role.file).parent.name
+    named = None if role.kind == folder else role.kind
+    return Entry(role.file, 1, "defective", class_name, masks.get(role.file), named_kind=named)
 
 
 def write_index(samples_dir: Path, class_name: str, index: ClassIndex) -> None:
@@ -127,11 +138,9 @@ def write_index(samples_dir: Path, class_name: str, index: ClassIndex) -> None:
         UserError: if they cannot be written.
     """
     for split, entries in (("train", index.train), ("test", index.test)):
-        path = samples_dir / f"{split}_{class_name}.json"
         # several processes of a run may write the same index; each replaces it as a whole
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        with whole(path, temporary):
-            temporary.write_text("".join(f"{json.dumps(_to_line(entry))}\n" for entry in entries), encoding="utf-8")
+        with whole(samples_dir / f"{split}_{class_name}.json") as part:
+            part.write_text("".join(f"{json.dumps(_to_line(entry))}\n" for entry in entries), encoding="utf-8")
 
 
 def read_index(samples_dir: Path, class_name: str) -> ClassIndex:
@@ -143,7 +152,9 @@ def read_index(samples_dir: Path, class_name: str) -> ClassIndex:
     return ClassIndex(_read_split(samples_dir, "train", class_name), _read_split(samples_dir, "test", class_name))
 
 
-def load_index(samples_dir: Path, image_root: Path, class_name: str, *, write: bool = True) -> ClassIndex:
+def load_index(
+    samples_dir: Path, image_root: Path, class_name: str, *, layout: Layout = NO_LAYOUT, write: bool = True
+) -> ClassIndex:
     """Read a class's index; if there is none, build it from the images on disk and, if ``write``, store it.
 
     Raises:
@@ -151,75 +162,10 @@ def load_index(samples_dir: Path, image_root: Path, class_name: str, *, write: b
     """
     if all((samples_dir / f"{split}_{class_name}.json").is_file() for split in ("train", "test")):
         return read_index(samples_dir, class_name)
-    index = build_index(image_root, class_name)
+    index = build_index(image_root, class_name, layout)
     if write:
         write_index(samples_dir, class_name, index)
     return index
-
-
-def _is_class(folder: Path) -> bool:
-    return (folder / "train").is_dir() or bool(images_in(folder)) or bool(_normal_folders(folder))
-
-
-def _normal_folders(folder: Path) -> list[str]:
-    return [name for name in folders_in(folder) if name.lower() in NORMAL_FOLDERS and images_in(folder / name)]
-
-
-def _train_entries(root: Path, class_name: str) -> list[Entry]:
-    base = f"{class_name}/train" if (root / class_name / "train").is_dir() else class_name
-    folders = [f"{base}/{name}" for name in _normal_folders(root / base)] or [base]
-    return [_normal(f"{folder}/{name}", class_name) for folder in folders for name in images_in(root / folder)]
-
-
-def _split_sorted(root: Path, class_name: str) -> ClassIndex:
-    kinds = [kind for kind in folders_in(root / class_name) if kind != TRUTH_FOLDER]
-    entries = [entry for kind in kinds for entry in _entries(root, class_name, kind)]
-    normal = [entry.filename for entry in entries if not entry.label]
-    for_test = split_normal(normal)[1] if len(normal) < len(entries) else []
-    train = tuple(entry for entry in entries if not entry.label and entry.filename not in for_test)
-    return ClassIndex(train, tuple(entry for entry in entries if entry.label or entry.filename in for_test))
-
-
-def _entries(root: Path, class_name: str, folder_name: str) -> list[Entry]:
-    """Return the images in a folder of the class, all normal or all of one kind of defect."""
-    folder, kind = f"{class_name}/{folder_name}", PurePosixPath(folder_name).name
-    names = images_in(root / folder)
-    if kind.lower() in NORMAL_FOLDERS:
-        return [_normal(f"{folder}/{name}", class_name) for name in names]
-    truth = f"{class_name}/{TRUTH_FOLDER}/{kind}"
-    masks = {Path(name).stem: f"{truth}/{name}" for name in images_in(root / truth)}
-    return [_defect(f"{folder}/{name}", class_name, masks) for name in names]
-
-
-def _normal(filename: str, class_name: str) -> Entry:
-    return Entry(filename, 0, "good", class_name)
-
-
-def _defect(filename: str, class_name: str, masks: dict[str, str]) -> Entry:
-    stem = PurePosixPath(filename).stem
-    return Entry(filename, 1, "defective", class_name, masks.get(f"{stem}_mask", masks.get(stem)))
-
-
-def folders_in(path: Path) -> list[str]:
-    """Return the names of the visible folders in a folder, in natural order; none if it does not exist."""
-    return _sorted(entry.name for entry in _scan(path) if entry.is_dir())
-
-
-def images_in(path: Path) -> list[str]:
-    """Return the names of the visible image files directly in a folder, in natural order; none if it does not exist."""
-    return _sorted(entry.name for entry in _scan(path) if Path(entry.name).suffix.lower() in IMAGE_SUFFIXES)
-
-
-def _scan(path: Path) -> Sequence[os.DirEntry[str]]:
-    """Return the visible files and folders in a folder; none if it does not exist."""
-    if not path.is_dir():
-        return []
-    with os.scandir(path) as entries:
-        return [entry for entry in entries if not entry.name.startswith(".")]
-
-
-def _sorted(names: Iterable[str]) -> list[str]:
-    return sorted(names, key=natural_key)
 
 
 def _to_line(entry: Entry) -> dict[str, Any]:
@@ -229,17 +175,18 @@ def _to_line(entry: Entry) -> dict[str, Any]:
         "label_name": entry.label_name,
         "clsname": entry.class_name,
     }
-    return line if entry.maskname is None else {**line, "maskname": entry.maskname}
+    optional = {"maskname": entry.maskname, "kind": entry.named_kind, "group": entry.group}
+    return line | {key: value for key, value in optional.items() if value is not None}
 
 
 def _read_split(samples_dir: Path, split: Split, class_name: str) -> tuple[Entry, ...]:
     path = samples_dir / f"{split}_{class_name}.json"
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise UserError(
             f"cannot read the index {path}: {error.strerror}; build it with: python prepare_data.py index "
-            f"--dataset {samples_dir.parent.name} --class_name {class_name}"
+            f"--dataset {shlex.quote(samples_dir.parent.name)} --class_name {shlex.quote(class_name)}"
         ) from error
     return tuple(
         _parse_line(line, f"{path}, line {number}", class_name) for number, line in enumerate(lines, 1) if line.strip()
@@ -255,7 +202,9 @@ def _parse_line(line: str, where: str, class_name: str) -> Entry:
             label=label,
             label_name=str(value.get("label_name", "defective" if label else "good")),
             class_name=str(value.get("clsname", class_name)),
-            maskname=value.get("maskname"),
+            maskname=str(value["maskname"]) if value.get("maskname") else None,
+            named_kind=value.get("kind"),
+            group=value.get("group"),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
@@ -263,7 +212,12 @@ def _parse_line(line: str, where: str, class_name: str) -> Entry:
         ) from error
     if label not in (0, 1):
         raise UserError(f"{where}: label must be 0 (normal) or 1 (defect), got {label}")
-    for name in filter(None, (entry.filename, entry.maskname)):
-        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise UserError(f"{where}: {name} must be a relative path inside the image root")
+    if entry.class_name != class_name:
+        raise UserError(
+            f"{where}: clsname is {entry.class_name!r}, but the file is of class {class_name!r}; move the line to that "
+            "class's file, or leave clsname out"
+        )
+    for name in (entry.filename, *filter(None, [entry.maskname])):
+        if not paths.is_inside(name):
+            raise UserError(f"{where}: {name!r} must be a relative path inside the image root")
     return entry

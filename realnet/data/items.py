@@ -1,7 +1,7 @@
 """Training items of the diffusion model and the classifier.
 
-An item's key is (epoch, index), and (seed, epoch, index) seeds its random draws, so neither the number of workers nor
-the number of processes changes an item.
+An item's key is (epoch, index), and (stage, seed, epoch, index) seed its random draws, so neither the number of workers
+nor the number of processes changes an item.
 """
 
 import logging
@@ -18,6 +18,7 @@ from realnet.data.cache import CACHE_MIB, ImageCache
 from realnet.data.images import Image, to_signed
 from realnet.data.index import Entry
 from realnet.data.order import ItemKey
+from realnet.runtime.randomness import DRAWS, generator
 
 logger = logging.getLogger(__name__)
 
@@ -46,20 +47,27 @@ class DiffusionDataset(Dataset[DiffusionItem]):
         num_steps: int,
         seed: int,
         augment: bool = False,
+        image_bits: int = 16,
+        purpose: str = "diffusion",
+        draws: int = DRAWS,
         cache_mib: int = CACHE_MIB,
     ) -> None:
-        """Take entries of the given ``classes``; a class's index is its position there. ``num_steps`` is T."""
+        """Take entries of the given ``classes``; a class's index is its position there. ``num_steps`` is T.
+
+        ``purpose``, ``seed`` and ``draws`` are for the items' :func:`realnet.runtime.randomness.generator`.
+        """
         self.entries, self.image_size, self.num_steps = list(entries), image_size, num_steps
-        self.seed, self.augment = seed, augment
+        self.seed, self.augment, self.purpose, self.draws = seed, augment, purpose, draws
         self.class_indexes = [list(classes).index(entry.class_name) for entry in self.entries]
-        self.images = ImageCache([image_root / e.filename for e in entries], image_size, budget_mib=cache_mib)
+        files = [image_root / entry.filename for entry in entries]
+        self.images = ImageCache(files, image_size, bits=image_bits, budget_mib=cache_mib)
 
     def __len__(self) -> int:
         return len(self.entries)
 
     def __getitem__(self, key: ItemKey) -> DiffusionItem:
         epoch, index = key
-        rng = np.random.default_rng((self.seed, epoch, index))
+        rng = generator(self.purpose, self.seed, epoch, index, draws=self.draws)
         image = self.images[index]
         if self.augment:
             image = flip_and_turn(image, rng)

@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
+from realnet.runtime.randomness import DRAWS, generator
+
 ItemKey = tuple[int, int]
 """Key of a training item: (epoch, index), the pass over the data and the number of the image."""
 
@@ -28,6 +30,7 @@ class EpochOrder(Sampler[ItemKey]):
         world_size: number of processes.
         start_step: the first step to yield, when resuming.
         num_steps: the step to stop before; None never stops.
+        draws: how the permutations follow from the seed (:func:`realnet.runtime.randomness.generator`).
 
     Raises:
         ValueError: if there are fewer items than a global batch, or a number is out of range.
@@ -44,6 +47,7 @@ class EpochOrder(Sampler[ItemKey]):
         world_size: int = 1,
         start_step: int = 0,
         num_steps: int | None = None,
+        draws: int = DRAWS,
     ) -> None:
         is_in_range = min(batch_size, accumulation, world_size) >= 1 and 0 <= rank < world_size and start_step >= 0
         if not is_in_range or num_items < batch_size * accumulation * world_size:
@@ -54,6 +58,7 @@ class EpochOrder(Sampler[ItemKey]):
             )
         self.num_items, self.seed, self.batch_size, self.accumulation = num_items, seed, batch_size, accumulation
         self.rank, self.world_size, self.start_step, self.num_steps = rank, world_size, start_step, num_steps
+        self.draws = draws
 
     @property
     def global_batch(self) -> int:
@@ -79,10 +84,10 @@ class EpochOrder(Sampler[ItemKey]):
     def _micro_batch(self, step: int, micro_step: int) -> Iterator[ItemKey]:
         epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
         start = step_of_epoch * self.global_batch + (micro_step * self.world_size + self.rank) * self.batch_size
-        for index in _permutation(self.seed, epoch, self.num_items)[start : start + self.batch_size]:
+        for index in _permutation(self.seed, epoch, self.num_items, self.draws)[start : start + self.batch_size]:
             yield epoch, int(index)
 
 
 @lru_cache(maxsize=4)
-def _permutation(seed: int, epoch: int, num_items: int) -> NDArray[np.int64]:
-    return np.random.default_rng((seed, epoch)).permutation(num_items)
+def _permutation(seed: int, epoch: int, num_items: int, draws: int) -> NDArray[np.int64]:
+    return generator("order", seed, epoch, draws=draws).permutation(num_items)

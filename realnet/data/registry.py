@@ -6,6 +6,7 @@ from pathlib import Path
 
 from realnet.config import DatasetConfig, load_dataset, paths
 from realnet.data.index import ClassIndex, build_index, discover_classes, load_index, write_index
+from realnet.data.layout_file import Layout, stored_layout
 from realnet.errors import UserError
 
 
@@ -28,18 +29,27 @@ class OpenDataset:
         Raises:
             UserError: see ``load_index``.
         """
-        return load_index(paths.protocols(self.name), self.image_root, class_name, write=write)
+        layout = stored_layout(self.name)
+        return load_index(paths.protocols(self.name), self.image_root, class_name, layout=layout, write=write)
 
-    def reindex(self, classes: Sequence[str], *, write: bool = True) -> dict[str, ClassIndex]:
+    def reindex(
+        self, classes: Sequence[str], *, layout: Layout | None = None, write: bool = True
+    ) -> dict[str, ClassIndex]:
         """Build the index of each class from the images on disk, and replace any earlier index if ``write``.
+
+        Args:
+            classes: the classes.
+            layout: what the user says about the folders; None takes the dataset's layout file, if it has one.
+            write: store the indexes.
 
         Raises:
             UserError: if classes have no training images; the message names all of them, and nothing is written.
         """
         indexes, problems = {}, []
+        layout = stored_layout(self.name) if layout is None else layout
         for class_name in classes:
             try:
-                indexes[class_name] = build_index(self.image_root, class_name)
+                indexes[class_name] = build_index(self.image_root, class_name, layout)
             except UserError as error:
                 problems.append(str(error))
         if problems:

@@ -15,7 +15,7 @@ from torch import Tensor
 from realnet.detection import description
 from realnet.errors import UserError
 from realnet.models.checkpoint import Checkpoint
-from realnet.runtime.files import part_of, whole
+from realnet.runtime.files import whole
 
 SUFFIX = ".realnet"
 DESCRIPTION, WEIGHTS = "realnet.json", "weights.safetensors"
@@ -37,8 +37,7 @@ def write(path: Path, detector: Checkpoint, *, texts: Mapping[str, str] | None =
     tensors = {key: value.detach().cpu().contiguous() for key, value in detector.state_dict.items()}
     is_rounded = any(value.dtype == torch.bfloat16 for value in tensors.values())
     storage: Storage = "bfloat16" if is_rounded else "float32"
-    part = part_of(path)
-    with whole(path, part), zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as file:
+    with whole(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as file:
         file.writestr(DESCRIPTION, description.describe(detector, storage=storage))
         for name, text in (texts or {}).items():
             file.writestr(name, text)

@@ -4,7 +4,7 @@ See docs/method.md, Calibration.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +23,7 @@ from realnet.metrics.curves import FloatArray, MaskArray, MetricUndefined, Score
 from realnet.models.realnet import RealNet
 from realnet.runtime.distributed import World
 from realnet.runtime.progress import stoppable_bar
+from realnet.runtime.randomness import generator
 
 logger = logging.getLogger("realnet")
 
@@ -77,15 +78,21 @@ def pixel_threshold(image_threshold: float | None, calibration: Calibration | No
 def split_holdout(entries: Sequence[Entry], fraction: float) -> tuple[list[Entry], list[Entry]]:
     """Split training images into those to train on and those to calibrate on.
 
-    The images to calibrate on are evenly spread. There is at least one if the fraction is above 0 and there are two
-    images or more.
+    The images to calibrate on are evenly spread, and those of one group stay together. There is at least one image if
+    the fraction is above 0 and there are two images (or groups) or more.
     """
-    number = min(len(entries) - 1, max(1, round(fraction * len(entries)))) if fraction > 0 else 0
-    held = set(_spread(len(entries), number + 2)[1:-1]) if number > 0 else set()
+    groups = list(dict.fromkeys(_group(entry) for entry in entries))
+    number = min(len(groups) - 1, max(1, round(fraction * len(groups)))) if fraction > 0 else 0
+    held = {groups[index] for index in _spread(len(groups), number + 2)[1:-1]} if number > 0 else set()
     return (
-        [entry for index, entry in enumerate(entries) if index not in held],
-        [entry for index, entry in enumerate(entries) if index in held],
+        [entry for entry in entries if _group(entry) not in held],
+        [entry for entry in entries if _group(entry) in held],
     )
+
+
+def _group(entry: Entry) -> tuple[str, str]:
+    """Return what an image is split by: its group, or else itself."""
+    return ("group", entry.group) if entry.group else ("file", entry.filename)
 
 
 @dataclass(frozen=True)
@@ -122,7 +129,12 @@ class Measured(NamedTuple):
 
 
 def draw_examples(
-    entries: Sequence[Entry], image_root: Path, synthesizer: AnomalySynthesizer, config: RealNetConfig
+    entries: Sequence[Entry],
+    image_root: Path,
+    synthesizer: AnomalySynthesizer,
+    config: RealNetConfig,
+    *,
+    image_bits: int = 16,
 ) -> Examples:
     """Read normal images and draw new local anomalies on them, reproducibly from the seed.
 
@@ -131,13 +143,14 @@ def draw_examples(
         image_root: the folder that the entries' file names are relative to.
         synthesizer: makes the anomalies.
         config: of the detector.
+        image_bits: bits that 16-bit values use.
     """
     number = config.calibration.num_anomalies
     used = [entries[index] for index in _spread(len(entries), min(len(entries), number))]
-    images = [resize_image(read_image(image_root / entry.filename), config.image_size) for entry in used]
+    images = [resize_image(read_image(image_root / entry.filename, image_bits), config.image_size) for entry in used]
     drawn = [
-        synthesizer.synthesize(images[i % len(images)], _generator(config.seed, i, len(images)), only_anomalous=True)
-        for i in range(number)
+        synthesizer.synthesize(images[i % len(images)], rng, only_anomalous=True)
+        for i, rng in enumerate(_generators("calibration", config, config.seed, len(images)))
     ]
     anomalies = [anomaly for anomaly in drawn if anomaly.mask.any()]
     masks = np.array([anomaly.mask for anomaly in anomalies])
@@ -146,10 +159,9 @@ def draw_examples(
 
 def draw_probes(examples: Examples, foreground: Foreground, config: RealNetConfig) -> Examples:
     """Draw anomalies that no detector is trained on onto the same normal images, reproducibly from the seed."""
-    number = config.calibration.num_anomalies
     drawn = [
-        draw_probe(examples.normal[i % len(examples.normal)], foreground, _generator(config.seed + 1, i, number))
-        for i in range(number)
+        draw_probe(examples.normal[i % len(examples.normal)], foreground, rng)
+        for i, rng in enumerate(_generators("probes", config, config.seed + 1, config.calibration.num_anomalies))
     ]
     found = [(image, mask) for image, mask in drawn if mask.any()]
     return Examples(examples.normal, [image for image, _ in found], np.array([mask for _, mask in found]))
@@ -199,9 +211,11 @@ def calibrate(
         return None
 
 
-def _generator(seed: int, number: int, num_images: int) -> np.random.Generator:
-    again, index = divmod(number, num_images)
-    return np.random.default_rng((seed, CALIBRATION_EPOCH - again, index))
+def _generators(purpose: str, config: RealNetConfig, seed: int, num_images: int) -> Iterator[np.random.Generator]:
+    """Yield a generator for each anomaly to calibrate on."""
+    for number in range(config.calibration.num_anomalies):
+        again, index = divmod(number, num_images)
+        yield generator(purpose, seed, CALIBRATION_EPOCH - again, index, draws=config.draws)
 
 
 def _spread(length: int, number: int) -> list[int]:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from realnet import config
 from realnet.config import paths
-from realnet.data.index import natural_key
+from realnet.data.folders import natural_key
 from realnet.errors import UserError
 from realnet.models import checkpoint
 
@@ -44,7 +44,7 @@ def find_checkpoints(dataset: str, class_name: str, given: Path | None = None) -
 def missing_checkpoint(dataset: str, class_name: str) -> str:
     """Return the error message for a class without checkpoint, with the command that makes one."""
     path = paths.output(dataset, "realnet", "checkpoints", class_name) / paths.LAST
-    command = checkpoint.MADE_BY["realnet"].format(dataset=dataset, class_name=class_name)
+    command = checkpoint.command_that_makes("realnet", dataset, class_name)
     return f"{path} does not exist; make it with: {command}"
 
 

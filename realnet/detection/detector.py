@@ -4,19 +4,18 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self, overload
+from typing import Any, Literal, Self, cast, overload
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image as PILImage
-from PIL import ImageOps
 
 from realnet.config import RealNetConfig
-from realnet.data.images import Image, read_image, resize_image
+from realnet.data.images import Image, resize_image
 from realnet.detection import description
 from realnet.detection.calibration import Calibration, pixel_threshold
+from realnet.detection.inputs import ImageInput, to_image, to_images
 from realnet.detection.loading import calibration_of, config_of, load_network
 from realnet.detection.maps import DIVERGED
 from realnet.detection.regions import Region, find_regions
@@ -26,11 +25,9 @@ from realnet.errors import UserError
 from realnet.models import checkpoint
 from realnet.models.checkpoint import Checkpoint
 from realnet.models.realnet import RealNet
-from realnet.runtime.distributed import best_device
+from realnet.runtime.devices import best_device
 from realnet.runtime.placement import make_ready
 from realnet.runtime.precision import Precision, resolve
-
-ImageInput = np.ndarray | PILImage.Image | str | Path
 
 
 @dataclass(frozen=True)
@@ -183,6 +180,11 @@ class Detector:
         )
 
     @property
+    def image_bits(self) -> int:
+        """Return how many bits the values of its 16-bit images use."""
+        return int(self.facts.get("image_bits", 16))
+
+    @property
     def is_torch(self) -> bool:
         """Tell whether the detector runs in torch."""
         return isinstance(self.runtime, TorchRuntime)
@@ -223,22 +225,27 @@ class Detector:
         images are.
 
         Args:
-            images: an image as uint8 RGB array (H, W, 3), PIL image or path; or several, as a sequence of images of any
-                sizes or as an array (B, H, W, 3).
+            images: an image as array or tensor, PIL image or path; or several, as a sequence of images of any sizes or
+                as an array (B, H, W, 3) or tensor (B, 3, H, W). Arrays are (H, W) or (H, W, 3), tensors (H, W) or
+                (3, H, W): uint8, uint16, or float in [0, 1]; colours are RGB, so turn what cv2 reads with
+                ``cv2.cvtColor(image, cv2.COLOR_BGR2RGB)``. An empty sequence gives an empty list.
             threshold: threshold of the image score; None takes the calibrated one.
 
         Returns:
             A :class:`Prediction`, or a list of them for several images.
 
         Raises:
-            UserError: for an unreadable file, an array of another shape or type, or a network that returns NaN.
+            UserError: for an unreadable file, another shape, type or range, an impossible threshold, or a score of NaN.
         """
-        if isinstance(images, (str, Path, PILImage.Image)) or (isinstance(images, np.ndarray) and images.ndim != 4):
-            return self._predict_one(images, threshold)
-        return [self._predict_one(image, threshold) for image in images]
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise UserError(f"threshold {threshold} must be an image score, from 0 to 1")
+        several = to_images(images)
+        if several is None:
+            return self._predict_one(cast(ImageInput, images), threshold)
+        return [self._predict_one(image, threshold) for image in several]
 
     def _predict_one(self, picture: ImageInput, threshold: float | None) -> Prediction:
-        image = _to_array(picture)
+        image = to_image(picture, bits=self.image_bits)
         small = [resize_image(image, self.config.image_size)]
         anomaly_map, scores = self.runtime.judge(small, self.config.evaluation.pool)
         score = float(scores[0])
@@ -257,23 +264,3 @@ class Detector:
             display_scale=calibration.display_scale if calibration else 1.0,
             image=image,
         )
-
-
-def _to_array(image: ImageInput) -> Image:
-    if isinstance(image, (str, Path)):
-        return read_image(Path(image))
-    if isinstance(image, PILImage.Image):
-        image = _from_pil(image)
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
-        raise UserError(f"an image must be a uint8 RGB array (H, W, 3), but this one is {image.dtype} {image.shape}")
-    return image
-
-
-def _from_pil(image: PILImage.Image) -> Image:
-    """Return the array that ``read_image`` would return for the image's file."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode in {"I", "F"}:
-        raise UserError(f"a PIL image of mode {image.mode!r} has no known range; give its file, or 8-bit values")
-    if image.mode.startswith("I;16"):
-        image = PILImage.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    return np.asarray(image.convert("RGB"))

@@ -10,6 +10,7 @@ from torch import Tensor
 from realnet.metrics.image_score import image_scores
 from realnet.models.normal import raise_by
 from realnet.models.realnet import RealNet
+from realnet.runtime.devices import send_images
 from realnet.runtime.precision import Precision
 
 DIVERGED = "its weights diverged, or try runtime.precision=fp32"
@@ -41,9 +42,6 @@ def anomaly_maps(model: RealNet, image: Tensor, precision: Precision) -> Anomaly
 
     The images may be on any device. The model stays in the mode in which the caller has put it.
     """
-    image = image.to(precision.device, non_blocking=True)
-    if precision.device.type == "cuda":
-        image = image.contiguous(memory_format=torch.channels_last)
     with torch.inference_mode(), precision.autocast():
-        detection = model(image)
+        detection = model(send_images(image, precision.device))
         return AnomalyMaps(detection.anomaly_map[:, 0].float(), detection.level)

@@ -8,8 +8,8 @@ from pathlib import PurePosixPath
 import cv2
 import numpy as np
 
+from realnet.data.formats import IMAGE_SUFFIXES
 from realnet.data.images import Image, resize_image, resize_mask
-from realnet.data.index import IMAGE_SUFFIXES
 from realnet.drawing.grids import label_grid
 from realnet.drawing.heatmaps import Display, draw_mask, overlay
 from realnet.metrics.curves import FloatArray, MaskArray

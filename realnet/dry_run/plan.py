@@ -88,13 +88,15 @@ def sampling(
     """Return the plan of sampling; the sampler cannot be used afterwards.
 
     Raises:
-        UserError: if a class's folder holds images made with other settings.
+        UserError: if a class's folder holds images made with other settings or by others.
     """
     wanted = {name: image_folder.draws(name, config) for name in classes}
-    if resume:
-        for name in classes:
-            image_folder.require_settings(root / name, image_folder.describe(sampler.source, config, world.precision))
-            wanted[name] = image_folder.missing(root / name, wanted[name])
+    for name, draws in wanted.items():
+        image_folder.require_own(root / name, draws)
+    for name in classes if resume else ():
+        begun = image_folder.as_begun(root / name, sampler.source, config, world.precision)
+        image_folder.require_settings(root / name, image_folder.describe(sampler.source, begun, world.precision))
+        wanted[name] = image_folder.missing(root / name, wanted[name])
     return {
         "checkpoint": sampler.source,
         "its model is": verdict(sampler.health),

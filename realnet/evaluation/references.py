@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from realnet.config import RealNetConfig
+from realnet.config import EvaluationConfig, RealNetConfig
 from realnet.data.cache import ImageCache
 from realnet.data.images import normalise
 from realnet.data.registry import OpenDataset
@@ -46,7 +46,7 @@ class ReferenceMaker:
         self.class_name, self.config, self.world = class_name, config, world
         self.backbone = make_ready(_backbone(config, checkpoint_path), world.precision.in_float32(), config.runtime)
         files = [dataset.image_root / entry.filename for entry in dataset.index(class_name).train]
-        self.images = ImageCache(files, config.image_size)
+        self.images = ImageCache(files, config.image_size, bits=dataset.config.image_bits)
 
     def fit(self, name: ReferenceName) -> Reference:
         """Return a reference fitted to the training images.
@@ -82,7 +82,7 @@ def _backbone(config: RealNetConfig, checkpoint_path: Path | None) -> Backbone:
     return backbone
 
 
-def score_reference(reference: Reference, split: TestSplit, *, world: World, batch_size: int) -> ClassScores:
+def score_reference(reference: Reference, split: TestSplit, *, world: World, config: EvaluationConfig) -> ClassScores:
     """Score a test split with a fitted reference; several processes share the images, and each gets the whole result.
 
     Raises:
@@ -90,8 +90,8 @@ def score_reference(reference: Reference, split: TestSplit, *, world: World, bat
     """
     maps, scores = np.zeros((split.num_own, *split.image_size), np.float32), np.zeros(split.num_own)
     with distributed.refusing_together():
-        for part, images in split.batches(batch_size):
+        for part, images in split.batches(config.batch_size):
             output = reference.predict(images.to(world.device))
             maps[part], scores[part] = output.maps.cpu().numpy(), output.scores.cpu().numpy()
     whole, whole_scores = (interleave(distributed.gather(mine)) for mine in (maps, scores))
-    return scores_of(split, whole, whole_scores)
+    return scores_of(split, whole, whole_scores, resolution=config.resolution)

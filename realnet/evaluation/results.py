@@ -14,6 +14,7 @@ from realnet.detection.checkpoints import REFERENCES, Protocol
 from realnet.drawing.heatmaps import Display
 from realnet.errors import printable
 from realnet.evaluation.scores import METRICS, Metric
+from realnet.runtime.contents import checksums
 from realnet.runtime.files import whole_file
 
 Source = Literal["calibrated", "test labels"]
@@ -26,6 +27,12 @@ Name = Annotated[str, AfterValidator(printable)]
 """A name that JSON can hold."""
 
 
+def _inside(name: str) -> str:
+    if not paths.is_inside(name):
+        raise ValueError("must be a relative path inside the image root")
+    return name
+
+
 class JsonPart(BaseModel):
     """A part of ``metrics.json``; the scores of a diverged network are written as "NaN"."""
 
@@ -35,7 +42,7 @@ class JsonPart(BaseModel):
 class ImageResult(JsonPart):
     """A test image: its file (relative to the image root), its kind, the truth, and its score."""
 
-    filename: Name
+    filename: Annotated[Name, AfterValidator(_inside)]
     kind: Name
     is_defect: bool
     score: float
@@ -69,7 +76,9 @@ class CheckpointResult(JsonPart):
     Attributes:
         protocol: how the checkpoint was chosen.
         checkpoint: path of the checkpoint.
-        modified_ns: when the file was last modified; a later time makes these results outdated.
+        modified_ns: when the file was last modified.
+        checksum: of the file's content; another one makes these results outdated. "" in results of version 1.0, which
+            the time makes outdated.
         step: training step; None if the file does not say.
         metrics: metrics by name.
         calibration: the calibration stored in the file; None if there is none.
@@ -93,6 +102,7 @@ class CheckpointResult(JsonPart):
     images: tuple[ImageResult, ...]
     curves: dict[Literal["image_roc", "pixel_roc", "pro"], Drawn]
     fpr_limit: float
+    checksum: str = ""
 
 
 class ClassResult(JsonPart):
@@ -176,7 +186,7 @@ def read_class(folder: Path) -> ClassResult | None:
         The results; None if there are none, if another version wrote them, or if a checkpoint has changed since.
     """
     result = read_earlier(folder)
-    return result if result and all(map(_is_current, result.checkpoints)) else None
+    return result if result and all(_is_current(one, folder) for one in result.checkpoints) else None
 
 
 def read_earlier(folder: Path) -> ClassResult | None:
@@ -228,8 +238,10 @@ def _numbers(metrics: Mapping[str, Metric]) -> list[str]:
     return ["" if value is None else f"{value:.6f}" for value in values]
 
 
-def _is_current(result: CheckpointResult) -> bool:
+def _is_current(result: CheckpointResult, folder: Path) -> bool:
     if result.protocol in REFERENCES:
         return True
     path = Path(result.checkpoint)
+    if result.checksum:
+        return checksums([path], folder) == [result.checksum]
     return path.is_file() and path.stat().st_mtime_ns == result.modified_ns

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from realnet.config import RealNetConfig, RuntimeConfig
+from realnet.config import RealNetConfig
 from realnet.data.registry import OpenDataset
 from realnet.detection.calibration import Calibration
 from realnet.detection.checkpoints import Protocol, ReferenceName
@@ -25,6 +25,7 @@ from realnet.evaluation.scores import ClassScores, Curves, curves_of, not_number
 from realnet.evaluation.split import TestSplit
 from realnet.metrics.curves import CurvePoints, ScoreCurve
 from realnet.runtime import distributed
+from realnet.runtime.contents import checksums
 from realnet.runtime.distributed import World
 
 logger = logging.getLogger("realnet")
@@ -35,9 +36,9 @@ class TestSplits:
 
     __test__ = False  # a class whose name pytest would collect
 
-    def __init__(self, dataset: OpenDataset, class_name: str, runtime: RuntimeConfig, world: World) -> None:
+    def __init__(self, dataset: OpenDataset, class_name: str, config: RealNetConfig, world: World) -> None:
         self.dataset, self.class_name = dataset, class_name
-        self._runtime, self._world = runtime, world
+        self._config, self._world = config, world
         self._by_size: dict[tuple[int, int], TestSplit] = {}
 
     def at(self, image_size: tuple[int, int]) -> TestSplit:
@@ -47,15 +48,18 @@ class TestSplits:
                 self.dataset.index(self.class_name).test,
                 self.dataset.image_root,
                 image_size=image_size,
-                runtime=self._runtime,
+                runtime=self._config.runtime,
                 world=self._world,
+                mask_rule=self.dataset.config.masks,
+                mask_resize=self._config.evaluation.mask_resize,
+                image_bits=self.dataset.config.image_bits,
                 with_pictures=True,
             )
         return self._by_size[image_size]
 
 
 def evaluate_checkpoint(
-    protocol: Protocol, path: Path, splits: "TestSplits", *, config: RealNetConfig, world: World
+    protocol: Protocol, path: Path, splits: "TestSplits", *, config: RealNetConfig, world: World, folder: Path
 ) -> tuple[CheckpointResult, ClassScores]:
     """Score a class's test split with one checkpoint, and compute its metrics (docs/method.md, Evaluation).
 
@@ -65,11 +69,13 @@ def evaluate_checkpoint(
         splits: the class's test images.
         config: settings of this machine and of the metrics; the checkpoint holds those of the network.
         world: this process.
+        folder: of the results, where checksums are kept.
 
     Raises:
         UserError: on all processes, if the checkpoint, an image or a mask cannot be used.
     """
-    modified_ns = path.stat().st_mtime_ns  # taken before reading: a file that changes meanwhile counts as another
+    # taken before reading: a file that changes meanwhile counts as another
+    modified_ns, (checksum,) = path.stat().st_mtime_ns, checksums([path], folder)
     with distributed.refusing_together():
         detector = Detector.load(
             path, precision=world.precision, config=config, dataset=splits.dataset.name, class_name=splits.class_name
@@ -81,7 +87,7 @@ def evaluate_checkpoint(
         precision=detector.precision,
         description=f"{splits.class_name}: {path.name}",
     )
-    file = _File(str(path), modified_ns, detector.facts.get("step"))
+    file = _File(str(path), modified_ns, detector.facts.get("step"), checksum)
     fpr_limit = config.evaluation.aupro_fpr_limit
     return _summed_up(protocol, scores, file, fpr_limit=fpr_limit, calibration=detector.calibration), scores
 
@@ -98,16 +104,17 @@ def evaluate_reference(
         reference = maker.fit(name)
     settings = maker.config.evaluation
     split = splits.at(maker.config.image_size)
-    scores = score_reference(reference, split, world=world, batch_size=settings.batch_size)
+    scores = score_reference(reference, split, world=world, config=settings)
     return _summed_up(name, scores, _File("", 0, None), fpr_limit=settings.aupro_fpr_limit), scores
 
 
 class _File(NamedTuple):
-    """A checkpoint's path, time and step; a reference has none."""
+    """A checkpoint's path, time, step and checksum; a reference has none."""
 
     path: str
     modified_ns: int
     step: int | None
+    checksum: str = ""
 
 
 def _summed_up(
@@ -119,6 +126,7 @@ def _summed_up(
         protocol=protocol,
         checkpoint=file.path,
         modified_ns=file.modified_ns,
+        checksum=file.checksum,
         step=file.step,
         metrics=summarise(curves, fpr_limit=fpr_limit),
         calibration=calibration,
@@ -186,9 +194,17 @@ def notes_on(scores: ClassScores) -> Iterator[str]:
     without = int(np.count_nonzero(~scores.has_mask))
     if without and scores.masks.any():
         yield f"{without} defect images without a mask are left out of the pixel metrics"
+    height, width = scores.masks.shape[1:]
+    if scores.region_counts is not None and scores.regions_in_file is None:
+        own, kept, seen = (int(number) for number in scores.region_counts.sum(axis=0))
+        if kept < own or seen > kept:
+            fate = [f"{own - kept} vanish"] * (kept < own) + [f"{kept} are {seen} pieces"] * (seen > kept)
+            yield (
+                f"of {own} regions in the masks {' and '.join(fate)} at {height}x{width} pixels; "
+                "evaluation.mask_resize=regions keeps each one whole, evaluation.resolution=file takes them as they are"
+            )
     vanished = np.flatnonzero(scores.has_mask & (scores.labels == 1) & ~scores.masks.any(axis=(1, 2)))
-    if len(vanished):
-        height, width = scores.masks.shape[1:]
+    if len(vanished) and scores.regions_in_file is None:
         yield (
             f"{len(vanished)} masks show no defect at {height}x{width} pixels, such as "
             f"{scores.entries[vanished[0]].maskname}: the pixel metrics treat these images as normal"

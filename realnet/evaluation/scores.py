@@ -1,16 +1,19 @@
 """Score a class's test split and compute its metrics (docs/method.md, Evaluation)."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from realnet.config import EvaluationConfig
 from realnet.data.index import Entry
+from realnet.data.regions import Regions
 from realnet.detection.maps import DIVERGED, anomaly_maps
 from realnet.evaluation.split import TestSplit, interleave
-from realnet.metrics.curves import MetricUndefined, ScoreCurve, image_curve, pixel_curve
+from realnet.metrics.curves import MetricUndefined, ScoreCurve, image_curve, pixel_curve, pixel_curve_of_images
 from realnet.models.realnet import RealNet
 from realnet.runtime import distributed
 from realnet.runtime.precision import Precision
@@ -29,6 +32,10 @@ class ClassScores:
         labels: (N,) in {0, 1}.
         masks: (N, H, W) bool; all False where ``has_mask`` is False.
         has_mask: (N,) bool, whether the truth of the pixels is known: normal images, and defects with a mask.
+        regions: (N, H, W) numbers of the masks' regions, from 1; None where those that the masks show count.
+        region_counts: (N, 3), what became of each mask's regions (``RegionCounts``); None if nobody counted.
+        regions_in_file: returns the regions (h, w) of the n-th image's mask at the file's own size; None where pixel
+            metrics count the pixels of the maps.
     """
 
     entries: Sequence[Entry]
@@ -37,6 +44,9 @@ class ClassScores:
     labels: NDArray[np.int64]
     masks: NDArray[np.bool_]
     has_mask: NDArray[np.bool_]
+    regions: NDArray[np.uint16] | None = None
+    region_counts: NDArray[np.int64] | None = None
+    regions_in_file: Callable[[int], Regions] | None = None
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -98,11 +108,20 @@ def score_split(
     finally:
         model.train(was_training)
     whole, whole_scores = (interleave(distributed.gather(mine)) for mine in (maps, scores))
-    return scores_of(split, whole, whole_scores[:, 0])
+    return scores_of(split, whole, whole_scores[:, 0], resolution=config.resolution)
 
 
-def scores_of(split: TestSplit, maps: NDArray[np.float32], scores: NDArray[np.float64]) -> ClassScores:
-    """Join maps (N, H, W) and image scores (N,) with the truth; every process must call this."""
+def scores_of(
+    split: TestSplit,
+    maps: NDArray[np.float32],
+    scores: NDArray[np.float64],
+    *,
+    resolution: Literal["input", "file"] = "input",
+) -> ClassScores:
+    """Join maps (N, H, W) and image scores (N,) with the truth; every process must call this.
+
+    ``resolution`` is ``evaluation.resolution`` of the config.
+    """
     truth = split.truth()
     return ClassScores(
         entries=split.entries,
@@ -111,6 +130,9 @@ def scores_of(split: TestSplit, maps: NDArray[np.float32], scores: NDArray[np.fl
         labels=np.array([entry.label for entry in split.entries], np.int64),
         masks=truth.masks,
         has_mask=truth.has_mask,
+        regions=truth.regions,
+        region_counts=truth.counts,
+        regions_in_file=split.files.regions_of if resolution == "file" else None,
     )
 
 
@@ -128,10 +150,26 @@ def curves_of(scores: ClassScores) -> Curves:
     reason = _no_pixel_truth(scores)
     if reason:
         return Curves(image, Undefined(reason))
-    maps, masks = scores.anomaly_maps, scores.masks
+    return Curves(image, _defined(lambda: _pixel_curve(scores)))
+
+
+def _pixel_curve(scores: ClassScores) -> ScoreCurve:
+    maps, masks, regions = scores.anomaly_maps, scores.masks, scores.regions
+    if scores.regions_in_file is not None:
+        return pixel_curve_of_images(lambda: _images_in_files(scores))
     if not scores.has_mask.all():
         maps, masks = maps[scores.has_mask], masks[scores.has_mask]
-    return Curves(image, _defined(lambda: pixel_curve(maps, masks)))
+        regions = None if regions is None else regions[scores.has_mask]
+    return pixel_curve(maps, masks, regions)
+
+
+def _images_in_files(scores: ClassScores) -> Iterator[tuple[NDArray[np.float32], Regions]]:
+    """Yield the map, enlarged to the file's own size, and the mask's regions of each image whose truth is known."""
+    assert scores.regions_in_file is not None
+    for number in np.flatnonzero(scores.has_mask):
+        regions = scores.regions_in_file(int(number))
+        height, width = regions.shape
+        yield cv2.resize(scores.anomaly_maps[number], (width, height), interpolation=cv2.INTER_LINEAR), regions
 
 
 def summarise(curves: Curves, *, fpr_limit: float = 0.3) -> dict[str, Metric]:

@@ -3,23 +3,22 @@
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NotRequired, TypedDict
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Subset
 
-from realnet.config import RuntimeConfig
-from realnet.data.images import Image, Mask, normalise, read_image, read_mask, resize_image, resize_mask
+from realnet.config import MaskRule, RuntimeConfig
+from realnet.data.images import NON_ZERO, Image, normalise
 from realnet.data.index import Entry
 from realnet.drawing.panels import panel_size
-from realnet.drawing.thumbnails import THUMBNAIL_SIDE, thumbnail
-from realnet.errors import UserError
+from realnet.drawing.thumbnails import THUMBNAIL_SIDE
+from realnet.evaluation.files import MaskResize, TestFiles
 from realnet.runtime import distributed
 from realnet.runtime.distributed import World
 from realnet.runtime.progress import bar
@@ -33,10 +32,14 @@ class Truth:
     Attributes:
         masks: (N, H, W) bool at the input size; all False where ``has_mask`` is False.
         has_mask: (N,) bool, whether the truth of the pixels is known: normal images, and defects with a mask.
+        regions: (N, H, W) numbers of the masks' regions, from 1; None where those that the masks show count.
+        counts: (N, 3), the ``RegionCounts`` of each mask.
     """
 
     masks: NDArray[np.bool_]
     has_mask: NDArray[np.bool_]
+    regions: NDArray[np.uint16] | None
+    counts: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -59,20 +62,6 @@ class Pictures:
         return self.canvases[number, :height, :width]
 
 
-Stamp = tuple[int, int] | None
-
-
-class _Item(TypedDict):
-    """A decoded test image; (H, W) is the input size."""
-
-    pixels: Image
-    mask: Mask
-    has_mask: bool
-    panel: NotRequired[Image]
-    canvas: NotRequired[Image]
-    size: NotRequired[NDArray[np.int64]]
-
-
 class TestSplit:
     """A class's test images at a detector's input size, shared by the processes of a run.
 
@@ -84,6 +73,9 @@ class TestSplit:
         image_size: (H, W), the detector's input size.
         runtime: runtime settings of the config.
         world: this process; it reads every ``world.size``-th image.
+        mask_rule: which pixels of a mask file are defects.
+        mask_resize: ``evaluation.mask_resize`` of the config.
+        image_bits: bits that 16-bit values use (``read_image``).
         with_pictures: also keep the images that heatmaps and reports show.
     """
 
@@ -97,16 +89,19 @@ class TestSplit:
         image_size: tuple[int, int],
         runtime: RuntimeConfig,
         world: World,
+        mask_rule: MaskRule = NON_ZERO,
+        mask_resize: MaskResize = "nearest",
+        image_bits: int = 16,
         with_pictures: bool = False,
     ) -> None:
         self.entries, self.image_size, self.with_pictures = list(entries), image_size, with_pictures
-        self._files = _Files(self.entries, image_root, image_size, with_pictures)
+        self.files = TestFiles(self.entries, image_root, image_size, mask_rule, mask_resize, image_bits, with_pictures)
         self._runtime, self._world = runtime, world
         self._mine = range(world.rank, len(self.entries), world.size)
-        self._stamps: list[Stamp] = []
+        self._stamps: list[object] = []
         self._num_read = 0
-        self._masks, self._has_mask = np.zeros((0, *image_size), np.bool_), np.zeros(0, np.bool_)
         self._truth: Truth | None = None
+        self._clear_truth(0)
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -129,7 +124,7 @@ class TestSplit:
         number = self.num_own
         parts = [slice(start, min(start + batch_size, number)) for start in range(0, number, batch_size)]
         is_shown = self._world.is_main and bool(description)
-        is_read = bool(number) and self._num_read == number and self._stamps == self._files.stamps(self._mine)
+        is_read = bool(number) and self._num_read == number and self._stamps == self.files.stamps(self._mine)
         if distributed.any_process(not is_read):
             self._num_read, self._truth = 0, None
         with bar(total=number, description=description, is_main=is_shown) as progress:
@@ -140,7 +135,9 @@ class TestSplit:
     def truth(self) -> Truth:
         """Return the truth of all images; every process must call this, after a pass over :meth:`batches`."""
         if self._truth is None:
-            self._truth = Truth(_joined(self._masks), _joined(self._has_mask))
+            regions = _joined(self._regions) if self.files.mask_resize == "regions" else None
+            masks = _joined(self._masks) if regions is None else regions > 0
+            self._truth = Truth(masks, _joined(self._has_mask), regions, _joined(self._counts))
         return self._truth
 
     def pictures(self) -> Pictures:
@@ -149,82 +146,40 @@ class TestSplit:
 
     def _read(self, parts: Sequence[slice], batch_size: int) -> Iterator[slice]:
         loader = DataLoader(
-            Subset(self._files, self._mine),
+            Subset(self.files, self._mine),
             batch_size=batch_size,
             num_workers=min(self._runtime.num_workers, len(self._mine) // batch_size),
             worker_init_fn=leave_signals_to_main,
         )
         self._make_room()
-        self._stamps = self._files.stamps(self._mine)  # before they are read: what is written meanwhile is newer
+        self._stamps = self.files.stamps(self._mine)  # before they are read: what is written meanwhile is newer
         for part, batch in zip(parts, loader, strict=True):
             self._pixels[part] = batch["pixels"].numpy()
-            self._masks[part], self._has_mask[part] = batch["mask"].numpy(), batch["has_mask"].numpy()
+            self._has_mask[part], self._counts[part] = batch["has_mask"].numpy(), batch["counts"].numpy()
+            if self.files.mask_resize == "regions":
+                self._regions[part] = batch["regions"].numpy()
+            else:
+                self._masks[part] = batch["mask"].numpy()
             if self.with_pictures:
                 self._panels[part], self._canvases[part] = batch["panel"].numpy(), batch["canvas"].numpy()
                 self._sizes[part] = batch["size"].numpy()
             self._num_read = part.stop
             yield part
 
+    def _clear_truth(self, number: int) -> None:
+        self._has_mask, self._counts = np.zeros(number, np.bool_), np.zeros((number, 3), np.int64)
+        if self.files.mask_resize == "regions":
+            self._regions = np.zeros((number, *self.image_size), np.uint16)
+        else:
+            self._masks = np.zeros((number, *self.image_size), np.bool_)
+
     def _make_room(self) -> None:
         number, shown = self.num_own, self.num_own if self.with_pictures else 0
         self._pixels = _spool((number, *self.image_size, 3))
-        self._masks, self._has_mask = np.zeros((number, *self.image_size), np.bool_), np.zeros(number, np.bool_)
+        self._clear_truth(number)
         self._panels = _spool((shown, *panel_size(self.image_size), 3))
         self._canvases = _spool((shown, THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3))
         self._sizes = np.zeros((shown, 2), np.int64)
-
-
-class _Files(Dataset[_Item]):
-    """The files of a test split, decoded by the workers of a DataLoader."""
-
-    def __init__(
-        self, entries: Sequence[Entry], image_root: Path, image_size: tuple[int, int], with_pictures: bool
-    ) -> None:
-        self.entries, self.image_root, self.image_size = entries, image_root, image_size
-        self.with_pictures = with_pictures
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-    def __getitem__(self, index: int) -> _Item:
-        entry = self.entries[index]
-        image = read_image(self.image_root / entry.filename)
-        height, width = image.shape[:2]
-        item = _Item(
-            pixels=np.array(resize_image(image, self.image_size)),
-            mask=np.array(resize_mask(self._mask(entry, (height, width)), self.image_size)),
-            has_mask=entry.label == 0 or entry.maskname is not None,
-        )
-        if self.with_pictures:
-            small, canvas = thumbnail(image), np.zeros((THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3), np.uint8)
-            canvas[: small.shape[0], : small.shape[1]] = small
-            item |= {"panel": np.array(resize_image(image, panel_size(self.image_size))), "canvas": canvas}
-            item["size"] = np.array(small.shape[:2])
-        return item
-
-    def stamps(self, indexes: Iterable[int]) -> list[Stamp]:
-        """Return what changes when an image or its mask is written again: sizes and times; None for a lost file."""
-        names = [name for i in indexes for name in (self.entries[i].filename, self.entries[i].maskname) if name]
-        return [_stamp(self.image_root / name) for name in names]
-
-    def _mask(self, entry: Entry, size: tuple[int, int]) -> Mask:
-        if entry.label == 0 or entry.maskname is None:
-            return np.zeros(size, np.bool_)
-        mask = read_mask(self.image_root / entry.maskname)
-        if mask.shape != size:
-            raise UserError(
-                f"the mask {self.image_root / entry.maskname} is {mask.shape[0]}x{mask.shape[1]} pixels, its image "
-                f"{entry.filename} is {size[0]}x{size[1]}; give both the same size"
-            )
-        return mask
-
-
-def _stamp(path: Path) -> Stamp:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_size, found.st_mtime_ns
 
 
 def interleave(shares: Sequence[NDArray]) -> NDArray:

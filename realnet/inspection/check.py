@@ -5,13 +5,19 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from realnet.data.index import IMAGE_SUFFIXES, TRUTH_FOLDER, ClassIndex, Entry, build_index
+from realnet.config import MaskRule
+from realnet.data.decoding import has_pages
+from realnet.data.depth import find_bits
+from realnet.data.index import ClassIndex, Entry
+from realnet.data.layout_file import stored_layout
 from realnet.data.registry import OpenDataset
+from realnet.data.roles import roles_in_class
 from realnet.errors import UserError
 from realnet.inspection import findings as kinds
 from realnet.inspection.duplicates import equal_keys, same_content
 from realnet.inspection.findings import Finding, fatal, report
 from realnet.inspection.looks import Look, look_at_images, look_at_masks
+from realnet.inspection.mask_looks import find_mask_looks
 
 logger = logging.getLogger(__name__)
 
@@ -83,12 +89,18 @@ def inspect_class(
         return [Finding(kinds.ABSENT, f"{class_name}: its index lists no training images")]
     root, test = dataset.image_root, index.test if with_test else ()
     images = look_at_images((root / entry.filename for entry in (*index.train, *test)), decode=decode)
-    masks = look_at_masks((root / name for name in _mask_names(test)), decode=decode)
+    rule = dataset.config.masks
+    masks = look_at_masks((root / name for name in _mask_names(test)), rule, decode=decode)
+    trained = [root / entry.filename for entry in index.train]
     return [
         *_unusable({**images, **masks}),
+        *(Finding(kinds.MASK_LIKE, str(path)) for path in sorted(find_mask_looks(trained if decode else ()))),
         *_about_masks(root, class_name, test, {**images, **masks}),
+        *_odd_masks(class_name, masks, rule),
+        *(_odd_files(class_name, list(images), dataset.config.image_bits) if decode else ()),
         *_copies(root, index.train, test, images),
-        *_on_disk(root, class_name, index, with_test=with_test),
+        *_views(class_name, index.train, test),
+        *_on_disk(root, dataset.name, class_name, index, with_test=with_test),
     ]
 
 
@@ -116,8 +128,30 @@ def _about_masks(root: Path, class_name: str, test: Sequence[Entry], looks: Look
         if mask.size and image.size and mask.size != image.size:
             sizes = f"{_text(mask.size)}, its image {entry.filename} is {_text(image.size)}"
             yield Finding(kinds.MASK_SIZE, f"{root / entry.maskname} is {sizes}")
-        if mask.is_blank:
+        if mask.share == 0:
             yield Finding(kinds.EMPTY_MASK, str(root / entry.maskname))
+
+
+def _odd_masks(class_name: str, masks: Looks, rule: MaskRule) -> Iterator[Finding]:
+    """Yield what makes it likely that the masks mean something else than the rule says, one finding a reason."""
+    is_open = rule.channel == "colour" and rule.above == 0
+    odd = {
+        kinds.LARGE_MASK: [path for path, look in masks.items() if look.share is not None and look.share > 0.5],
+        kinds.JPEG_MASK: [path for path, look in masks.items() if look.is_lossy and is_open],
+        kinds.GREY_MASK: [p for p, look in masks.items() if look.num_levels > 2 and is_open and not look.is_lossy],
+    }
+    for kind, paths in odd.items():
+        if paths:
+            yield Finding(kind, f"{class_name}: {len(paths)} of {len(masks)}, such as {paths[0]} ({rule})")
+
+
+def _odd_files(class_name: str, files: Sequence[Path], image_bits: int) -> Iterator[Finding]:
+    """Yield images whose values use other bits than the dataset's, and files with several pages."""
+    bits, number = find_bits(files)
+    if number and bits != image_bits:
+        yield Finding(kinds.DEPTH, f"{class_name}: {bits} bits are used, image_bits is {image_bits}")
+    tiffs = (path for path in files if path.suffix.lower() in {".tif", ".tiff"} and path.is_file())
+    yield from (Finding(kinds.PAGES, str(path)) for path in tiffs if has_pages(path.read_bytes()))
 
 
 def _copies(root: Path, train: Sequence[Entry], test: Sequence[Entry], looks: Looks) -> Iterator[Finding]:
@@ -138,43 +172,33 @@ def _copies(root: Path, train: Sequence[Entry], test: Sequence[Entry], looks: Lo
             yield from (Finding(kinds.DUPLICATE, f"{path} equals {same[0]}") for path in same[1:])
 
 
-def _on_disk(root: Path, class_name: str, index: ClassIndex, *, with_test: bool) -> Iterator[Finding]:
-    """Yield unused files in the class's folder: masks without an image, and images that the index does not list."""
-    files = set(_images_below(root / class_name))
-    truth = {path for path in files if TRUTH_FOLDER in path.relative_to(root / class_name).parts}
-    known = {(path.parent.name, path.stem) for path in files - truth}
+def _views(class_name: str, train: Sequence[Entry], test: Sequence[Entry]) -> Iterator[Finding]:
+    """Yield the parts with images in both splits, if there are any."""
+    known = {entry.group: entry.filename for entry in train if entry.group}
+    both = [f"{entry.filename}, {known[entry.group]}" for entry in test if entry.group in known]
+    if both:
+        yield Finding(kinds.VIEWS, f"{class_name}: {len(both)} test images, such as {both[0]}")
+
+
+def _on_disk(root: Path, dataset: str, class_name: str, index: ClassIndex, *, with_test: bool) -> Iterator[Finding]:
+    """Yield what the class's folder holds and the index does not use: masks without an image, and images."""
+    if not (root / class_name).is_dir():  # a hand-written index may name images in other folders
+        return
+    entries = (*index.train, *index.test)
+    used = {entry.filename for entry in entries} | {entry.maskname for entry in entries}
+    spare = [role for role in roles_in_class(root, class_name, stored_layout(dataset)) if role.file not in used]
     if with_test:
-        spare = truth - {root / name for name in _mask_names(index.test)}
-        orphans = (p for p in spare if not {(p.parent.name, p.stem), (p.parent.name, _without_mark(p.stem))} & known)
-        yield from (Finding(kinds.ORPHAN, str(path)) for path in sorted(orphans))
-    used = {root / entry.filename for entry in (*index.train, *index.test)}
-    fresh = _files_of_fresh_index(root, class_name) - used
-    yield from (Finding(kinds.OUTDATED, str(path)) for path in sorted(fresh))
-    ignored = Counter(path.parent for path in files - truth - used - fresh)
-    yield from (Finding(kinds.IGNORED, f"{folder}: {count} unused") for folder, count in sorted(ignored.items()))
-
-
-def _images_below(folder: Path) -> Iterator[Path]:
-    for path in folder.rglob("*"):
-        is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden:
-            yield path
-
-
-def _files_of_fresh_index(root: Path, class_name: str) -> set[Path]:
-    try:
-        index = build_index(root, class_name)
-    except UserError:  # a hand-written index may name images in other folders
-        return set()
-    return {root / entry.filename for entry in (*index.train, *index.test)}
+        orphans = (role for role in spare if role.role == "mask" and role.image is None)
+        yield from (Finding(kinds.ORPHAN, f"{root / role.file}: {role.reason}") for role in orphans)
+    fresh = (role for role in spare if role.role in {"train", "good", "defect"})
+    yield from (Finding(kinds.OUTDATED, str(root / role.file)) for role in fresh)
+    ignored = Counter((Path(role.file).parent, role.reason) for role in spare if role.role in {"unused", "unclear"})
+    for (folder, reason), count in ignored.items():
+        yield Finding(kinds.IGNORED, f"{root / folder}: {count} unused, {reason}")
 
 
 def _mask_names(entries: Iterable[Entry]) -> Iterator[str]:
     return (entry.maskname for entry in entries if entry.label and entry.maskname is not None)
-
-
-def _without_mark(stem: str) -> str:
-    return stem.removesuffix("_mask")
 
 
 def _text(size: tuple[int, int]) -> str:

@@ -1,5 +1,6 @@
 """Findings: the kinds of problems that a dataset can have, and their report."""
 
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -43,6 +44,29 @@ UNMASKED = Kind("classes with masks for only some defects", "pixel metrics leave
 EMPTY_MASK = Kind("masks that show no defect", "draw the defect, or move the image to the good ones", is_fatal=False)
 OUTDATED = Kind("images that the index does not list", f"add them to it: {REINDEX}", is_fatal=False)
 IGNORED = Kind("folders with unused images", "only images in train/good and test/<kind> are used", is_fatal=False)
+LARGE_MASK = Kind(
+    "masks that cover over half of their image", "if they are inverted, correct masks in dataset.yaml", is_fatal=False
+)
+JPEG_MASK = Kind(
+    "masks in JPEG, whose edges hold specks", "set masks: {{above: 127}} in dataset.yaml, or store PNG", is_fatal=False
+)
+GREY_MASK = Kind(
+    "masks with more than two values",
+    "where grey is the seam of a drawing, set masks: {{above: 127}} in dataset.yaml; numbers of kinds are fine",
+    is_fatal=False,
+)
+VIEWS = Kind(
+    "parts of which some images are trained on and others tested on",
+    "their test scores are too good: move all images of a part to one side",
+    is_fatal=False,
+)
+DEPTH = Kind(
+    "16-bit images that use other bits than dataset.yaml says",
+    "set image_bits there, and train anew what was trained",
+    is_fatal=False,
+)
+PAGES = Kind("files with several pages", "only the first page is used", is_fatal=False)
+MASK_LIKE = Kind("training images that look like masks", "remove those that are, and run: " + REINDEX, is_fatal=False)
 NO_SOURCES = Kind("anomaly types in the config without images", "each line says how to get them", is_fatal=False)
 
 
@@ -65,9 +89,9 @@ def report(findings: Sequence[Finding], dataset: str, *, limit: int | None = Non
 
 
 def _block(kind: Kind, places: Sequence[str], dataset: str, limit: int | None) -> str:
-    shown = list(places[:limit])
+    shown, quoted = list(places[:limit]), shlex.quote(dataset)
     hidden = len(places) - len(shown)
-    more = [f"… and {hidden} more; python prepare_data.py check --dataset {dataset} lists all"] if hidden else []
+    more = [f"… and {hidden} more; python prepare_data.py check --dataset {quoted} lists all"] if hidden else []
     warning = "" if kind.is_fatal else "warning: "
-    head = f"{warning}{kind.title}: {len(places)}; {kind.repair.format(dataset=dataset)}"
+    head = f"{warning}{kind.title}: {len(places)}; {kind.repair.format(dataset=quoted)}"
     return "\n  ".join([head, *shown, *more])

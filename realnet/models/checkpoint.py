@@ -4,6 +4,7 @@ import hashlib
 import os
 import platform
 import re
+import shlex
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 import realnet
 from realnet.errors import UserError
+from realnet.runtime.files import part_of
 
 Kind = Literal["diffusion", "classifier", "realnet", "training state"]
 
@@ -47,6 +49,12 @@ class Checkpoint:
     class_name: str | None = None
     config: Mapping[str, Any] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def command_that_makes(kind: Kind, dataset: str | None = None, class_name: str | None = None) -> str:
+    """Return the command that makes a checkpoint, ready for a shell."""
+    names = {"dataset": shlex.quote(dataset or "DATASET"), "class_name": shlex.quote(class_name or "CLASS")}
+    return MADE_BY[kind].format_map(names)
 
 
 def versions() -> dict[str, str]:
@@ -83,7 +91,7 @@ def write(path: Path, values: Mapping[str, Any], *, keep_previous: bool = False)
     Raises:
         UserError: if the disk is full or not writable; the existing file is intact.
     """
-    temporary = path.with_name(f".{path.name}.partial")
+    temporary = part_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
@@ -185,8 +193,7 @@ def load(
             or class.
     """
     if not path.is_file():
-        command = MADE_BY[kind].format(dataset=dataset or "DATASET", class_name=class_name or "CLASS")
-        raise UserError(f"{path} does not exist; make it with: {command}")
+        raise UserError(f"{path} does not exist; make it with: {command_that_makes(kind, dataset, class_name)}")
     checkpoint = _parse(read(path, mapped=mapped), path)
     require_match(checkpoint, path, kind=kind, dataset=dataset, class_name=class_name)
     return checkpoint
@@ -195,11 +202,7 @@ def load(
 def require_match(
     checkpoint: Checkpoint, path: Path, *, kind: Kind, dataset: str | None = None, class_name: str | None = None
 ) -> None:
-    """Refuse a checkpoint of another kind, dataset or class, as :func:`load` does.
-
-    Raises:
-        UserError: names what differs.
-    """
+    """Raise UserError for a checkpoint of another kind, dataset or class, as :func:`load` does."""
     for what, wanted, found in (
         ("kind", kind, checkpoint.kind),
         ("dataset", dataset, checkpoint.dataset),

@@ -28,7 +28,7 @@ class Detection:
         logits: (B, 2, H, W).
         selected: the features that AFS selects, (B, C, h, w) by block.
         reconstructed: the reconstruction of ``selected``, by block.
-        residuals: (selected - reconstructed)², by block.
+        residuals: (selected - reconstructed)², by block, float32.
         chosen: the channels (B, k) that RRS selects, by mode.
         fused: the fused anomaly map (B, 1, H, W); None for a detector without fusion.
         level: (B,), what each image's fused map was lowered by; None likewise.
@@ -203,6 +203,8 @@ class RealNet(nn.Module):
             name: run_block(self.recon[f"{name}_recon"], features, use_checkpoint=self.use_checkpoint)
             for name, features in selected.items()
         }
-        residuals = {name: (features - reconstructed[name]).square() for name, features in selected.items()}
+        # in float32 also where the networks compute in 16 bits, in which many residuals would be equal
+        pairs = {name: (features.float(), reconstructed[name].float()) for name, features in selected.items()}
+        residuals = {name: (features - own).square() for name, (features, own) in pairs.items()}
         output = self.rrs(list(residuals.values()), tuple(image_size))
         return Detection(output.logits, selected, reconstructed, residuals, output.chosen)

@@ -101,7 +101,7 @@ class RRS(nn.Module):
 
     @torch.no_grad()
     def rank(self, residual: Tensor) -> dict[str, Tensor]:
-        """Rank the normalised channels of residuals (B, C, h, w) by spatial maximum and by spatial mean.
+        """Rank the normalised channels of residuals (B, C, h, w) by spatial maximum and by spatial mean, in float32.
 
         In eval mode, the maxima and means are normalised instead of the residuals, with the same result:
         max(a·x + b) = a·max(x) + b for a > 0, and likewise for the mean.
@@ -109,9 +109,10 @@ class RRS(nn.Module):
         Returns:
             (B, k) int64, the channels by mode, best first.
         """
+        residual = residual.float()
         if self.training:
             residual = self.bn_idx(residual)
-        statistics = {"max": residual.amax(dim=(2, 3)), "mean": residual.mean(dim=(2, 3), dtype=torch.float32)}
+        statistics = {"max": residual.amax(dim=(2, 3)), "mean": residual.mean(dim=(2, 3))}
         if not self.training:
             statistics = {mode: self.bn_idx(values[..., None, None])[..., 0, 0] for mode, values in statistics.items()}
         return {

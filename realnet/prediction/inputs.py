@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from realnet.data.index import IMAGE_SUFFIXES, natural_key
+from realnet.data.folders import natural_key
+from realnet.data.formats import IMAGE_SUFFIXES, is_image
 from realnet.errors import UserError
 
 
@@ -40,7 +41,7 @@ class Photographs:
         """Return a text with the number of files passed over, by suffix; "" if there are none."""
         suffixes = (f"{number} {suffix or 'without one'}" for suffix, number in sorted(self.passed_over.items()))
         number = sum(self.passed_over.values())
-        return f"{number:>6} passed over, not images by their suffix: {', '.join(suffixes)}" if number else ""
+        return f"{number:>6} passed over, not images: {', '.join(suffixes)}" if number else ""
 
 
 def find_images(*sources: Path, output: Path) -> Photographs:
@@ -85,9 +86,9 @@ def _find(source: Path, output: Path) -> Photographs:
         raise UserError(f"--input {source} does not exist; give an image or a folder of images")
     left_out: list[LeftOut] = []
     paths = list(_walk(source, output, left_out))
-    files = [path.relative_to(source).as_posix() for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
-    others = Counter(path.suffix.lower() for path in paths)
-    passed_over = {suffix: number for suffix, number in others.items() if suffix not in IMAGE_SUFFIXES}
+    images = {path for path in paths if is_image(path)}
+    files = [path.relative_to(source).as_posix() for path in paths if path in images]
+    passed_over = Counter(path.suffix.lower() for path in paths if path not in images)
     found = Photographs(source, sorted(files, key=natural_key), passed_over, left_out)
     if not files:
         reasons = [*(one.reason for one in left_out), *filter(None, [found.passed_over_text().strip()])]

@@ -81,7 +81,7 @@ def _predict_batch(
     def read(file: str) -> _Read | LeftOut:
         start = time.perf_counter()
         try:
-            return _Read(file, read_image(root / file), time.perf_counter() - start)
+            return _Read(file, read_image(root / file, detector.image_bits), time.perf_counter() - start)
         except UserError as error:
             return LeftOut(file, str(error))
 

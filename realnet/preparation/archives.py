@@ -9,8 +9,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from realnet.config.paths import is_inside
+from realnet.data.folders import images_in
+from realnet.data.groups import split_normal
 from realnet.data.images import read_mask, write_image
-from realnet.data.index import TRUTH_FOLDER, images_in, split_normal
 from realnet.errors import UserError
 from realnet.runtime.progress import bar
 
@@ -18,6 +20,7 @@ SPLIT_FILE = "split_csv/1cls.csv"
 VISA_FOLDERS = {"normal": "ok", "anomaly": "ko"}
 MTD_NORMAL = "free"
 SOLAR_LABELS, SOLAR_TRAIN_TENTHS = "labels.csv", 6
+TRUTH_FOLDER = "ground_truth"
 NUM_SHOWN = 10
 
 
@@ -145,6 +148,9 @@ def copy_files(copies: Sequence[FileCopy], *, description: str) -> None:
 
 
 def _copies_visa(row: dict[str, str], source: Path, target: Path) -> Iterable[FileCopy]:
+    beyond = [row[name] for name in ("object", "split", "image", "mask") if row[name] and not is_inside(row[name])]
+    if beyond:
+        raise UserError(f"{source / SPLIT_FILE} names {beyond[0]!r}, outside the archive; unpack the archive again")
     folder = target / row["object"]
     kind = VISA_FOLDERS[row["label"].strip()]
     image = source / row["image"]
@@ -161,7 +167,7 @@ def _is_jpeg(name: str) -> bool:
 def _listed(path: Path, names: Sequence[str]) -> list[str]:
     """Return the images that a list names, with or without folder and suffix."""
     try:
-        wanted = [Path(line.strip()).stem for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        wanted = [Path(line.strip()).stem for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read --train-list {path}: {error}; give a text file with one name per line") from error
     by_stem = {Path(name).stem: name for name in names}

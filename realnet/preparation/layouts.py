@@ -2,15 +2,22 @@
 
 import json
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from realnet.config import DatasetConfig, experiments, paths
-from realnet.data.index import discover_classes, folders_in, images_in, is_sorted
+from realnet.config import DatasetConfig, MaskRule, experiments, paths
+from realnet.data.folders import folders_in, images_in
+from realnet.data.images import NON_ZERO
+from realnet.data.index import discover_classes, has_roles, is_class
+from realnet.data.layout_file import NO_LAYOUT
+from realnet.data.layout_file import Layout as LayoutFile
 from realnet.data.registry import OpenDataset
+from realnet.data.words import read_name
 from realnet.errors import UserError
+from realnet.runtime.files import whole_file
 
 LayoutName = Literal["mvtec", "class", "sorted", "folder", "folders"]
 
@@ -24,27 +31,31 @@ class Layout:
     fits: Callable[[Path], bool]
 
 
+def _has_split(folder: Path) -> bool:
+    return any(read_name(name).split for name in folders_in(folder))
+
+
 LAYOUTS: Mapping[LayoutName, Layout] = {
     "class": Layout(
         "one class: train/good (or train/ok, or train), optionally with test/<kind> and ground_truth/<kind>",
         True,
-        lambda source: (source / "train").is_dir(),
-    ),
-    "mvtec": Layout(
-        "one folder per class, each with train/good (or train/ok, or train), test/<kind>, ground_truth/<kind>",
-        False,
-        lambda source: any((source / name / "train").is_dir() for name in folders_in(source)),
+        _has_split,
     ),
     "sorted": Layout(
         "one class: a folder of normal images (good, ok or normal), and next to it one folder per kind of defect",
         True,
-        is_sorted,
+        has_roles,
+    ),
+    "mvtec": Layout(
+        "one folder per class, each with train/good (or train/ok, or train), test/<kind>, ground_truth/<kind>",
+        False,
+        lambda source: any(_has_split(source / name) for name in folders_in(source)),
     ),
     "folder": Layout("one class: a flat folder of normal images", True, lambda source: bool(images_in(source))),
     "folders": Layout(
         "one folder per class, each a flat folder of normal images (or sorted into good and kinds of defects)",
         False,
-        lambda source: any(images_in(source / name) or is_sorted(source / name) for name in folders_in(source)),
+        lambda source: any(is_class(source / name) for name in folders_in(source)),
     ),
 }
 """The known layouts, in the order in which ``recognise`` tries them."""
@@ -87,32 +98,62 @@ def recognise(source: Path, *, layout: LayoutName | Literal["auto"] = "auto") ->
     fitting = [name for name in candidates if LAYOUTS[name].fits(source)]
     if not fitting:
         expected = "".join(f"\n  {name}: {LAYOUTS[name].description}" for name in candidates)
-        raise UserError(f"{source} is not laid out as expected; put the images into one of these layouts:{expected}")
+        inside = (
+            f" (the images begin in {source / deeper}; is that the --source?)" if (deeper := _wrapped(source)) else ""
+        )
+        raise UserError(
+            f"{source} is not laid out as expected{inside}; put the images into one of these layouts:{expected}"
+        )
     if not LAYOUTS[fitting[0]].is_one_class:
         return Recognised(fitting[0], source, tuple(discover_classes(source)), True)
+    return as_one_class(source, fitting[0])
+
+
+def as_one_class(source: Path, layout: LayoutName = "folder") -> Recognised:
+    """Return a folder as the only class of a dataset."""
     named = source if source.name not in {"", ".."} else source.resolve()
-    return Recognised(fitting[0], named.parent, (named.name,), False)
+    return Recognised(layout, named.parent, (named.name,), False)
 
 
-def register(name: str, found: Recognised, *, force: bool = False) -> Path:
+def _wrapped(source: Path) -> str:
+    """Return the path to the folder in which folders that hold nothing but one folder end; "" if there are none."""
+    inner = source
+    while len(folders_in(inner)) == 1 and not images_in(inner) and not has_roles(inner):
+        inner = inner / folders_in(inner)[0]
+    return "" if inner == source else inner.relative_to(source).as_posix()
+
+
+def register(
+    name: str,
+    found: Recognised,
+    *,
+    layout: LayoutFile = NO_LAYOUT,
+    masks: MaskRule = NON_ZERO,
+    image_bits: int = 16,
+    force: bool = False,
+) -> Path:
     """Write ``experiments/<name>/``: the location of the images, and a config for each stage.
 
     Args:
         name: name of the dataset.
         found: its images, which stay where they are.
+        masks: which pixels of its masks are defects.
+        image_bits: bits that 16-bit values use.
+        layout: what the names of files and folders do not tell.
         force: overwrite existing configs of that name.
 
     Raises:
         UserError: if the name cannot name a folder or is taken, or if a file cannot be written.
     """
     folder = check_name(name, force=force)
-    files: dict[str, str] = {"dataset": _dataset_yaml(found), **_stage_yamls(name, found)}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for stage, text in files.items():
-            (folder / f"{stage}.yaml").write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}; check its permissions") from error
+    files: dict[str, str] = {**_stage_yamls(name, found), "dataset": _dataset_yaml(found, masks, image_bits)}
+    for stage, text in files.items():  # the dataset exists once dataset.yaml does, which comes last
+        with whole_file(folder / f"{stage}.yaml") as file:
+            file.write(text)
+    (folder / paths.LAYOUT).unlink(missing_ok=True)
+    if layout.roles or layout.group:
+        with whole_file(folder / paths.LAYOUT) as file:
+            file.write(layout.as_yaml())
     return folder
 
 
@@ -125,17 +166,22 @@ def check_name(name: str, *, force: bool = False) -> Path:
     if name in {"", ".", ".."} or name.startswith(("-", ".")) or {os.sep, "/", "\\"} & set(name):
         raise UserError(f"--name {name!r} becomes a folder in experiments/; give a plain name such as bolts")
     folder = paths.experiment(name)
-    if folder.exists() and not force:
+    if (folder / "dataset.yaml").exists() and not force:
         raise UserError(f"{folder} exists; choose another --name, or give --force to overwrite its configs")
     if name in experiments() and not force:
         raise UserError(f"realnet brings a dataset {name!r}; choose another --name, or give --force to use this one")
     return folder
 
 
-def _dataset_yaml(found: Recognised) -> str:
+def _dataset_yaml(found: Recognised, masks: MaskRule, image_bits: int) -> str:
     lines = [f"image_root: {_quoted(str(found.image_root))}"]
     if not found.is_whole_root:
         lines.append(f"classes: [{', '.join(map(_quoted, found.classes))}]")
+    if masks != NON_ZERO:
+        values = masks.model_dump(mode="json", exclude_defaults=True)
+        lines.append(f"masks: {json.dumps(values)} # {masks}")
+    if image_bits != 16:
+        lines.append(f"image_bits: {image_bits} # of the values in 16-bit files")
     lines.append("# foreground: {} # per class: full, or a rule; other classes use auto")
     return "".join(f"{line}\n" for line in lines)
 
@@ -144,10 +190,11 @@ def _stage_yamls(name: str, found: Recognised) -> dict[str, str]:
     same = "# All values are the published ones; `python {}.py --dataset {} --dry-run` prints them.\n"
     single = "# The dataset has only one class, so this stage is not needed: sampling runs without guidance.\n"
     return {
-        "diffusion": same.format("train_diffusion", name),
-        "classifier": (single if len(found.classes) == 1 else "") + same.format("train_classifier", name),
-        "sample": same.format("sample", name),
-        "realnet": "calibration: {holdout_fraction: 0.1} # of the normal images, to set the verdict's threshold\n",
+        "diffusion": same.format("train_diffusion", shlex.quote(name)),
+        "classifier": (single if len(found.classes) == 1 else "") + same.format("train_classifier", shlex.quote(name)),
+        "sample": same.format("sample", shlex.quote(name)),
+        "realnet": "calibration: {holdout_fraction: 0.1} # of the normal images, to set the verdict's threshold\n"
+        "evaluation: {mask_resize: regions} # thin regions of masks stay whole\n",
     }
 
 

@@ -4,16 +4,20 @@ import importlib.util
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import cast
 
 from realnet.anomalies.preview import contact_sheet
 from realnet.anomalies.sources import inspect_sources
 from realnet.config import RealNetConfig, paths
+from realnet.data.depth import find_bits
 from realnet.data.images import write_image
+from realnet.data.layout_file import NO_LAYOUT, ROLES, read_layout
 from realnet.data.registry import OpenDataset, open_dataset
 from realnet.errors import UserError, as_called_here
 from realnet.inspection.check import inspect_class
 from realnet.inspection.findings import fatal, report
+from realnet.inspection.mask_rules import find_mask_rule
+from realnet.preparation.account import account_text, problems_of, take_account, take_account_of_told, write_account
 from realnet.preparation.archives import FileCopy, copy_files, plan_mtd, plan_solar, plan_visa
 from realnet.preparation.layouts import LAYOUTS, LayoutName, check_name, recognise, register
 from realnet.preparation.summary import summary_table
@@ -79,33 +83,63 @@ def _package_folder(name: str) -> Path:
     return Path(found.origin).parent
 
 
-def add_dataset(
-    name: str,
-    source: Path,
-    *,
-    layout: LayoutName | Literal["auto"] = "auto",
-    force: bool = False,
-    dry_run: bool = False,
-) -> None:
-    """Register a user's images as a dataset: write configs and an index; the images stay where they are.
+def add_dataset(name: str, source: Path, *, layout: str = "auto", force: bool = False, dry_run: bool = False) -> None:
+    """Register a user's images as a dataset: write configs, an account and an index; the images stay where they are.
+
+    Args:
+        name: name of the dataset.
+        source: folder of the images.
+        layout: name of a layout, ``auto``, or the path of a layout file.
+        force: overwrite existing configs of that name.
+        dry_run: print the account, and write nothing.
 
     Raises:
-        UserError: if the name is taken, or the images are in no known layout.
+        UserError: if the name is taken, if the images are in no known layout, or if something that may be a mask or a
+            defect would be trained on; then nothing is written.
     """
     check_name(name, force=force)
-    found = recognise(source, layout=layout)
+    if not source.is_dir():
+        raise UserError(f"--source {source} is not a folder; give the folder that holds the images")
+    if layout == "auto" or layout in LAYOUTS:
+        account = take_account(source, recognise(source, layout=cast(LayoutName, layout)), NO_LAYOUT)
+    else:
+        account = take_account_of_told(source, read_layout(Path(layout)))
+    found = account.found
     print(f"recognised {found.layout}: {LAYOUTS[found.layout].description}")
+    print(account_text(account))
+    problems = problems_of(account)
+    if problems:
+        raise UserError("\n".join([*problems, SETTLE.format(roles=ROLES)]))
     dataset = found.as_dataset(name)
-    dataset.reindex(found.classes, write=False)  # if this fails, it fails before anything is written
+    indexes = dataset.reindex(found.classes, layout=account.layout, write=False)
+    files = [found.image_root / e.maskname for index in indexes.values() for e in index.test if e.maskname]
+    masks = find_mask_rule(files)
+    if files:
+        print(f"masks      {masks}")
+    used = [found.image_root / e.filename for index in indexes.values() for e in (*index.train, *index.test)]
+    bits, number = find_bits(used)
+    if number:
+        print(f"depth      {bits} bits are used in 16-bit files; the upper 8 of them are read")
     if not dry_run:
-        print(f"configs    {register(name, found, force=force)}")
-    index_images(dataset, found.classes, dry_run=dry_run)
+        print(f"configs    {register(name, found, layout=account.layout, masks=masks, image_bits=bits, force=force)}")
+        write_account(account, paths.account(name))
+        print(f"account    {paths.account(name)}")
+        dataset.reindex(found.classes)
+        print(f"index      {paths.protocols(name)}")
+    print(summary_table(indexes, dataset.image_root))
     quoted = shlex.quote(name)
     _advise(
         f"next       python prepare_data.py preview --dataset {quoted}",
         f"then       python train_diffusion.py --dataset {quoted}; or, without a diffusion model:",
         f"           python train_realnet.py --dataset {quoted} --set 'anomalies.types={{normal: 0.5, self: 0.5}}'",
     )
+
+
+SETTLE = """\
+nothing is written. Say what these files are in a layout file, a glob and its role a line; give it with --layout FILE:
+  "NG/**": test scratch
+  "extra/**": unused
+roles: {roles}; globs begin below --source, and the first that fits a file counts"""
 
 
 def preview_classes(
@@ -169,7 +203,7 @@ def _lay_out(dataset: OpenDataset, copies: Sequence[FileCopy], *, dry_run: bool)
     copy_files(copies, description=dataset.name)
     placed = {each.target.relative_to(dataset.image_root).parts[0] for each in copies}
     index_images(dataset, [name for name in dataset.classes if name in placed])
-    _advise(f"next       python prepare_data.py check --dataset {dataset.name}")
+    _advise(f"next       python prepare_data.py check --dataset {shlex.quote(dataset.name)}")
 
 
 def _advise(*lines: str) -> None:

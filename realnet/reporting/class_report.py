@@ -29,9 +29,11 @@ from realnet.evaluation.results import (
 from realnet.evaluation.run import TestSplits, evaluate_checkpoint, evaluate_reference, notes_on
 from realnet.inspection.check import require_sound
 from realnet.models.build import settle
+from realnet.models.checkpoint import versions
 from realnet.reporting.pages import write_class_page, write_heatmaps
-from realnet.runtime import distributed
+from realnet.runtime import contents, distributed
 from realnet.runtime.distributed import World
+from realnet.runtime.lock import one_run
 
 logger = logging.getLogger("realnet")
 
@@ -70,24 +72,53 @@ def report_class(
         folder: folder of the class's results.
         references: reference detectors to fit to the training images and evaluate too, on the first checkpoint's
             features.
-        resume: keep existing results if weights, settings, test images and masks have not changed.
+        resume: keep existing results if weights, settings, test images, masks and program have not changed.
 
     Raises:
-        UserError: if a checkpoint, an image or a mask cannot be used.
+        UserError: if a checkpoint, an image or a mask cannot be used, or if another run holds the folder.
     """
     with distributed.refusing_together():
         require_sound(dataset, [class_name])
         test = dataset.index(class_name, write=False).test
         first = next((checkpoints[protocol] for protocol in PROTOCOLS if protocol in checkpoints), None)
         seen = stored_config(first, config) if first else settle(config)
-        inputs = _inputs(dataset, class_name, checkpoints, config, references)
+        inputs = _inputs(dataset, class_name, checkpoints, config, references, folder)
     kept = _kept(folder, inputs, test) if resume else None
     if not distributed.any_process(kept is None) and kept:
         logger.info("%s: results of %s kept, nothing has changed; --no-resume evaluates again", class_name, kept.made)
         return kept
+    with one_run(folder, world):
+        return _evaluate(
+            dataset,
+            class_name,
+            checkpoints,
+            config=config,
+            seen=seen,
+            world=world,
+            folder=folder,
+            references=references,
+            inputs=inputs,
+        )
+
+
+def _evaluate(
+    dataset: OpenDataset,
+    class_name: str,
+    checkpoints: Mapping[Protocol, Path],
+    *,
+    config: RealNetConfig,
+    seen: RealNetConfig,
+    world: World,
+    folder: Path,
+    references: Sequence[ReferenceName],
+    inputs: str,
+) -> ClassResult:
+    """Do the work of :func:`report_class`; ``seen`` is the config of the network, and ``inputs`` its digest."""
+    test = dataset.index(class_name, write=False).test
+    first = next((checkpoints[protocol] for protocol in PROTOCOLS if protocol in checkpoints), None)
     if world.is_main:
         _remove_stale_heatmaps(folder, class_name, test)
-    splits = TestSplits(dataset, class_name, config.runtime, world)
+    splits = TestSplits(dataset, class_name, config, world)
     results: list[CheckpointResult] = []
     with distributed.refusing_together():
         maker = ReferenceMaker(dataset, class_name, seen, world, checkpoint_path=first) if references else None
@@ -96,7 +127,9 @@ def report_class(
         if maker and protocol in REFERENCES:
             result, scores = evaluate_reference(cast(ReferenceName, protocol), maker, splits, world=world)
         else:
-            result, scores = evaluate_checkpoint(protocol, checkpoints[protocol], splits, config=config, world=world)
+            result, scores = evaluate_checkpoint(
+                protocol, checkpoints[protocol], splits, config=config, world=world, folder=folder
+            )
         pictures = splits.at(scores.image_size).pictures()
         results.insert(0, result)
         with distributed.refusing_together():
@@ -109,13 +142,14 @@ def report_class(
         made=datetime.now().astimezone().isoformat(" ", "minutes"),
         notes=tuple(notes_on(scores)),
         checkpoints=tuple(results),
-        settings={**seen.evaluation.model_dump(exclude={"batch_size"}), "score_pool": seen.evaluation.pool},
+        settings=_settings(seen, config),
         inputs=inputs,
     )
     with distributed.refusing_together():
         if world.is_main:
             write_class_page(folder, whole, scores, pictures, _write_cards(whole))
             write_class(folder, whole)
+            contents.keep(folder)
     return whole
 
 
@@ -132,21 +166,30 @@ def _write_cards(result: ClassResult) -> Card | None:
     return cards[0] if cards else None
 
 
+def _settings(seen: RealNetConfig, config: RealNetConfig) -> dict[str, float | str | None]:
+    """Return what scores and metrics depend on; keys that earlier versions lack are left out at their defaults."""
+    own = config.evaluation.model_dump(include={"resolution", "mask_resize"}, exclude_defaults=True)
+    common = seen.evaluation.model_dump(exclude={"batch_size", "resolution", "mask_resize"})
+    return {**common, "score_pool": seen.evaluation.pool, **own}
+
+
 def _inputs(
     dataset: OpenDataset,
     class_name: str,
     checkpoints: Mapping[Protocol, Path],
     config: RealNetConfig,
     references: Sequence[ReferenceName],
+    folder: Path,
 ) -> str:
-    """Return a digest of everything that a class's results depend on; files count by path, size and time."""
+    """Return a digest of everything that a class's results depend on; files count by path and content."""
     index = dataset.index(class_name, write=False)
     test, train = index.test, index.train if references else ()
     names = [name for entry in (*test, *train) for name in (entry.filename, entry.maskname) if name]
     weights = [path for path in (Path(config.backbone.weights),) if path.is_file()]
     files = [*checkpoints.values(), *weights, *(dataset.image_root / name for name in names)]
-    facts = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    whole = [config.model_dump(mode="json"), [asdict(entry) for entry in test], facts, *sorted(references)]
+    facts = [[str(path) for path in files], contents.checksums(files, folder), contents.code(), versions()]
+    reading = [dataset.config.masks.model_dump(), dataset.config.image_bits]
+    whole = [reading, config.model_dump(mode="json"), [asdict(entry) for entry in test], facts, *sorted(references)]
     return hashlib.sha256(json.dumps(whole).encode()).hexdigest()
 
 

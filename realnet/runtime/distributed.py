@@ -1,5 +1,6 @@
 """The only module that deals with several processes; without a launcher, each function is the identity."""
 
+import itertools
 import json
 import os
 import sys
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from realnet.errors import Stopped, UserError, message_of
 from realnet.runtime import threads
+from realnet.runtime.devices import best_device, find_device
 from realnet.runtime.precision import FormatName, Precision, planned, resolve
 from realnet.runtime.signals import StopSignals
 
@@ -67,12 +69,13 @@ def join_world(device: str | None = None, number_format: FormatName = "auto") ->
         UserError: if the device is unavailable, belongs to another process, or lacks the number format.
     """
     rank, world_size = _launched()
-    chosen = _device(device)
-    precision = resolve(number_format, chosen)
+    chosen = find_device(device)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     else:
         threads.keep_freed_memory()
+    precision = resolve(number_format, chosen)
+    precision.apply()
     if world_size == 1:
         with suppress(Stopped):
             yield World(rank, world_size, precision)
@@ -107,29 +110,9 @@ def plan_world(device: str | None = None, number_format: FormatName = "auto") ->
     return World(*_launched(), planned(number_format, chosen))
 
 
-def best_device() -> torch.device:
-    """Return the default device: a GPU, Apple's GPU (mps), or else the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
 def _launched() -> tuple[int, int]:
     """Return the rank and the number of processes that the launcher has set."""
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def _device(name: str | None) -> torch.device:
-    wanted = name or best_device()
-    try:
-        device = torch.device(wanted)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"--device {wanted} is unavailable here ({reason}); leave it out, or give cpu") from error
-    if device.type == "cuda" and device.index is None:
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-    return device
 
 
 def require_own_gpus(device: torch.device) -> None:
@@ -193,7 +176,11 @@ def _node() -> str:
 
 def _failure_key() -> str:
     """Return a failure's key, with the number of restarts: torchrun --max-restarts keeps the store."""
-    return f"failure of start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    return f"failure of {_start()}"
+
+
+def _start() -> str:
+    return f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
 
 
 def average_gradients(parameters: Iterable[Tensor]) -> None:
@@ -271,11 +258,28 @@ def barrier() -> None:
     any_process(False)
 
 
+def meet() -> None:
+    """Wait until every process has called this function, however long one of them works alone.
+
+    Any message between processes would time out (``TIMEOUT``); here a process that waits asks the store.
+    """
+    if not dist.is_initialized():
+        return
+    store, key, pause = _store(), f"meeting {next(_meetings)} of {_start()}", 0.005
+    store.add(key, 1)
+    while store.add(key, 0) < dist.get_world_size():
+        time.sleep(pause)
+        pause = min(2 * pause, WATCH_SECONDS)
+
+
+_meetings = itertools.count()
+
+
 @contextmanager
 def refusing_together() -> Iterator[None]:
     """Make all processes refuse if the block refuses something on one of them.
 
-    Nothing in the block may wait for another process.
+    Nothing in the block may wait for another process; one process may take as long as it needs.
 
     Raises:
         UserError: on every process; the message holds every refusal once.
@@ -285,5 +289,6 @@ def refusing_together() -> Iterator[None]:
         yield
     except UserError as error:
         refusal = message_of(error)
+    meet()
     if refusals := dict.fromkeys(filter(None, gather(refusal))):
         raise UserError("\n".join(refusals))

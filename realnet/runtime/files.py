@@ -1,6 +1,7 @@
 """Write files that readers only ever see whole, and name those that cannot be written."""
 
 import os
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,40 +24,47 @@ def refusing(path: Path) -> Iterator[None]:
         raise UserError(f"cannot write {path}: {error.strerror}; free space there or choose another folder") from error
 
 
-@contextmanager
-def whole(path: Path, part: Path) -> Iterator[None]:
-    """Rename ``part``, which the block writes, to ``path`` when the block ends; make the folder first.
+def part_of(path: Path) -> Path:
+    """Return where this process, and no other, writes a file before it takes its place at ``path``."""
+    return path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.part")
 
-    Until then, an existing file at ``path`` stays as it is.
+
+def remove_parts(folder: Path) -> None:
+    """Remove what killed processes left half-written in a folder; no process may write there meanwhile."""
+    for part in folder.glob(".*.part"):
+        if re.fullmatch(r"\..+\..+-\d+\.part", part.name):
+            part.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Yield a path to write; the file takes its place at ``path`` when the block ends. Make the folder first.
+
+    Until then, an existing file at ``path`` stays as it is. Several processes, even on several machines, may write the
+    same file: the last one to finish replaces the others.
 
     Raises:
-        UserError: if the file cannot be written; ``part`` is removed.
+        UserError: if the file cannot be written; no part of it stays.
     """
+    part = part_of(path)
     try:
         with refusing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            yield
+            yield part
             part.replace(path)
     finally:
         with suppress(OSError):
             part.unlink()
 
 
-def part_of(path: Path) -> Path:
-    """Return the path at which this process alone writes a file that is to take its place at ``path``."""
-    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.part")
-
-
 @contextmanager
 def whole_file(path: Path) -> Iterator[TextIO]:
     """Open a text file for writing; it takes its place at ``path`` when the block ends (:func:`whole`).
 
-    Several processes, even on several machines, may write the same file: the last one to finish replaces the others.
     What UTF-8 cannot encode, such as parts of some file names, is written with backslashes.
 
     Raises:
         UserError: if the file cannot be written.
     """
-    part = part_of(path)
-    with whole(path, part), part.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+    with whole(path) as part, part.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         yield file

@@ -42,6 +42,8 @@ def make_ready(
 ) -> NetworkT:
     """Make a trained network as fast as possible: on its device, in its number format, compiled or packed.
 
+    For the whole process, float32 on a GPU is what the number format says (:meth:`Precision.apply`).
+
     Args:
         network: the network; its weights must not change afterwards.
         number_format: the number format and the device.
@@ -51,6 +53,7 @@ def make_ready(
     Raises:
         UserError: as for :func:`compile_networks`.
     """
+    number_format.apply()
     move_to_device(network, number_format.device, runtime).eval()
     number_format.cast(network, exact=network.exact_parts() if isinstance(network, Parted) else ())
     compile_networks(runtime, network)

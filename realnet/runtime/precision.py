@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 import torch
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from guided_diffusion.blocks import Pointwise
 from realnet.errors import UserError
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-FormatName = Literal["auto", "fp32", "bf16", "fp16"]
+DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+FormatName = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 CAST_LAYERS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear, Pointwise)
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 ResultT = TypeVar("ResultT")
@@ -20,10 +20,22 @@ ResultT = TypeVar("ResultT")
 
 @dataclass(frozen=True)
 class Precision:
-    """A resolved number format on a device; losses, and weights in training, stay in float32."""
+    """A resolved number format on a device; losses, and weights in training, stay in float32.
+
+    Attributes:
+        dtype: the format of the networks' numbers.
+        device: the device.
+        tf32: whether NVIDIA's GPUs may multiply float32 with 10 bits after the point (TF32).
+    """
 
     dtype: torch.dtype
     device: torch.device
+    tf32: bool = False
+
+    def apply(self) -> None:
+        """Set, for this process, whether float32 on a GPU is TF32: torch's own default for convolutions."""
+        torch.backends.cudnn.allow_tf32 = self.tf32
+        torch.backends.cuda.matmul.allow_tf32 = self.tf32
 
     def autocast(self) -> AbstractContextManager:
         """Return the context under which a network's forward pass runs."""
@@ -56,7 +68,7 @@ class Precision:
 
     def on(self, device: torch.device | str) -> "Precision":
         """Return the same number format on another device."""
-        return Precision(self.dtype, torch.device(device))
+        return replace(self, device=torch.device(device))
 
     def in_float32(self) -> "Precision":
         """Return float32 on the same device."""
@@ -65,7 +77,7 @@ class Precision:
     @property
     def name(self) -> str:
         """Return the name that configs use for the number format."""
-        return next(name for name, dtype in DTYPES.items() if dtype == self.dtype)
+        return "tf32" if self.tf32 else next(name for name, dtype in DTYPES.items() if dtype == self.dtype)
 
     @property
     def needs_scaler(self) -> bool:
@@ -89,7 +101,9 @@ def resolve(name: FormatName, device: torch.device) -> Precision:
         name = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     if name == "fp16" and device.type == "cpu":
         raise UserError("runtime.precision fp16 needs a GPU; set it to auto, fp32 or bf16 for the CPU")
-    return Precision(DTYPES[name], device)
+    if name == "tf32" and device.type != "cuda":
+        raise UserError(f"runtime.precision tf32 needs a GPU by NVIDIA; set it to auto or fp32 for {device.type}")
+    return Precision(DTYPES[name], device, tf32=name == "tf32")
 
 
 def planned(name: FormatName, device: torch.device) -> Precision:

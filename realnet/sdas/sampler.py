@@ -22,7 +22,9 @@ from realnet.errors import Stopped, UserError
 from realnet.models import checkpoint
 from realnet.models.build import build_classifier, build_diffusion, build_unet
 from realnet.runtime import distributed
+from realnet.runtime.devices import send
 from realnet.runtime.distributed import World
+from realnet.runtime.lock import one_run
 from realnet.runtime.placement import make_ready
 from realnet.runtime.precision import Precision
 from realnet.runtime.progress import bar
@@ -97,12 +99,22 @@ def sample_class(
     images.
 
     Raises:
-        UserError: if the folder holds images made with other settings.
+        UserError: if another run holds the folder, or if it holds images made with other settings or by others.
         Stopped: after a signal; the current batch is written.
     """
+    with one_run(folder, world):
+        return _sample_missing(sampler, class_name, settings, folder, world, resume=resume)
+
+
+def _sample_missing(
+    sampler: Sampler, class_name: str, settings: SampleConfig, folder: Path, world: World, *, resume: bool
+) -> int:
+    if resume:
+        settings = image_folder.as_begun(folder, sampler.source, settings, world.precision)
     wanted = image_folder.draws(class_name, settings)
     if world.is_main:
-        image_folder.prepare(folder, image_folder.describe(sampler.source, settings, world.precision), resume)
+        description = image_folder.describe(sampler.source, settings, world.precision)
+        image_folder.prepare(folder, description, wanted, resume=resume)
     distributed.barrier()
     missing = image_folder.missing(folder, wanted)
     mine = missing[world.rank :: world.size]
@@ -110,6 +122,7 @@ def sample_class(
         (folder / paths.SDAS_MANIFEST).unlink(missing_ok=True)  # until all images are there
     distributed.barrier()  # every process has listed the missing images before any process writes
     _write_images(sampler, mine, settings, folder, world)
+    distributed.meet()
     if distributed.any_process(world.stop.asked):
         left = len(image_folder.missing(folder, wanted))
         again = "run the same command again to continue"
@@ -157,11 +170,10 @@ def sample_batch(
     Images do not depend on each other. Only the size of the batch can change a value by one grey level, by rounding.
     """
     device = number_format.device
-    generators = [torch.Generator().manual_seed(draw.seed) for draw in batch]
+    sources = [draw.noise((3, *sampler.image_size)) for draw in batch]
 
     def noise(_step: int) -> Tensor:
-        drawn = [torch.randn(3, *sampler.image_size, generator=generator) for generator in generators]
-        return torch.stack(drawn).to(device, non_blocking=True)
+        return send(torch.stack([draw() for draw in sources]), device)
 
     predict, guidance = number_format.running(sampler.unet), sampler.guidance
     if guidance:

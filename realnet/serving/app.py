@@ -129,7 +129,7 @@ async def _read(request: Request, limit: int) -> bytes:
 
 def _judge(detector: Detector, body: bytes, content_type: str, num_pixels: int, picture: bool) -> dict[str, Any]:
     name, data = unwrap(body, content_type)
-    found = detector.predict(decode(data, num_pixels))
+    found = detector.predict(decode(data, num_pixels, bits=detector.image_bits))
     return {"file": name, **found.as_dict(), **({"map": _map(found)} if picture else {})}
 
 

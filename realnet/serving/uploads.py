@@ -47,8 +47,8 @@ def unwrap(body: bytes, content_type: str) -> tuple[str, bytes]:
     return str(files[0].get_filename())[:255], data if isinstance(data, bytes) else b""
 
 
-def decode(data: bytes, num_pixels: int) -> Image:
-    """Return the photograph, uint8 RGB (H, W, 3), if it is not too large.
+def decode(data: bytes, num_pixels: int, *, bits: int = 16) -> Image:
+    """Return the photograph, uint8 RGB (H, W, 3), if it is not too large; ``bits`` are those of 16-bit values.
 
     Raises:
         TooLarge: if it has more pixels; they are not decoded.
@@ -67,6 +67,6 @@ def decode(data: bytes, num_pixels: int) -> Image:
         path = Path(folder, "photograph")
         path.write_bytes(data)
         try:
-            return read_image(path)
+            return read_image(path, bits)
         except UserError as error:
             raise UserError(str(error).replace(str(path), "the photograph")) from error

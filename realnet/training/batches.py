@@ -12,8 +12,8 @@ from realnet.runtime.distributed import World
 from realnet.runtime.signals import leave_signals_to_main
 
 
-def make_order(dataset: Sized, config: TrainConfig, world: World, *, seed: int) -> EpochOrder:
-    """Return the order in which a process sees the training items.
+def make_order(dataset: Sized, config: TrainConfig, world: World, *, seed: int, draws: int) -> EpochOrder:
+    """Return the order in which a process sees the training items, by a run's ``seed`` and ``draws``.
 
     Raises:
         UserError: if there are too few items for a batch.
@@ -26,6 +26,7 @@ def make_order(dataset: Sized, config: TrainConfig, world: World, *, seed: int) 
         accumulation=config.accumulation,
         rank=world.rank,
         world_size=world.size,
+        draws=draws,
     )
 
 

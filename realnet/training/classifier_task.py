@@ -19,6 +19,7 @@ from realnet.models.checkpoint import Checkpoint
 from realnet.runtime import distributed
 from realnet.runtime.distributed import World
 from realnet.runtime.placement import compile_networks, move_to_device
+from realnet.training import state
 from realnet.training.diffusion_task import NormalImages, load_pretrained, noisy_images, to_device
 from realnet.training.logs import Run
 from realnet.training.loop import fit
@@ -38,6 +39,7 @@ def train_classifier(config: ClassifierConfig, data: NormalImages, world: World,
     """
     check_classes(data)
     last = paths.output(data.dataset, "classifier", "checkpoints") / paths.LAST
+    config = state.as_begun(config, last) if resume else config
     task = ClassifierTask(config, data, world)
     log_folder = paths.output(data.dataset, "classifier", "log")
     fit(task, task.train_set, config, world, last=last, log_folder=log_folder, resume=resume)
@@ -64,7 +66,7 @@ class ClassifierTask:
         self.validation_interval_epochs = config.train.validation_interval_epochs
         self.diffusion = build_diffusion(config.process)
         self.hits = torch.zeros(2, device=world.device)  # number of correct images, number of all images
-        self.train_set = noisy_images(config, data)
+        self.train_set = noisy_images(config, data, purpose="classifier")
         torch.manual_seed(config.seed)
         self.model = move_to_device(build_classifier(config, len(data.classes)), world.device, config.runtime).train()
         compile_networks(config.runtime, self.model)
@@ -87,7 +89,8 @@ class ClassifierTask:
         """Return the mean cross-entropy of the noisy images x_t to their classes, (1,)."""
         image, noise, t, y = to_device(batch, self.world.device)
         logits = classify(self.model, self.diffusion, image, noise, t)
-        self.hits += torch.stack([(logits.argmax(dim=1) == y).sum(), torch.tensor(len(y), device=y.device)])
+        self.hits[0] += (logits.argmax(dim=1) == y).sum()
+        self.hits[1] += len(y)  # a tensor made here would wait for the GPU
         return F.cross_entropy(logits, y)[None]
 
     def after_step(self) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from realnet.config import RealNetConfig
-from realnet.detection.calibration import Calibration, calibrate, draw_examples, draw_probes
+from realnet.detection.calibration import Calibration, calibrate, draw_probes
 from realnet.detection.fusion import choose_pool, fit_fusion
 from realnet.models import checkpoint
 from realnet.models.checkpoint import Checkpoint
@@ -19,7 +19,7 @@ from realnet.training.detector_data import DetectorData
 
 def lacks_calibration(path: Path) -> bool:
     """Tell whether a file is a detector's checkpoint that is not complete yet."""
-    return path.is_file() and "calibration" not in checkpoint.load(path, kind="realnet").facts
+    return path.is_file() and "calibration" not in checkpoint.load(path, kind="realnet", mapped=True).facts
 
 
 def completed(
@@ -56,7 +56,7 @@ def _fit(
 ) -> tuple[RealNetConfig, Calibration | None]:
     """Fit the model's fusion; return the config with the score pool, and the thresholds."""
     entries, description = data.held_out or data.train, f"{data.class_name}: calibration"
-    examples = draw_examples(entries, data.image_root, data.synthesizer, config)
+    examples = data.draw_examples(entries, config)
     probes = draw_probes(examples, data.synthesizer.foreground, config)
     if config.detector.fuse.position:
         fit_fusion(model, probes, config=config, world=world, description=description)

@@ -5,12 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from realnet.anomalies.synthesis import AnomalySynthesizer, build_synthesizer
-from realnet.config import RealNetConfig
+from realnet.config import MaskRule, RealNetConfig, paths
+from realnet.data.images import NON_ZERO
 from realnet.data.index import Entry
 from realnet.data.registry import OpenDataset
-from realnet.detection.calibration import split_holdout
+from realnet.detection.calibration import Examples, draw_examples, split_holdout
+from realnet.evaluation.split import TestSplit
 from realnet.inspection.check import advise, require_sound
 from realnet.models import checkpoint
+from realnet.runtime.contents import digest
+from realnet.runtime.distributed import World
 from realnet.training import state
 
 
@@ -28,6 +32,29 @@ class DetectorData:
     test: Sequence[Entry]
     synthesizer: AnomalySynthesizer
     held_out: Sequence[Entry] = ()
+    mask_rule: MaskRule = NON_ZERO
+    image_bits: int = 16
+
+    def test_split(self, config: RealNetConfig, world: World) -> TestSplit:
+        """Return the class's test images at the detector's input size."""
+        return TestSplit(
+            self.test,
+            self.image_root,
+            image_size=config.image_size,
+            runtime=config.runtime,
+            world=world,
+            mask_rule=self.mask_rule,
+            mask_resize=config.evaluation.mask_resize,
+            image_bits=self.image_bits,
+        )
+
+    def draw_examples(self, entries: Sequence[Entry], config: RealNetConfig) -> Examples:
+        """Return images to calibrate on, with local anomalies (:func:`calibration.draw_examples`)."""
+        return draw_examples(entries, self.image_root, self.synthesizer, config, image_bits=self.image_bits)
+
+    def reading_facts(self) -> dict[str, int]:
+        """Return what a detector must know of its images; nothing where they are like any others."""
+        return {} if self.image_bits == 16 else {"image_bits": self.image_bits}
 
     def facts(self) -> dict[str, dict]:
         """Return what a checkpoint says of its data: the numbers of images, and the versions of what read them."""
@@ -36,13 +63,18 @@ class DetectorData:
 
     def subject(self, config: RealNetConfig, backbone_identity: str) -> dict[str, object]:
         """Describe the detector and its training data for a run's identity (:func:`state.identity`)."""
-        sources = (file.as_posix() for files in self.synthesizer.sources.values() for file in files)
+        sources = [file for files in self.synthesizer.sources.values() for file in files]
+        images = [self.image_root / entry.filename for entry in self.train]
+        folder = paths.output(self.dataset, "realnet", "checkpoints", self.class_name)
         return {
             "stage": "detector",
             "dataset": self.dataset,
             "class": self.class_name,
             "training images": state.fingerprint(entry.filename for entry in self.train),
-            "anomaly sources": state.fingerprint(sources),
+            "anomaly sources": state.fingerprint(file.as_posix() for file in sources),
+            state.IMAGE_CONTENTS: digest(images, folder),
+            state.SOURCE_CONTENTS: digest(sources, folder),
+            **self.reading_facts(),
             "backbone's weights (SHA-256)": backbone_identity,
             "train.accumulation (batch norms see each micro-batch by itself)": config.train.accumulation,
         }
@@ -66,4 +98,14 @@ def detector_data(dataset: OpenDataset, class_name: str, config: RealNetConfig) 
     require_sound(dataset, [class_name], sources=sources)
     advise(index.train)
     train, held_out = split_holdout(index.train, config.calibration.holdout_fraction)
-    return DetectorData(dataset.name, class_name, dataset.image_root, train, index.test, synthesizer, held_out)
+    return DetectorData(
+        dataset.name,
+        class_name,
+        dataset.image_root,
+        train,
+        index.test,
+        synthesizer,
+        held_out,
+        mask_rule=dataset.config.masks,
+        image_bits=dataset.config.image_bits,
+    )

@@ -19,17 +19,19 @@ from realnet.data.registry import keep_index
 from realnet.detection.card import make_card
 from realnet.errors import Stopped
 from realnet.evaluation.scores import curves_of, published_score, score_split, summarise
-from realnet.evaluation.split import TestSplit
 from realnet.models import checkpoint
 from realnet.models.afs import afs_criteria
 from realnet.models.build import build_detector, settle
 from realnet.models.checkpoint import Checkpoint
 from realnet.runtime import distributed
 from realnet.runtime.batch_norm import join_batch_norms
+from realnet.runtime.devices import send, send_images
 from realnet.runtime.distributed import World
 from realnet.runtime.placement import compile_networks, move_to_device
+from realnet.runtime.precision import in_float32
 from realnet.runtime.progress import bar
 from realnet.runtime.signals import leave_signals_to_main
+from realnet.training import state
 from realnet.training.clean_features import CleanFeatures
 from realnet.training.completion import completed, lacks_calibration
 from realnet.training.detector_data import DetectorData
@@ -49,8 +51,8 @@ def train_detector(config: RealNetConfig, data: DetectorData, world: World, *, r
     Raises:
         UserError: for settings that do not fit the data, the weights, or the earlier part of this run.
     """
-    config = settle(config)
     last = paths.output(data.dataset, "realnet", "checkpoints", data.class_name) / paths.LAST
+    config = settle(state.as_begun(config, last) if resume else config)
     if is_slow(config, world.device) and world.is_main:
         logger.warning("WARNING: %s", SLOW)
     task = DetectorTask(config, data, world, best=last.with_name(paths.BEST))
@@ -79,10 +81,10 @@ class DetectorTask:
             synthesizer=data.synthesizer,
             seed=config.seed,
             augment=config.train.augment,
+            image_bits=data.image_bits,
+            draws=config.draws,
         )
-        self.test_split = TestSplit(
-            data.test, data.image_root, image_size=config.image_size, runtime=config.runtime, world=world
-        )
+        self.test_split = data.test_split(config, world)
         torch.manual_seed(config.seed)
         self.model = move_to_device(build_detector(config), world.device, config.runtime).train()
         join_batch_norms(self.model.rrs)
@@ -101,16 +103,14 @@ class DetectorTask:
         """Choose the features by AFS over ``afs.init_batches`` batches of anomalous items (docs/method.md, AFS)."""
         if self.world.is_main:
             keep_index(self.data.dataset, [self.data.class_name])
-        criteria = {key: torch.zeros(s.level.channels) for key, s in self.model.afs.selections().items()}
-        criteria = {key: value.to(self.world.device) for key, value in criteria.items()}
+        selections, device = self.model.afs.selections().items(), self.world.device
+        criteria = {key: torch.zeros(s.level.channels, device=device) for key, s in selections}
         for batch in self._anomalous_batches():
-            pair = torch.cat([batch["image"], batch["clean"]]).to(self.world.device, non_blocking=True)
-            with self.world.precision.autocast():
-                levels = self.model.backbone(pair)
+            pair = torch.cat([send_images(batch[name], device) for name in ("image", "clean")])
+            levels = in_float32(self.model.backbone, pair)
             anomalous, clean = ({name: f.chunk(2)[i] for name, f in levels.items()} for i in (0, 1))
-            mask = batch["mask"].to(self.world.device, non_blocking=True)
-            batch_criteria = afs_criteria(self.model.afs, anomalous, clean, mask, joint_maximum=distributed.maximum)
-            for key, value in batch_criteria.items():
+            mask, maximum = send(batch["mask"], device), distributed.maximum
+            for key, value in afs_criteria(self.model.afs, anomalous, clean, mask, joint_maximum=maximum).items():
                 criteria[key] += value
         self.model.afs.choose({key: distributed.mean(value) for key, value in criteria.items()})
         self._fit_statistics()
@@ -132,10 +132,11 @@ class DetectorTask:
             augment=augment,
             world=self.world,
         )
-        self.choice = self.statistics.fit(self.choice)
         is_slow = self.world.device.type == "cpu" and self.world.size == 1  # on a GPU the backbone hardly counts
-        if is_slow and not augment:
-            self.known = CleanFeatures(len(images), self.statistics.of_images)
+        with torch.autocast(self.world.device.type, enabled=False):  # in a run that goes on, a step has begun
+            self.choice = self.statistics.fit(self.choice)
+            if is_slow and not augment:
+                self.known = CleanFeatures(len(images), self.statistics.of_images)
 
     def losses(self, batch: dict[str, Any]) -> Tensor:
         """Return the weighted (segmentation, reconstruction) losses, (2,)."""
@@ -143,8 +144,7 @@ class DetectorTask:
             self._fit_statistics()  # in a run that goes on
         normalise = self.statistics.normalise if self.statistics else None
         detection, clean = detect_pairs(self.model, batch, self.world.device, normalise, self.known)
-        mask = batch["mask"].to(self.world.device, non_blocking=True)
-        return detector_losses(detection, clean, mask, self.config.loss)
+        return detector_losses(detection, clean, send(batch["mask"], self.world.device), self.config.loss)
 
     def after_step(self) -> None:
         """Do nothing."""
@@ -163,14 +163,10 @@ class DetectorTask:
         metrics = summarise(curves_of(scores), fpr_limit=self.config.evaluation.aupro_fpr_limit)
         run.scalars(step, {f"test/{name}": m.value for name, m in metrics.items() if m.value is not None})
         by_what = " (by the logit alone: maps are joined after training)" if self.model.fusion else ""
-        logger.info(
-            "step %d, test split%s: %s",
-            step,
-            by_what,
-            "  ".join(f"{name} {metric}" for name, metric in metrics.items()),
-        )
+        listed = "  ".join(f"{name} {metric}" for name, metric in metrics.items())
+        logger.info("step %d, test split%s: %s", step, by_what, listed)
         score = published_score(metrics)
-        if score is not None and score > self.best_score:
+        if score is not None and score >= self.best_score:  # of equals the last, as published
             self.best_score = score
             if self.world.is_main:
                 values = {name: m.value for name, m in metrics.items()}
@@ -206,7 +202,13 @@ class DetectorTask:
             classes=(self.data.class_name,),
             class_name=self.data.class_name,
             config=self._resolved().model_dump(mode="json"),
-            facts={"step": step, **facts, "backbone": self.model.backbone.facts(), **self.data.facts()},
+            facts={
+                "step": step,
+                **facts,
+                **self.data.reading_facts(),
+                **self.data.facts(),
+                "backbone": self.model.backbone.facts(),
+            },
         )
         checkpoint.save(path, weights)
 
@@ -239,6 +241,7 @@ class DetectorTask:
                 checkpoint.save(file, whole)
                 if card := make_card(whole, file):
                     card.write(file)
+        distributed.meet()
 
     def _anomalous_batches(self) -> Any:
         self.train_set.only_anomalous = True
@@ -249,6 +252,7 @@ class DetectorTask:
             rank=self.world.rank,
             world_size=self.world.size,
             num_steps=self.config.afs.init_batches,
+            draws=self.config.draws,
         )
         loader = DataLoader(
             self.train_set,

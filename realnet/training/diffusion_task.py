@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,8 @@ from realnet.models import checkpoint
 from realnet.models.build import build_diffusion, build_unet
 from realnet.models.checkpoint import Checkpoint
 from realnet.runtime import distributed
+from realnet.runtime.contents import digest
+from realnet.runtime.devices import send
 from realnet.runtime.distributed import World
 from realnet.runtime.placement import compile_networks, move_to_device
 from realnet.sdas.readiness import Health, check_health, verdict
@@ -42,11 +44,20 @@ class NormalImages:
     classes: Sequence[str]
     image_root: Path
     entries: Sequence[Entry]
+    image_bits: int = 16
 
-    def subject(self, stage: str) -> dict[str, str]:
+    def subject(self, stage: Literal["diffusion", "classifier"]) -> dict[str, str]:
         """Describe a stage and its training data for a run's identity (:func:`state.identity`)."""
-        images = state.fingerprint((entry.class_name, entry.filename) for entry in self.entries)
-        return {"stage": stage, "dataset": self.dataset, "classes": ", ".join(self.classes), "training images": images}
+        files = [self.image_root / entry.filename for entry in self.entries]
+        bits = {} if self.image_bits == 16 else {"image_bits": str(self.image_bits)}
+        return {
+            **bits,
+            "stage": stage,
+            "dataset": self.dataset,
+            "classes": ", ".join(self.classes),
+            "training images": state.fingerprint((entry.class_name, entry.filename) for entry in self.entries),
+            state.IMAGE_CONTENTS: digest(files, paths.output(self.dataset, stage, "checkpoints")),
+        }
 
 
 def normal_images(dataset_name: str) -> NormalImages:
@@ -59,7 +70,7 @@ def normal_images(dataset_name: str) -> NormalImages:
     require_sound(dataset, dataset.classes, with_test=False)
     entries = [entry for name in dataset.classes for entry in dataset.index(name, write=False).train]
     advise(entries)
-    return NormalImages(dataset.name, dataset.classes, dataset.image_root, entries)
+    return NormalImages(dataset.name, dataset.classes, dataset.image_root, entries, dataset.config.image_bits)
 
 
 def train_diffusion(config: DiffusionConfig, data: NormalImages, world: World, *, resume: bool = True) -> Path:
@@ -69,6 +80,7 @@ def train_diffusion(config: DiffusionConfig, data: NormalImages, world: World, *
         UserError: for weights that do not fit, or for settings other than in the earlier part of this run.
     """
     last = paths.output(data.dataset, "diffusion", "checkpoints") / paths.LAST
+    config = state.as_begun(config, last) if resume else config
     task = DiffusionTask(config, data, world)
     log_folder = paths.output(data.dataset, "diffusion", "log")
     fit(task, task.train_set, config, world, last=last, log_folder=log_folder, resume=resume)
@@ -87,7 +99,7 @@ class DiffusionTask:
         self.health: list[dict[str, float]] = []
         self.diffusion = build_diffusion(config.process)
         build_diffusion(config.process, config.validation.respacing)  # fails now, not at the first validation
-        self.train_set = noisy_images(config, data)
+        self.train_set = noisy_images(config, data, purpose="diffusion")
         torch.manual_seed(config.seed)
         self.model = move_to_device(build_unet(config, len(data.classes)), world.device, config.runtime).train()
         self.ema = EMA(self.model, config.train.ema_decay, on_cpu=config.runtime.ema_on_cpu)
@@ -119,7 +131,8 @@ class DiffusionTask:
 
     def validate(self, step: int, run: Run) -> bool:
         """Check the averaged model; log figures, panels and a verdict (docs/method.md, Readiness)."""
-        health = self._look() if self.world.is_main else None
+        with distributed.refusing_together():
+            health = self._look() if self.world.is_main else None
         if distributed.any_process(self.world.is_main and health is None):
             return False
         if health:
@@ -168,8 +181,10 @@ class DiffusionTask:
         checkpoint.save(path, weights)
 
 
-def noisy_images(config: DiffusionConfig | ClassifierConfig, data: NormalImages) -> DiffusionDataset:
-    """Return the training items that diffusion model and classifier share."""
+def noisy_images(
+    config: DiffusionConfig | ClassifierConfig, data: NormalImages, *, purpose: Literal["diffusion", "classifier"]
+) -> DiffusionDataset:
+    """Return the training items of the diffusion model or of the classifier, which differ in their draws."""
     return DiffusionDataset(
         data.entries,
         data.image_root,
@@ -178,12 +193,15 @@ def noisy_images(config: DiffusionConfig | ClassifierConfig, data: NormalImages)
         num_steps=config.process.num_steps,
         seed=config.seed,
         augment=config.train.augment,
+        image_bits=data.image_bits,
+        purpose=purpose,
+        draws=config.draws,
     )
 
 
 def to_device(batch: Mapping[str, Tensor], device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return a batch's (image, noise, t, class_index) on a device."""
-    image, noise, t, y = (batch[key].to(device, non_blocking=True) for key in ("image", "noise", "t", "class_index"))
+    image, noise, t, y = (send(batch[key], device) for key in ("image", "noise", "t", "class_index"))
     return image, noise, t, y
 
 

@@ -21,7 +21,7 @@ from realnet.config import Section, dump
 from realnet.data.images import Image, write_whole_image
 from realnet.errors import Stopped, UserError
 from realnet.runtime.distributed import World
-from realnet.runtime.files import refusing, whole
+from realnet.runtime.files import refusing, remove_parts, whole
 from realnet.runtime.progress import bar, console
 
 logger = logging.getLogger("realnet")
@@ -84,6 +84,7 @@ class Run:
 
     def _open(self, config: Section, start_step: int, validated: bool) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
+        remove_parts(self.folder)
         (self.folder / "config.yaml").write_text(dump(config), encoding="utf-8")
         file = _LogFile(self.folder / "log.txt", self._lose)
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -123,6 +124,7 @@ class Run:
         if not self.world.is_main:
             return
         with self._sparing():
+            remove_parts(path.parent)
             write_whole_image(path, image)
         with self._sparing():
             if self._writer:
@@ -151,9 +153,8 @@ class Run:
         last = step if validated else step - 0.5
         lines = self._metrics.read_text().splitlines() if step else []
         kept = [line for line in lines if _place_of(line) <= last]
-        partial = self._metrics.with_suffix(".partial")  # so that a kill leaves either the old file or the new one
-        with whole(self._metrics, partial):
-            partial.write_text("".join(f"{line}\n" for line in kept))
+        with whole(self._metrics) as part:  # so that a kill leaves either the old file or the new one
+            part.write_text("".join(f"{line}\n" for line in kept))
 
 
 class _LogFile(logging.FileHandler):

@@ -6,19 +6,20 @@ See docs/method.md, Diffusion training.
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sized
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from realnet.config import TrainingConfig
-from realnet.errors import Stopped, UserError
+from realnet.errors import Stopped, UserError, message_of
 from realnet.models import checkpoint
-from realnet.runtime import distributed
+from realnet.runtime import contents, distributed
 from realnet.runtime.distributed import World
+from realnet.runtime.lock import one_run
 from realnet.training import state
 from realnet.training.batches import batches, make_order, total_steps
 from realnet.training.logs import Run, seed_step, throughput
@@ -112,13 +113,15 @@ def fit(
         resume: continue from the last state; if False, start from step 0.
 
     Raises:
-        UserError: for settings, data or weights other than in the earlier part of this run, or if the loss or a weight
-            becomes NaN or infinite.
+        UserError: for settings, data or weights other than in the earlier part of this run, if another run holds the
+            folder, if an image cannot be read (the finished steps are saved), or if the loss or a weight becomes NaN or
+            infinite.
         Stopped: after a signal; the finished steps are saved.
     """
-    with Run(log_folder, world) as run:
+    with Run(log_folder, world) as run, one_run(last.parent, world):
         # begin, or continue from the last state
-        order = make_order(dataset, config.train, world, seed=config.seed)  # type: ignore[arg-type]  # has a length
+        items = cast(Sized, dataset)
+        order = make_order(items, config.train, world, seed=config.seed, draws=config.draws)
         num_steps = total_steps(config.train, order)
         identity, state_path = state.identity(config, order, task.subject()), state.path_of(last)
         stored = state.load(state_path, identity, state.defaults_of(config)) if resume else None
@@ -135,6 +138,8 @@ def fit(
         validated = not stored or stored["validated"]
         del stored  # its tensors are mapped from a file that the next save replaces
         run.open(config, done, validated=validated)
+        if world.is_main:
+            contents.keep(last.parent)
 
         def save() -> None:
             nonlocal saved
@@ -165,10 +170,18 @@ def fit(
                 task.save(last, done, order.epoch_of(done))
         feed = batches(dataset, order, config.runtime, world)
         for step in run.steps(done, num_steps, task.title):
+            # read
+            batches_of_step, failure = _read(feed, config.train.accumulation)
+            if distributed.any_process(failure is not None):
+                if done > saved:
+                    save()
+                with distributed.refusing_together():
+                    if failure:
+                        raise UserError(f"{message_of(failure)}; {_kept(saved)}, and the same command continues")
+
             # forward and backward
             seed_step(config.seed, world.rank, step)
-            for _ in range(config.train.accumulation):
-                batch = next(feed)
+            for batch in batches_of_step:
                 with world.precision.autocast():
                     losses = task.losses(batch)
                 optimisation.backward(losses.sum() / config.train.accumulation)
@@ -190,12 +203,17 @@ def fit(
                 run.scalars(done, values | throughput(world, since, count * order.global_batch))
                 totals, since, count = torch.zeros_like(totals), time.perf_counter(), 0
 
-            # validate; save before the first validation, because it may fail
+            # validate; save before the first validation, because it may fail, or else when it has failed
             validated = not (is_last or done % (task.validation_interval_epochs * order.steps_per_epoch) == 0)
             if not (validated or stopping):
                 if not has_validated:
                     save()
-                validated = has_validated = task.validate(done, run)
+                try:
+                    validated = has_validated = task.validate(done, run)
+                except UserError:
+                    if done > saved:
+                        save()
+                    raise
                 stopping = not validated
                 totals, since, count = torch.zeros_like(totals), time.perf_counter(), 0
 
@@ -209,14 +227,25 @@ def fit(
             raise stopped()
 
 
+def _read(feed: Iterator[dict[str, Any]], number: int) -> tuple[list[dict[str, Any]], UserError | None]:
+    """Return a step's micro-batches; in their place the error, if a file cannot be read."""
+    try:
+        return [next(feed) for _ in range(number)], None
+    except UserError as error:
+        return [], error
+
+
+def _kept(saved: int) -> str:
+    return f"the saved state is of step {saved}" if saved else "nothing is saved"
+
+
 def _are_finite(*tensors: Tensor) -> bool:
     return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
 
 
 def _diverged(step: int, saved: int, config: TrainingConfig) -> UserError:
-    kept = f"the saved state is of step {saved}" if saved else "nothing is saved"
     return UserError(
-        f"the training has diverged: at step {step} the loss or a weight is NaN or infinite; {kept}. Start again with "
-        f"--no-resume and a lower optimiser.learning_rate (it is {config.optimiser.learning_rate:g}), a lower "
-        f"optimiser.max_grad_norm (it is {config.optimiser.max_grad_norm}) or runtime.precision=fp32"
+        f"the training has diverged: at step {step} the loss or a weight is NaN or infinite; {_kept(saved)}. Start "
+        f"again with --no-resume and a lower optimiser.learning_rate (it is {config.optimiser.learning_rate:g}), a "
+        f"lower optimiser.max_grad_norm (it is {config.optimiser.max_grad_norm}) or runtime.precision=fp32"
     )

@@ -13,6 +13,7 @@ from torch import Tensor
 from realnet.config import LossConfig
 from realnet.models.losses import cross_entropy_loss, focal_loss, reconstruction_loss
 from realnet.models.realnet import Detection, RealNet
+from realnet.runtime.devices import send, send_images
 from realnet.training.clean_features import CleanFeatures
 
 
@@ -43,15 +44,15 @@ def detect_pairs(
     """
     indexes, anomalous = batch["index"], batch["has_anomaly"].nonzero().flatten()  # on the CPU: no synchronisation
     unknown = torch.tensor(known.missing(indexes.tolist()), dtype=torch.long) if known else torch.arange(len(indexes))
-    images = torch.cat([batch["clean"][unknown], batch["image"][anomalous]]).to(device, non_blocking=True)
-    if device.type == "cuda":
-        images = images.contiguous(memory_format=torch.channels_last)
+    places = send(anomalous, device)
+    # joined on the device: what torch.cat makes on the CPU is not pinned
+    pieces = [send(batch["clean"], device)[send(unknown, device)], send(batch["image"], device)[places]]
+    images = send_images(torch.cat(pieces), device)
     numbers = torch.cat([indexes[unknown], indexes[anomalous]])
     found = _features(model, images, partial(normalise, indexes=numbers) if normalise else model.normalise)
     clean = {name: features[: len(unknown)] for name, features in found.items()}
     if known:
         clean = known.join(indexes.tolist(), clean)
-    places = anomalous.to(device, non_blocking=True)
     return _detect(model, clean, {name: f[len(unknown) :] for name, f in found.items()}, places, images.shape[-2:])
 
 

@@ -3,8 +3,9 @@
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sized
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from realnet.config import Section, TrainingConfig
 from realnet.data.order import EpochOrder
@@ -34,6 +35,16 @@ FREE_KEYS = (
     "preset",
     "size",  # blocks and the rest that follow from it count
 )
+
+
+IMAGE_CONTENTS, SOURCE_CONTENTS = "contents of the training images", "contents of the anomaly sources"
+NEW_NAMES = {IMAGE_CONTENTS, SOURCE_CONTENTS}
+"""What the states of version 1.0 do not record; a run that goes on from one takes them to be as they were."""
+
+
+FIRST_DRAWS = 1
+"""The draws of states that do not name theirs: of version 1.0."""
+ConfigT = TypeVar("ConfigT", bound=TrainingConfig)
 
 
 def path_of(weights: Path) -> Path:
@@ -80,6 +91,24 @@ def require_agreement(mine: Mapping[str, Any]) -> None:
         raise UserError("\n  ".join([head, *differing]))
 
 
+def as_begun(config: ConfigT, last: Path) -> ConfigT:
+    """Return a config with the draws of the saved run that it continues: those of version 1.0 were others.
+
+    Args:
+        config: of the stage.
+        last: the file for the weights.
+    """
+    for candidate in (path_of(last), checkpoint.previous(path_of(last))):
+        with suppress(UserError):
+            draws = checkpoint.read(candidate, mapped=True).get("identity", {}).get("draws", FIRST_DRAWS)
+            if draws != config.draws:
+                logger.warning(
+                    "%s goes on as it was begun, with draws: %d; --no-resume takes new ones", candidate, draws
+                )
+            return config.model_copy(update={"draws": draws})
+    return config
+
+
 def save(
     path: Path, step: int, identity: Mapping[str, Any], parts: Mapping[str, Any], *, keep_previous: bool = True
 ) -> None:
@@ -124,7 +153,8 @@ def first_step(
     Raises:
         UserError: for too few items, and as in :func:`load`.
     """
-    order, path = make_order(items, config.train, world, seed=config.seed), path_of(last)
+    config, path = as_begun(config, last), path_of(last)
+    order = make_order(items, config.train, world, seed=config.seed, draws=config.draws)
     if not (path.is_file() or checkpoint.previous(path).is_file()):
         return 0
     stored = load(path, identity(config, order, subject()), defaults_of(config))
@@ -156,8 +186,9 @@ def _defaults(section: Section, prefix: str = "") -> dict[str, Any]:
 
 
 def _check_identity(before: Mapping[str, Any], now: Mapping[str, Any], defaults: Mapping[str, Any], path: Path) -> None:
-    then = {**{key: value for key, value in defaults.items() if key in now}, **before}
-    changed = [key for key in {**now, **then} if then.get(key) != now.get(key)]
+    then = {**{key: value for key, value in defaults.items() if key in now}, "draws": FIRST_DRAWS, **before}
+    compared = {**now, **then}.keys() - (NEW_NAMES - before.keys())
+    changed = [key for key in {**now, **then} if key in compared and then.get(key) != now.get(key)]
     if changed:
         listed = [f"{key}: {then.get(key)} then, {now.get(key)} now" for key in changed]
         advice = "restore the values below, or start again with --no-resume"

@@ -17,10 +17,11 @@ from conftest import ROOT, load_script
 from processes import free_port
 
 from realnet.config import paths
-from realnet.data.images import read_image, write_image
+from realnet.data.images import read_image, read_mask, write_image
 from realnet.errors import UserError
 from realnet.evaluation import run, scores
 from realnet.evaluation.results import read_class
+from realnet.runtime import contents
 
 VIS = Path("experiments/tiny/realnet_vis")
 TEST = Path("data/tiny/images/weave/test")
@@ -99,7 +100,7 @@ def test_classes_evaluated_one_by_one_come_together(both_classes, capsys):
     assert "(1 of 2 classes)" in capsys.readouterr().out
 
 
-def test_results_are_kept_until_something_changes(both_classes, capsys):
+def test_results_are_kept_until_something_changes(both_classes, capsys, monkeypatch):
     def is_kept(*arguments: str) -> bool:
         before = (VIS / "weave/report.html").stat().st_mtime_ns
         assert evaluate("--class_name", "weave", *arguments) == 0
@@ -119,7 +120,17 @@ def test_results_are_kept_until_something_changes(both_classes, capsys):
     assert not is_kept() and is_kept()
     mask = next(Path("data/tiny/images/weave/ground_truth/hole").iterdir())
     mask.write_bytes(mask.read_bytes())
-    assert not is_kept()
+    assert is_kept()
+    write_image(mask, ~read_mask(mask))
+    assert not is_kept() and is_kept()
+    with monkeypatch.context() as patched:
+        patched.setattr(contents, "code", lambda: "another version")
+        assert not is_kept() and is_kept()
+    weights = Path("experiments/tiny/realnet_checkpoints/weave/ckpt_last.pth")
+    times = weights.stat()
+    weights.write_bytes(Path("experiments/tiny/realnet_checkpoints/weave/ckpt_best.pth").read_bytes())
+    os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert read_class(VIS / "weave") is None and not is_kept() and is_kept()
     (TEST / "stain/000.png").unlink()
     shutil.rmtree("data/tiny/samples", ignore_errors=True)
     next(Path("data/tiny/images/weave/ground_truth/stain").iterdir()).unlink()
@@ -169,8 +180,10 @@ def test_names_that_are_odd_or_long_are_evaluated(both_classes, capsys):
 
 
 def test_weights_written_during_the_evaluation_are_others(both_classes, monkeypatch, capsys):
+    seeds = iter((3, 4))
+
     def score_split(*arguments, **keywords):
-        tiny_detector.save("weave", seed=3)
+        tiny_detector.save("weave", seed=next(seeds))
         return scores.score_split(*arguments, **keywords)
 
     monkeypatch.setattr(run, "score_split", score_split)

@@ -4,14 +4,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from conftest import ROOT
 
+from realnet import Detector
+from realnet.config import load_dataset
 from realnet.data.images import read_image, write_image
 from realnet.data.index import read_index
 from realnet.data.registry import open_dataset
 from realnet.errors import UserError
+from realnet.inspection import findings as kinds
+from realnet.inspection.check import inspect_class
 from realnet.preparation.toy import CLASSES
 
 
@@ -49,13 +54,21 @@ def test_index_lists_what_is_on_disk(tiny, run_script):
         run_script("prepare_data", "index", "--dataset", "tiny")
 
 
+def deep_photographs(folder, count, *, bits=12):
+    for path in sorted(photographs(folder, count).iterdir()):
+        values = read_image(path).astype(np.uint16) << (bits - 8)
+        path.unlink()
+        cv2.imwrite(str(path.with_suffix(".png")), values)
+
+
 def test_own_photographs_become_a_dataset_that_can_be_trained_on(tiny, run_script):
-    photographs(tiny / "my photos", 6)
+    deep_photographs(tiny / "my photos", 6)
     arguments = ("prepare_data", "add", "--name", "bolts", "--source", "my photos")
     assert "recognised folder: " in run_script(*arguments, "--dry-run")
     assert not (tiny / "experiments/bolts").exists()
     assert not (tiny / "data/bolts").exists()
     printed = run_script(*arguments)
+    assert "depth      12 bits are used in 16-bit files" in printed
     assert "next       python prepare_data.py preview --dataset bolts" in printed
     assert {path.name for path in (tiny / "data/bolts/samples").iterdir()} == {
         "train_my photos.json",
@@ -67,7 +80,11 @@ def test_own_photographs_become_a_dataset_that_can_be_trained_on(tiny, run_scrip
     small = str(tiny / "experiments/tiny/realnet.yaml")
     run_script("prepare_data", "preview", "--dataset", "bolts", "--config", small)
     run_script("train_realnet", "--dataset", "bolts", "--config", small, "--set", "calibration.holdout_fraction=0.1")
-    assert (tiny / "experiments/bolts/realnet_checkpoints/my photos/ckpt_last.pth").is_file()
+    path = tiny / "experiments/bolts/realnet_checkpoints/my photos/ckpt_last.pth"
+    assert Detector.load(path, device="cpu").image_bits == load_dataset("bolts").image_bits == 12
+    (tiny / "experiments/bolts/dataset.yaml").write_text("image_root: .\nclasses: [my photos]\n")
+    found = inspect_class(open_dataset("bolts"), "my photos", decode=True)
+    assert [(one.kind, one.where) for one in found] == [(kinds.DEPTH, "my photos: 12 bits are used, image_bits is 16")]
 
 
 def test_nothing_is_written_for_images_that_cannot_be_used(tiny, run_script):
@@ -184,7 +201,9 @@ def test_solar_cells_come_from_the_package_or_a_folder(tmp_path, monkeypatch, ru
             write_image(package / "data" / name, np.full((8, 8, 3), 10 * index, np.uint8))
             lines.append(f"{name} {'1.0' if index % 4 == 0 else '0.0'} {kind}")
     (package / "data/labels.csv").write_text("\n".join(lines))
-    with pytest.raises(UserError, match=r"elpv-dataset is not installed; install it with: pip install elpv-dataset"):
+    message = r"elpv-dataset is not installed; install it with: pip install elpv-dataset"
+    with monkeypatch.context() as without, pytest.raises(UserError, match=message):
+        without.setattr("importlib.util.find_spec", lambda name: None)
         run_script("prepare_data", "solar")
     (package / "__init__.py").touch()
     monkeypatch.setattr(sys, "path", [str(tmp_path / "site"), *sys.path])

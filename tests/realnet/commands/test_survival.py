@@ -30,8 +30,10 @@ DETECTOR = (
     "{channel_mult: [1], num_res_blocks: 1, num_head_channels: 8}' --set calibration.num_anomalies=2"
 )
 RARELY = "--set train.num_steps=8 --set train.checkpoint_interval_steps=2"
-ONCE = (".json", ".tmp", "best.pth", "best.pth.partial", "config.yaml")
+ONCE = (".json", ".json.part", ".checksums.json.part", "best.pth", "best.pth.part", "config.yaml")
 """Moments that may not come, or not again: of the index, the best detector, and a life's beginning."""
+UNLIKE = {"log.txt", ".checksums.json"}
+"""Files of two runs that differ: they hold times."""
 STATE = Path("experiments/tiny/classifier_checkpoints/ckpt_last.state.pth")
 
 
@@ -56,9 +58,9 @@ def content(path: Path) -> Any:
 
 
 def left_by_a_run() -> dict[str, Any]:
-    """All files of the current workspace, but the logs for people."""
+    """All files of the current workspace, but those with times."""
     files = [path for folder in ("experiments", "data") for path in Path(folder).rglob("*") if path.is_file()]
-    return {str(path): content(path) for path in files if path.name != "log.txt" and "tensorboard" not in path.parts}
+    return {f"{path}": content(path) for path in files if path.name not in UNLIKE and "tensorboard" not in path.parts}
 
 
 class Life:
@@ -100,14 +102,14 @@ def test_kills_at_every_moment_of_a_save(tiny):
     assert len(moments) == 10
     for moment in life.random.sample(moments, len(moments)):
         life.suffer(Fate(moment, life.random.choice([1, 2])))
-    for moment in ("half of config.yaml", "half of metrics.partial", "before metrics.jsonl"):
+    for moment in ("half of config.yaml", "half of .metrics.jsonl.part", "before metrics.jsonl"):
         life.suffer(Fate(moment))
     life.end_well()
 
 
 def test_kills_in_the_last_save(tiny):
     life = Life(f"{CLASSIFIER} --set train.num_steps=1")
-    for moment in ("before ckpt_last.pth", "half of .ckpt_last.state.pth.partial", "after ckpt_last.state.pth"):
+    for moment in ("before ckpt_last.pth", "half of .ckpt_last.state.pth.part", "after ckpt_last.state.pth"):
         life.suffer(Fate(moment))
     life.end_well()
 
@@ -115,15 +117,15 @@ def test_kills_in_the_last_save(tiny):
 @pytest.mark.parametrize(
     ("command", "first", "last"),
     [
-        (f"{DIFFUSION} {RARELY}", ["half of .strengths#.png"], Fate("step", 1, signal.SIGTERM)),
+        (f"{DIFFUSION} {RARELY}", ["half of .strengths#.png.part"], Fate("step", 1, signal.SIGTERM)),
         (
             f"{DETECTOR} {RARELY} --class_name weave",
-            ["after ckpt_best.pth", "half of .ckpt_best.pth.partial"],
+            ["after ckpt_best.pth", "half of .ckpt_best.pth.part"],
             Fate("step", 1, signal.SIGINT),
         ),
         (
             "sample --num_samples 10 --set respacing=ddim2",
-            ["half of .settings.yaml", "half of .#.jpg", "before manifest.csv"],
+            ["half of .settings.yaml.part", "half of .#.jpg.part", "before manifest.csv"],
             Fate("before #.jpg", 1, signal.SIGINT),
         ),
     ],

@@ -42,6 +42,19 @@ def test_images_masks_sources_and_manifest_belong_together(tiny, run_script):
         assert {row["perlin_height"], row["perlin_width"]} <= {"1", "2", "4", "8", "16", "32"}
 
 
+def test_an_export_replaces_what_an_export_left_and_nothing_else(tiny, run_script, monkeypatch):
+    (tiny / "out/image").mkdir(parents=True)
+    (tiny / "out/image/00000.png").write_bytes(b"mine")
+    with pytest.raises(UserError, match="out/image holds images that no export left unfinished"):
+        run_script(*ARGUMENTS, "--output", "out")
+    assert (tiny / "out/image/00000.png").read_bytes() == b"mine"
+    with monkeypatch.context() as patched, pytest.raises(TypeError):
+        patched.setattr(product, "_write_manifest", None)
+        run_script(*ARGUMENTS, "--output", "new")
+    run_script(*ARGUMENTS, "--output", "new")
+    assert sorted(path.name for path in (tiny / "new").iterdir()) == ["image", "manifest.csv", "mask", "source"]
+
+
 def test_the_anomalies_are_those_of_training(tiny, run_script):
     run_script(*ARGUMENTS, "--output", "out", "--seed", "7")
     dataset = open_dataset("tiny")

@@ -84,9 +84,19 @@ def test_one_number_is_a_square_and_two_are_height_and_width(read):
 
 
 def test_classes_named_like_numbers_and_words_of_yaml_keep_their_names(read):
-    config = read(DatasetConfig, "image_root: x\nclasses: [01, 02, 3, 1_0, on]\nforeground: {01: full, 3: auto}")
-    assert config.classes == ("01", "02", "3", "1_0", "on")
+    names = ("01", "02", "3", "1_0", "on", "1e3", "+7", "-0", "1.50", "true", "10²", "a b/c")
+    listed = f"image_root: 2024\nclasses: [{', '.join(names)}]\nforeground: {{01: full, 1e3: {{close: 6}}}}"
+    config = read(DatasetConfig, listed)
+    assert config.image_root == "2024" and config.classes == names
     assert config.foreground_of("01") == "full" and config.foreground_of("02") == "auto"
+    assert config.foreground_of("1e3").close == 6
+    assert read(DatasetConfig, "image_root: x\nclasses: null").classes is None
+
+
+@pytest.mark.parametrize("name", ["../x", "/x", "a/../../x", "C:\\x", "..\\x", '""'])
+def test_a_class_is_a_folder_below_the_images(refusal, name):
+    text = refusal(DatasetConfig, f"image_root: x\nclasses: [{name}]")
+    assert "must not lead out of the folders above it" in text
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from alone import denormalise
 from PIL import Image as PILImage
 
 from realnet.data import images
+from realnet.data.decoding import is_truncated
 from realnet.errors import UserError
 
 GRADIENT = np.linspace(0, 255, 24 * 32).astype(np.uint8).reshape(24, 32)
@@ -67,11 +68,11 @@ def test_truncation_is_seen_without_the_decoder():
     # decoders of other OpenCV versions fill up what is missing, with no more than a warning
     jpeg = bytes(cv2.imencode(".jpg", COLOURS)[1])
     png = bytes(cv2.imencode(".png", COLOURS)[1])
-    assert not images._is_truncated(jpeg)
-    assert not images._is_truncated(png)
-    assert images._is_truncated(jpeg[:-2])
-    assert images._is_truncated(png[:-12])
-    assert not images._is_truncated(jpeg + b"a camera's trailer")
+    assert not is_truncated(jpeg)
+    assert not is_truncated(png)
+    assert is_truncated(jpeg[:-2])
+    assert is_truncated(png[:-12])
+    assert not is_truncated(jpeg + b"a camera's trailer")
 
 
 def test_a_truncated_jpeg_with_a_whole_thumbnail_is_truncated():
@@ -79,8 +80,8 @@ def test_a_truncated_jpeg_with_a_whole_thumbnail_is_truncated():
     thumbnail, jpeg = (bytes(cv2.imencode(".jpg", image)[1]) for image in (COLOURS[::4, ::4].copy(), COLOURS))
     header = b"\xff\xe1" + struct.pack(">H", len(thumbnail) + 2) + thumbnail
     whole = jpeg[:2] + header + jpeg[2:]
-    assert not images._is_truncated(whole)
-    assert images._is_truncated(whole[:-30])
+    assert not is_truncated(whole)
+    assert is_truncated(whole[:-30])
 
 
 def test_other_files_are_refused_by_name(tmp_path):

@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from realnet.data import index
+from realnet.data import groups, index
+from realnet.data.folders import natural_key
 from realnet.data.index import ClassIndex, Entry
 from realnet.errors import UserError
 from tests import golden
@@ -50,6 +51,11 @@ def test_layout_of_mvtec(tmp_path):
     assert [entry.kind for entry in found.test] == ["bent", "bent", "good"]
 
 
+def test_names_with_digits_of_any_kind_are_sorted():
+    names = ["10²", "9", "²", "٣", "a10", "a9"]
+    assert sorted(names, key=natural_key) == ["٣", "9", "10²", "a9", "a10", "²"]
+
+
 def test_ok_and_ko_with_masks_of_the_same_name(tmp_path):
     touch(tmp_path, "01/train/ok/0000.bmp", "01/train/ko/0001.bmp", "01/test/ok/0000.bmp", "01/test/ko/0000.bmp")
     touch(tmp_path, "01/ground_truth/ko/0000.png", "01/ground_truth/ok/0000.png")
@@ -93,12 +99,12 @@ def test_sorted_folders_without_defects_are_for_training_alone(tmp_path):
 
 def test_normal_images_are_split_by_their_names_alone():
     names = [f"{number}.jpg" for number in range(952)]
-    train, test = index.split_normal(names)
+    train, test = groups.split_normal(names)
     assert (len(train), len(test)) == (761, 191)
     assert train[:5] == ["0.jpg", "1.jpg", "2.jpg", "4.jpg", "5.jpg"]
-    backwards = index.split_normal(reversed(names))
+    backwards = groups.split_normal(reversed(names))
     assert (set(backwards[0]), set(backwards[1])) == (set(train), set(test))
-    assert index.split_normal(["only.jpg"]) == (["only.jpg"], [])
+    assert groups.split_normal(["only.jpg"]) == (["only.jpg"], [])
 
 
 def test_classes_are_folders_with_images_in_natural_order(tmp_path):
@@ -151,6 +157,8 @@ def test_a_missing_index_is_built_and_written_where_told(tmp_path):
         ('{"filename": "a.png", "label": 2}', "label must be 0 .* got 2"),
         ('{"filename": "/a.png", "label": 0}', "inside the image root"),
         ('{"filename": "a.png", "label": 1, "maskname": "../a.png"}', "inside the image root"),
+        ('{"filename": "C:\\\\a.png", "label": 0}', "inside the image root"),
+        ('{"filename": "a.png", "label": 0, "clsname": "bolt"}', "clsname is 'bolt', but the file is of class 'nut'"),
     ],
 )
 def test_broken_lines_are_named(tmp_path, line, problem):

@@ -134,7 +134,7 @@ def test_diffusion_items(root, entries):
 
 def test_the_cache_reads_each_file_once_within_its_budget(root, entries, monkeypatch):
     reads = []
-    monkeypatch.setattr(cache_module, "read_image", lambda path: reads.append(path.name) or read_image(path))
+    monkeypatch.setattr(cache_module, "read_image", lambda path, bits: reads.append(path.name) or read_image(path))
     files = [root / entry.filename for entry in entries]
     cache = ImageCache(files, (256, 512), budget_mib=1)  # 384 KiB an image
     assert cache.capacity == 2
@@ -173,3 +173,30 @@ def test_auto_foreground_is_reported_once(root, entries, caplog):
         detector(root, entries, foreground="auto")[0, 0]
     assert len(caplog.messages) == 1
     assert "class nut: no object found in 6 of 6 images" in caplog.messages[0]
+
+
+def test_a_cached_image_is_whole_before_it_is_shown(root, entries):
+    cache = ImageCache([root / entry.filename for entry in entries], SIZE)
+    told = []
+
+    class Order:
+        def __enter__(self):
+            told.append((bool(cache._is_filled[0]), bool(cache._pixels[0].any())))
+
+        def __exit__(self, *_):
+            pass
+
+    cache._order = Order()
+    assert all(np.array_equal(cache[0], cache[0]) for _ in range(3))
+    # before the first look; when the flag is set; at the second look, after which this process knows
+    assert told == [(False, False), (False, True), (True, True)]
+
+
+def test_stages_share_no_draws_unless_as_in_version_1_0(root, entries):
+    def noise(**options):
+        return diffusion(root, entries, **options)[0, 0]["noise"]
+
+    assert not torch.equal(noise(purpose="diffusion"), noise(purpose="classifier"))
+    first = noise(purpose="diffusion", draws=1)
+    assert torch.equal(first, noise(purpose="classifier", draws=1))
+    assert np.array_equal(first, np.random.default_rng((1, 0, 0)).standard_normal((3, *SIZE), dtype=np.float32))

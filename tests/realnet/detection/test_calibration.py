@@ -7,6 +7,7 @@ import tiny_detector
 import torch
 from alone import ALONE, denormalise
 
+from realnet.anomalies.items import item_generator
 from realnet.anomalies.synthesis import LocalAnomaly
 from realnet.config import RealNetConfig
 from realnet.data.images import write_image
@@ -87,7 +88,7 @@ def test_draws_are_fixed_by_the_seed_and_are_none_of_training(tmp_path):
     assert calibrated(tmp_path, [10, 20], first) == calibrated(tmp_path, [10, 20], again)
     assert first.draws == again.draws
     seed = RealNetConfig().seed
-    training = {np.random.default_rng((seed, epoch, i)).random() for epoch in range(50) for i in range(2)}
+    training = {item_generator(seed, epoch, i).random() for epoch in range(50) for i in range(2)}
     assert not training & set(first.draws)
 
 
@@ -173,3 +174,11 @@ def test_training_stores_the_calibration_and_is_not_changed_by_it(tiny, run_scri
     all_images, _ = trained()
     assert all_images.facts["calibration"]["held_out"] is False
     assert asdict(tiny_detector.CALIBRATION).keys() == all_images.facts["calibration"].keys()
+
+
+def test_the_images_of_a_part_are_held_out_together():
+    names = [f"{part}_{view}" for part in range(10) for view in range(3)]
+    grouped = [Entry(name, 0, "good", "c", group=name[:1]) for name in names]
+    trained, held = split_holdout(grouped, 0.1)
+    assert (len(trained), len(held)) == (27, 3) and len({entry.group for entry in held}) == 1
+    assert len(split_holdout([Entry(name, 0, "good", "c") for name in names], 0.1)[1]) == 3

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import tiny_detector
@@ -79,6 +80,12 @@ def test_the_map_has_the_size_of_the_picture(detector):
     assert detector.predict(picture).anomaly_map.shape == (40, 70)
 
 
+@pytest.mark.parametrize("threshold", [float("nan"), -0.1, 1.1, float("inf")])
+def test_a_threshold_that_no_score_can_be_is_refused(detector, pictures, threshold):
+    with pytest.raises(UserError, match=rf"threshold {threshold} must be an image score, from 0 to 1"):
+        detector.predict(pictures[0], threshold=threshold)
+
+
 def test_the_verdict_follows_the_threshold(tiny, detector, pictures):
     one = detector.predict(pictures[0])
     assert one.threshold == tiny_detector.CALIBRATION.image_threshold
@@ -93,14 +100,66 @@ def test_the_verdict_follows_the_threshold(tiny, detector, pictures):
 @pytest.mark.parametrize(
     "picture",
     [
-        np.zeros((8, 8, 3)),
-        *(np.zeros(shape, np.uint8) for shape in [(8, 8), (8, 8, 4), (0, 0, 3), (8, 0, 3)]),
+        *(np.zeros(shape, np.uint8) for shape in [(8, 8, 4), (0, 0, 3), (8, 0, 3), (8,), (3, 8, 8), (2, 8, 8)]),
+        *(np.zeros((8, 8), dtype) for dtype in (np.int64, bool, "U1", object)),
         Image.new("RGB", (0, 8)),
+        torch.zeros(4, 8, 8),
+        torch.zeros(8, 8, dtype=torch.int64),
+        np.zeros((2, 2, 8, 8, 3)),
+        None,
+        7,
+        b"bytes",
+        {"image": 1},
+        [None],
+        [[1, 2]],
     ],
 )
-def test_another_array_is_refused(detector, picture):
-    with pytest.raises(UserError, match=r"a uint8 RGB array \(H, W, 3\), but"):
+def test_what_is_no_image_is_refused_in_one_message(detector, picture):
+    with pytest.raises(UserError, match=r"must be a path, a PIL image, an array \(H, W\) or .*, but this one is \S+"):
         detector.predict(picture)
+
+
+@pytest.mark.parametrize("low_high", [(-2.1, 2.6), (0, 255), (0, np.nan)])
+def test_floats_of_another_range_are_refused_with_theirs(detector, low_high):
+    picture = np.linspace(*low_high, 8 * 8 * 3).reshape(8, 8, 3)
+    for form in (picture, torch.from_numpy(np.moveaxis(picture, -1, 0).copy())):
+        with pytest.raises(UserError, match=r"must lie in \[0, 1\], but this one lies in \[\S+, \S+\]; divide"):
+            detector.predict(form)
+
+
+def test_arrays_and_tensors_are_the_same_picture(detector, pictures):
+    array = read_image(pictures[0])
+    first = detector.predict(array)
+    tensor = torch.from_numpy(np.moveaxis(array, -1, 0).copy())
+    forms = [array / 255, (array / 255).astype(np.float32), array.astype(np.uint16) * 257, tensor, tensor / 255]
+    forms += [torch.from_numpy(array), tensor.double().requires_grad_(False) / 255]
+    for form in forms:
+        np.testing.assert_array_equal(detector.predict(form).anomaly_map, first.anomaly_map)
+    batch = detector.predict(torch.stack([tensor, tensor]))
+    assert [one.image_score for one in batch] == [first.image_score] * 2
+    grey = array[..., 1]
+    by_colour = detector.predict(np.repeat(grey[..., None], 3, axis=2))
+    for form in (grey, grey[..., None], torch.from_numpy(grey), Image.fromarray(grey)):
+        np.testing.assert_array_equal(detector.predict(form).anomaly_map, by_colour.anomaly_map)
+    for empty in ([], (), np.zeros((0, 8, 8, 3), np.uint8), torch.zeros(0, 3, 8, 8), iter([])):
+        assert detector.predict(empty) == []
+
+
+def test_16_bit_images_are_read_with_the_bits_that_the_detector_learnt(tiny, pictures):
+    path = tiny_detector.save("weave")
+    values = torch.load(path, weights_only=True)
+    values["facts"]["image_bits"] = 12
+    torch.save(values, path)
+    detector = Detector.load(path, device="cpu")
+    array = read_image(pictures[0])
+    first = detector.predict(array)
+    deep = array.astype(np.uint16) * 16 + 7
+    cv2.imwrite("deep.png", deep[..., ::-1])
+    Image.fromarray(deep[..., 1]).save("grey.png")
+    for form in (deep, "deep.png"):
+        np.testing.assert_array_equal(detector.predict(form).anomaly_map, first.anomaly_map)
+    by_path, opened = detector.predict(["grey.png", Image.open("grey.png")])
+    np.testing.assert_array_equal(by_path.anomaly_map, opened.anomaly_map)
 
 
 @pytest.mark.parametrize("mode", ["I", "F"])

@@ -19,6 +19,7 @@ from realnet.evaluation.results import (
     Verdicts,
     collect,
     read_class,
+    read_earlier,
     write_class,
     write_dataset,
 )
@@ -92,6 +93,15 @@ def test_results_of_other_weights_are_not_read(tmp_path, change):
     else:
         (tmp_path / "metrics.json").unlink()
     assert read_class(tmp_path) is None
+
+
+@pytest.mark.parametrize("name", ["../../x.png", "/x.png", "a\\..\\..\\x.png"])
+def test_results_that_name_files_outside_are_not_read(tmp_path, name):
+    write_class(tmp_path, class_result())
+    assert read_earlier(tmp_path) is not None
+    path = tmp_path / "metrics.json"
+    path.write_text(path.read_text().replace("a/test/hole/0.png", name.replace("\\", "\\\\")))
+    assert read_earlier(tmp_path) is None
 
 
 def test_collect_finds_the_classes_of_earlier_commands(tmp_path, monkeypatch):

@@ -1,14 +1,16 @@
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from alone import ALONE, FP32, denormalise
 
 from realnet.config import EvaluationConfig, RuntimeConfig
-from realnet.data.images import write_image
+from realnet.data.images import read_image, write_image
 from realnet.data.index import Entry
 from realnet.errors import UserError
+from realnet.evaluation.run import notes_on
 from realnet.evaluation.scores import METRICS, ClassScores, Metric, curves_of, mean_over_classes, score_split, summarise
 from realnet.evaluation.split import TestSplit
 from realnet.runtime import distributed
@@ -61,7 +63,8 @@ def test_several_processes_share_the_images(tmp_path, monkeypatch, world_size):
     for split in splits:
         list(split.batches(2))
     shares = {"maps": [alone.anomaly_maps[rank::world_size] for rank in range(world_size)]}
-    for name in ("_masks", "_has_mask"):
+    shares["scores"] = [alone.image_scores[rank::world_size, None] for rank in range(world_size)]
+    for name in ("_masks", "_has_mask", "_counts"):
         shares[name] = [getattr(split, name) for split in splits]
     assert sum(split.num_own for split in splits) == 5
 
@@ -87,6 +90,43 @@ def test_a_process_hears_of_the_others_problems(tmp_path, monkeypatch):
     monkeypatch.setattr(distributed, "gather", lambda share: [share, "b.png is no image", "c.png is no image"])
     with pytest.raises(UserError, match=r"^b\.png is no image\nc\.png is no image$"):
         scored(make_split(tmp_path))
+
+
+def scratched(folder):
+    """A normal image and one with a thin scratch, brighter than all else, and its mask."""
+    mask = np.zeros((160, 160), np.uint8)
+    cv2.line(mask, (3, 20), (150, 90), 1, 1)
+    for name, pixels in {"0": mask * 0 + 20, "1": 20 + 200 * mask}.items():
+        write_image(folder / f"{name}.png", np.repeat(pixels[..., None], 3, axis=2))
+    write_image(folder / "1_mask.png", mask > 0)
+    return [Entry("0.png", 0, "", "c"), Entry("1.png", 1, "", "c", "1_mask.png")]
+
+
+def scratch_scores(folder, resolution="input", **changes):
+    runtime = RuntimeConfig(num_workers=0)
+    split = TestSplit(scratched(folder), folder, image_size=(40, 40), runtime=runtime, world=ALONE, **changes)
+    return scored(split, resolution=resolution)
+
+
+def test_a_thin_region_is_one_where_it_is_asked_for_and_else_a_note_says_what_became_of_it(tmp_path):
+    nearest = scratch_scores(tmp_path)
+    assert nearest.regions is None
+    pieces = cv2.connectedComponents(nearest.masks[1].astype(np.uint8))[0] - 1
+    assert pieces > 5
+    (note,) = notes_on(nearest)
+    assert note.startswith(f"of 1 regions in the masks 1 are {pieces} pieces at 40x40 pixels; evaluation.mask_")
+    whole = scratch_scores(tmp_path, mask_resize="regions")
+    assert whole.regions.max() == 1 and np.array_equal(whole.masks, whole.regions > 0) and whole.masks.sum() >= 37
+    assert list(notes_on(whole)) == []
+    assert summarise(curves_of(whole))["aupro"].value > summarise(curves_of(nearest))["aupro"].value
+
+
+def test_at_the_files_own_size_all_pixels_of_the_files_count(tmp_path):
+    scores = scratch_scores(tmp_path, resolution="file")
+    curve = curves_of(scores).pixel
+    length = int((read_image(tmp_path / "1_mask.png")[..., 0] > 0).sum())
+    assert curve.num_defect == length and curve.num_normal + length == 2 * 160 * 160
+    assert list(notes_on(scores)) == [] and curve.auroc > 0.99
 
 
 def class_scores(maps, labels, masks, has_mask=None):

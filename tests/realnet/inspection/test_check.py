@@ -96,8 +96,8 @@ def test_masks_without_an_image(dataset, nut):
     write_image(nut / "ground_truth/ko/5.png", np.ones((12, 16), bool))
     write_image(nut / "train/ko/5.bmp", noise(9))  # as in BTAD: nothing uses it, but there is an image
     assert places(dataset, kinds.ORPHAN) == [
-        str(nut / "ground_truth/bent/1_mask.png"),
-        str(nut / "ground_truth/cut/0.png"),
+        f"{nut / 'ground_truth/bent/1_mask.png'}: a mask without an image of its name",
+        f"{nut / 'ground_truth/cut/0.png'}: a mask without an image of its name",
     ]
     assert kinds.ORPHAN not in found(dataset, with_test=False)
 
@@ -124,7 +124,9 @@ def test_what_does_not_stop_training_is_a_warning(dataset, nut, caplog):
         write_image(nut / f"test/{number}.png", noise(20 + number))
     write_image(nut / "test/.hidden.png", noise(30))
     write_image(nut / "train/good/new.png", noise(40))
-    assert places(dataset, kinds.IGNORED) == [f"{nut / 'test'}: 2 unused"]
+    assert places(dataset, kinds.IGNORED) == [
+        f"{nut / 'test'}: 2 unused, no folder says its kind; expected test/good or test/<kind>"
+    ]
     assert places(dataset, kinds.OUTDATED) == [str(nut / "train/good/new.png")]
     with caplog.at_level(logging.WARNING):
         require_sound(dataset, ["nut"])
@@ -139,6 +141,30 @@ def test_masks_that_are_missing_or_empty(dataset, nut):
     assert places(dataset, kinds.EMPTY_MASK, decode=True) == [str(nut / "ground_truth/bent/0_mask.png")]
     shutil.rmtree(nut / "ground_truth")
     assert found(dataset) == {}
+
+
+def test_masks_among_the_training_images_are_found(dataset, nut):
+    write_image(nut / "train/good/zz.png", np.eye(40, dtype=bool))
+    assert places(dataset, kinds.MASK_LIKE, decode=True) == [str(nut / "train/good/zz.png")]
+
+
+def test_parts_on_both_sides_of_a_split_are_named(dataset, nut):
+    for number in range(6):
+        for view in "ab":
+            half = "test" if (number, view) == (3, "b") else "train"
+            write_image(nut / half / "good" / f"part{number}_{view}.png", noise(50 + 2 * number + (view == "b")))
+    (where,) = places(dataset, kinds.VIEWS)
+    assert where == "nut: 1 test images, such as nut/test/good/part3_b.png, nut/train/good/part3_a.png"
+
+
+def test_the_layout_file_says_what_a_part_is(dataset, nut):
+    for half, name in (("train", "x1_front left"), ("test", "x1_rear")):
+        write_image(nut / half / "good" / f"{name}.png", noise(len(name)))
+    assert kinds.VIEWS not in found(dataset)
+    layout = paths.experiment("metal") / paths.LAYOUT
+    layout.parent.mkdir(parents=True)
+    layout.write_text("group: <group>_*.png")
+    assert found(dataset)[kinds.VIEWS] == 1
 
 
 def test_absent_images(dataset, nut):

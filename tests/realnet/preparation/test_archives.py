@@ -69,6 +69,18 @@ def test_files_are_copied_where_links_are_not_to_be_had(visa, tmp_path, monkeypa
     assert image.read_bytes() == original.read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("candle,test,anomaly", "../candle,test,anomaly"), (",test,anomaly", ",../../test,anomaly")]
+    + [(f"candle/Data/{kind}/Anomaly", "../VisA") for kind in ("Images", "Masks")],
+)
+def test_a_split_file_names_nothing_outside(visa, tmp_path, name, value):
+    table = visa / "split_csv/1cls.csv"
+    table.write_text(table.read_text().replace(name, value))
+    with pytest.raises(UserError, match=r"1cls\.csv names '.*\.\..*', outside the archive"):
+        plan_visa(visa, tmp_path / "visa")
+
+
 def test_incomplete_archives_are_refused_by_name(visa, tmp_path):
     (visa / "candle/Data/Images/Normal/0001.JPG").unlink()
     with pytest.raises(UserError, match=r"1 files of the archive do not exist .*Normal/0001\.JPG"):

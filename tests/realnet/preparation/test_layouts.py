@@ -1,3 +1,7 @@
+import errno
+import os
+from pathlib import Path
+
 import pytest
 
 from realnet.config import DatasetConfig, RealNetConfig, load, load_dataset
@@ -99,3 +103,23 @@ def test_what_is_not_recognised_names_the_layouts(tmp_path):
     with pytest.raises(UserError, match=r"mvtec: one folder per class") as refusal:
         recognise(tmp_path, layout="mvtec")
     assert "folders:" not in str(refusal.value)
+
+
+def test_a_full_disk_leaves_nothing_that_the_same_command_refuses(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    touch(tmp_path, "bolts/1.png")
+    found, names = recognise(tmp_path / "bolts"), ("realnet.yaml", "dataset.yaml")
+    full = [*names]
+
+    def replace(path, target, whole_replace=Path.replace):
+        if full and target.name == full[0]:
+            full.pop(0)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return whole_replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    for name in names:
+        with pytest.raises(UserError, match=rf"cannot write experiments/mine/{name}: No space left"):
+            register("mine", found)
+        assert not [path for path in Path("experiments/mine").iterdir() if not path.read_text()]
+    assert (register("mine", found) / "dataset.yaml").read_text()

@@ -1,7 +1,12 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
+from realnet.config import RuntimeConfig
 from realnet.errors import UserError
+from realnet.runtime.distributed import join_world
+from realnet.runtime.placement import make_ready
 from realnet.runtime.precision import Precision, in_float32, resolve
 
 CPU = torch.device("cpu")
@@ -56,6 +61,31 @@ def test_exact_parts_keep_their_weights_and_compute_in_float32():
     with bf16.autocast():
         assert torch.equal(in_float32(inner, x), expected)
         assert inner(x).dtype == torch.bfloat16
+
+
+@pytest.fixture
+def as_torch_begins():
+    torch.backends.cudnn.allow_tf32 = True  # torch's own default
+    yield
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = True, False
+
+
+@pytest.mark.parametrize("name", ["fp32", "tf32", "bf16"])
+def test_float32_is_ieee_unless_tf32_is_asked_for_by_name(as_torch_begins, monkeypatch, name):
+    device = torch.device("cuda" if name == "tf32" else "cpu")
+    make_ready(torch.nn.Linear(2, 2), replace(resolve(name, device), device=CPU), RuntimeConfig())
+    found = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    assert found == (name == "tf32", name == "tf32") and resolve(name, device).name == name
+
+
+def test_every_command_sets_what_float32_is(as_torch_begins):
+    with join_world("cpu", "fp32"):
+        assert not torch.backends.cudnn.allow_tf32
+
+
+def test_tf32_elsewhere_is_refused():
+    with pytest.raises(UserError, match=r"runtime\.precision tf32 needs a GPU by NVIDIA; .* for cpu"):
+        resolve("tf32", CPU)
 
 
 def test_only_fp16_needs_a_scaler():

@@ -25,7 +25,7 @@ def described(tiny: Path) -> DiffusionConfig:
 
 @pytest.fixture
 def images(described: DiffusionConfig) -> DiffusionDataset:
-    return noisy_images(described, normal_images("tiny"))
+    return noisy_images(described, normal_images("tiny"), purpose="diffusion")
 
 
 class Knowing(nn.Module):

@@ -4,15 +4,22 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from realnet import Detector
+from realnet.data.cache import ImageCache
+from realnet.data.registry import open_dataset
+from realnet.detection.calibration import calibrate, draw_examples
 from realnet.errors import UserError
 from realnet.models import checkpoint
+from realnet.runtime.distributed import World
 from realnet.training import completion, detector_task, diffusion_task
+from realnet.training.detector_data import detector_data
 from realnet.training.state import path_of
 
 DIFFUSION = Path("experiments/tiny/diffusion_checkpoints/ckpt_last.pth")
@@ -99,5 +106,57 @@ def test_a_training_that_diverges_ends_and_saves_nothing(tiny, run_script, inter
     rate = ("--set", "optimiser.learning_rate=1e30", "--set", "train.checkpoint_interval_steps=2")
     with pytest.raises(UserError, match=r"diverged: at step 2 (.|\n)*learning_rate \(it is 1e\+30\)"):
         run_script("train_classifier", "--dataset", "tiny", *rate, "--set", f"train.log_interval_steps={interval}")
-    assert not Path("experiments/tiny/classifier_checkpoints").exists()
+    assert not list(Path("experiments/tiny/classifier_checkpoints").glob("*.pth"))
     assert "diverged" in Path("experiments/tiny/classifier_log/log.txt").read_text()
+
+
+def test_of_equals_the_last_is_best_and_each_file_is_calibrated_with_what_it_stores(tiny, run_script, monkeypatch):
+    monkeypatch.setattr(detector_task, "published_score", lambda _: 0.5)
+    pools = [f"evaluation.score_pool={pool}" for pool in (2, 4)]
+    run_script(*TRAIN_DETECTOR, "--set", pools[0], "--set", "train.num_steps=4")
+    monkeypatch.setattr(detector_task, "published_score", lambda _: 0.4)  # the best file stays
+    run_script(*TRAIN_DETECTOR, "--set", pools[1], "--set", "train.num_steps=6")
+    for path, step, pool in ((DETECTOR, 6, 4), (DETECTOR.with_name("ckpt_best.pth"), 4, 2)):
+        detector = Detector.load(path, device="cpu")
+        assert (detector.facts["step"], detector.config.evaluation.score_pool) == (step, pool)
+        data = detector_data(open_dataset("tiny"), "weave", detector.config)
+        examples = draw_examples(data.train, data.image_root, data.synthesizer, detector.config)
+        world = World(0, 1, detector.precision)
+        again = calibrate(detector.model, examples, config=detector.config, world=world, held_out=False)
+        assert asdict(again) == pytest.approx(asdict(detector.calibration), rel=1e-4)
+
+
+@pytest.mark.parametrize(("num_workers", "fatal"), [(0, 6 + 11), (1, 11)])
+def test_an_image_that_becomes_unreadable_costs_no_step(tiny, run_script, monkeypatch, num_workers, fatal):
+    """The fourth step reads it; AFS has read six images, in the same process where there are no workers."""
+    reads, whole = [], ImageCache.__getitem__
+
+    def read(images, index):
+        reads.append(index)
+        if len(reads) == fatal:
+            raise UserError("007.png is truncated")
+        return whole(images, index)
+
+    command = (*TRAIN_DETECTOR, "--set", f"runtime.num_workers={num_workers}")
+    with monkeypatch.context() as patched, pytest.raises(UserError) as end:
+        patched.setattr(ImageCache, "__getitem__", read)
+        run_script(*command)
+    told = "007.png is truncated; the saved state is of step 3, and the same command continues"
+    assert str(end.value) == told and checkpoint.read(path_of(DETECTOR))["step"] == 3
+    assert "step 3 of 4" in run_script(*command)
+
+
+def test_a_validation_that_fails_costs_no_step(tiny, run_script, monkeypatch):
+    calls, whole = [], detector_task.score_split
+
+    def score_split(*arguments, **named):
+        calls.append(1)
+        if len(calls) == 2:
+            raise UserError("a test image is gone")
+        return whole(*arguments, **named)
+
+    monkeypatch.setattr(detector_task, "score_split", score_split)
+    with pytest.raises(UserError, match="a test image is gone"):
+        run_script(*TRAIN_DETECTOR, "--set", "train.num_steps=6")
+    assert checkpoint.read(path_of(DETECTOR))["step"] == 4
+    assert "step 4 of 6" in run_script(*TRAIN_DETECTOR, "--set", "train.num_steps=6") and len(calls) == 4

@@ -1,15 +1,19 @@
 """A run in parts ends with the weights of a run in one, bit for bit; test_survival.py has kills."""
 
+import os
 import shutil
 
+import numpy as np
 import pytest
 import timm
 import torch
 
-from realnet.config import OptimiserConfig
+from realnet.config import OptimiserConfig, paths
+from realnet.data.images import write_image
 from realnet.data.registry import open_dataset
 from realnet.errors import UserError
 from realnet.models import checkpoint
+from realnet.runtime.lock import locked
 from realnet.runtime.precision import Precision
 from realnet.training import state
 from realnet.training.optimisation import Optimisation
@@ -95,6 +99,26 @@ def test_other_classes_images_or_backbones_are_another_run(tiny, run_script):
         run_script("train_classifier", "--dataset", "tiny")
 
 
+def test_other_pictures_under_the_same_names_are_another_run(tiny, run_script):
+    sdas = paths.sdas("tiny", "weave") / "00000.png"
+    write_image(sdas, np.zeros((32, 32, 3), np.uint8))
+    command = ("train_realnet", *flags("train_realnet"), "--set", "anomalies.types={sdas: 1.0}", "--set")
+    run_script(*command, "train.num_steps=1")
+    stored = tiny / STATES["train_realnet"]
+    write_image(sdas, np.full((32, 32, 3), 9, np.uint8))
+    with pytest.raises(UserError, match=r"contents of the anomaly sources: \w{32} then, \w{32} now$"):
+        run_script(*command, "train.num_steps=2")
+    write_image(sdas, np.zeros((32, 32, 3), np.uint8))
+    image = tiny / "data/tiny/images/weave/train/good/000.png"
+    shutil.copy(image.with_name("001.png"), image)
+    with pytest.raises(UserError, match=r"contents of the training images: \w{32} then, \w{32} now$"):
+        run_script(*command, "train.num_steps=2", "--dry-run")
+    values = checkpoint.read(stored)  # as version 1.0 wrote it
+    values["identity"] = {key: value for key, value in values["identity"].items() if key not in state.NEW_NAMES}
+    checkpoint.write(stored, values)
+    assert "at step 1" in run_script(*command, "train.num_steps=2", "--dry-run")
+
+
 def test_a_scaler_starts_anew_where_the_part_before_had_none():
     cpu = torch.device("cpu")
     parameters, config = [torch.ones(2, requires_grad=True)], OptimiserConfig()
@@ -140,3 +164,11 @@ def test_another_mix_of_anomalies_is_another_run(tiny, run_script):
     run_script(*command, "--set", "anomalies.types={self: 1.0}")
     with pytest.raises(UserError, match=r"anomalies\.types\.normal: None then, 0\.5 now"):
         run_script(*command, "--set", "anomalies.types={self: 1.0, normal: 0.5}")
+
+
+def test_two_runs_of_one_class_do_not_write_into_each_others_files(tiny, run_script):
+    says, folder = f"belongs to another run: process {os.getpid()} on", tiny / "experiments/tiny/classifier_checkpoints"
+    with locked(folder), pytest.raises(UserError, match=says):
+        run_script("train_classifier", "--dataset", "tiny")
+    assert not (tiny / "experiments/tiny/classifier_log").exists()
+    assert "weights" in run_script("train_classifier", "--dataset", "tiny", "--set", "train.num_steps=1")
