@@ -10,18 +10,24 @@ An input, a file or a setting that cannot be used raises ``UserError``; its mess
 
 from typing import TYPE_CHECKING, Any
 
-from realnet.errors import UserError
+from realnet.errors import UserError, advice_on
 
 if TYPE_CHECKING:
     from realnet.detection.detector import Detector, Prediction
 
 __all__ = ["Detector", "Prediction", "UserError"]
+__version__ = "1.0.0"
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name on first use, so that ``import realnet`` alone stays light (PEP 562)."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from realnet.detection import detector
-
+    try:
+        from realnet.detection import detector
+    except ImportError as error:
+        advice = advice_on(error)
+        if advice is None:
+            raise
+        raise UserError(advice) from error
     return getattr(detector, name)

@@ -21,16 +21,17 @@ IMPORTS_OF = {
     "anomalies": "config data drawing errors inspection runtime",
     "models": "config errors guided_diffusion runtime",
     "sdas": "config data drawing errors guided_diffusion models runtime",
-    "detection": "anomalies config data errors metrics models runtime",
+    "detection": "anomalies config data drawing errors metrics models runtime",
     "evaluation": "config data detection drawing errors metrics models runtime",
     "reporting": "config data detection drawing evaluation inspection metrics models runtime",
-    "prediction": "config data detection drawing errors runtime",
+    "prediction": "data detection drawing errors runtime",
+    "serving": "data detection errors",
     "preparation": "anomalies config data errors inspection runtime",
     "training": "anomalies config data detection errors evaluation guided_diffusion inspection metrics models runtime "
     "sdas",
     "dry_run": "config data detection guided_diffusion inspection models runtime sdas training",
     "commands": "anomalies config data detection dry_run errors evaluation inspection models prediction preparation "
-    "reporting runtime sdas training",
+    "reporting runtime sdas serving training",
 }
 """The packages from the lowest to the highest, and what each imports: all of it, and nothing else."""
 

@@ -14,7 +14,7 @@ from typing import NoReturn, TypeVar
 
 from realnet import config as configs
 from realnet.config import paths
-from realnet.errors import UserError, advice_on, message_of
+from realnet.errors import UserError, advice_on, as_called_here, message_of
 from realnet.runtime import threads
 
 threads.spin_briefly()
@@ -23,14 +23,22 @@ ConfigT = TypeVar("ConfigT", bound=configs.Section)
 
 
 def parser(
-    description: str, *, class_name: bool = False, resume: bool = False, epilog: str = ""
+    description: str,
+    *,
+    class_name: bool = False,
+    resume: bool = False,
+    needs_dataset: bool = True,
+    epilog: str = "",
 ) -> argparse.ArgumentParser:
     """Return a parser with the flags that every script takes."""
     made = argparse.ArgumentParser(
-        description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        description=description,
+        epilog=as_called_here(epilog),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     made.add_argument(
-        "--dataset", required=True, metavar="NAME", help="a folder of experiments/, such as toy or MVTec-AD"
+        "--dataset", required=needs_dataset, metavar="NAME", help="a folder of experiments/, such as toy or MVTec-AD"
     )
     if class_name:
         made.add_argument(
@@ -40,7 +48,7 @@ def parser(
             metavar="CLASS",
             help="one class, several, or 'all' (the default)",
         )
-    made.add_argument("--config", type=Path, metavar="FILE", help="a YAML file to use instead of the dataset's own")
+    made.add_argument("--config", type=location, metavar="FILE", help="a YAML file to use instead of the dataset's own")
     made.add_argument(
         "--set",
         action="append",
@@ -63,17 +71,80 @@ def parser(
     return made
 
 
+def location(text: str) -> Path:
+    """Return the path that a flag gives, relative to the folder in which the command was started."""
+    return _started_in / text
+
+
+_started_in = Path()
+
+
+def _enter_home() -> None:
+    """Make the folder that ``REALNET_HOME`` names, if it does, the working folder."""
+    global _started_in  # noqa: PLW0603 - a process has one working folder
+    if home := os.environ.get("REALNET_HOME"):
+        _started_in = Path.cwd()
+        try:
+            Path(home).expanduser().mkdir(parents=True, exist_ok=True)
+            os.chdir(Path(home).expanduser())
+        except OSError as error:
+            raise UserError(f"REALNET_HOME {home} cannot be used: {error.strerror}; name another folder") from error
+
+
 def load_config(model: type[ConfigT], stage: paths.Stage, arguments: argparse.Namespace) -> ConfigT:
     """Read a stage's config, and apply ``--set`` and ``--seed``.
 
     Raises:
         UserError: if the dataset is unknown, or the file or an override is invalid.
     """
-    path = arguments.config or paths.experiment(arguments.dataset) / f"{stage}.yaml"
+    path = arguments.config or paths.config_file(arguments.dataset, stage)
     if not (arguments.config or path.is_file()):
         configs.load_dataset(arguments.dataset)  # for an unknown dataset, the error lists the known ones
     seed = [] if arguments.seed is None else [f"seed={arguments.seed}"]
     return configs.load(model, path, [*arguments.overrides, *seed])
+
+
+def add_detector(parser: argparse.ArgumentParser) -> None:
+    """Add ``--detector``, which names one by its file, whatever its dataset."""
+    parser.add_argument(
+        "--detector",
+        type=location,
+        metavar="FILE",
+        help="a checkpoint, a bundle, an ONNX file or an OpenVINO model; needs no dataset",
+    )
+
+
+def find_detector(flags: argparse.Namespace) -> tuple[Path, str | None]:
+    """Return the file of the detector that the flags name, and its class, if they name it.
+
+    Raises:
+        UserError: if they name none, or one that does not exist.
+    """
+    checkpoint = getattr(flags, "checkpoint", None)
+    if flags.detector and checkpoint:
+        raise UserError(f"--detector {flags.detector} and --checkpoint {checkpoint} both name one; leave one out")
+    if flags.detector:
+        if not flags.detector.is_file():
+            raise UserError(f"--detector {flags.detector} does not exist; give a detector's file")
+        return flags.detector, flags.class_name[0] if flags.class_name != ["all"] else None
+    if not flags.dataset:
+        raise UserError("name the detector: --detector FILE, or --dataset NAME and --class_name CLASS")
+
+    from realnet.detection.checkpoints import choose_detector
+
+    class_name, path = choose_detector(flags.dataset, flags.class_name, checkpoint)
+    return path, class_name
+
+
+def load_config_of_use(flags: argparse.Namespace) -> configs.RealNetConfig | None:
+    """Return the settings to use a detector with; None, for those in its file, where the flags give none.
+
+    Raises:
+        UserError: as :func:`load_config`.
+    """
+    if flags.dataset or flags.config:
+        return load_config(configs.RealNetConfig, "realnet", flags)
+    return configs.load(configs.RealNetConfig, None, flags.overrides) if flags.overrides else None
 
 
 def choose_classes(wanted: Sequence[str], known: Sequence[str], dataset: str) -> list[str]:
@@ -100,7 +171,7 @@ def overrides(values: Mapping[str, object]) -> list[str]:
 def close(is_main: bool, *lines: str) -> None:
     """Print what was written, where, and the next command; only on the main process."""
     if is_main:
-        print(*lines, sep="\n", flush=True)
+        print(*map(as_called_here, lines), sep="\n", flush=True)
 
 
 def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
@@ -113,6 +184,7 @@ def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
     if os.environ.get("RANK", "0") != "0":
         logging.getLogger("realnet").setLevel(logging.ERROR)  # only one process gives advice
     try:
+        _enter_home()
         sys.exit(main(None))
     except UserError as error:
         _fail(f"error: {message_of(error)}", 2)

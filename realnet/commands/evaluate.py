@@ -1,10 +1,10 @@
 """Stage 5: evaluate the detectors of one class or several on their test splits."""
 
 from collections.abc import Container, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from realnet.commands import cli
+from realnet.commands.cli import location
 from realnet.config import RealNetConfig, paths
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = cli.parser(__doc__, class_name=True, resume=True, epilog=EPILOG)
     parser.add_argument(
         "--checkpoint",
-        type=Path,
+        type=location,
         metavar="FILE",
         help="evaluate this file, of one class; realnet.yaml (or --config) describes a published one",
     )

@@ -2,10 +2,11 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from realnet.commands import cli
+from realnet.commands.cli import location
+from realnet.errors import as_called_here
 
 EPILOG = """\
 python prepare_data.py index   --dataset MVTec-AD            lists the images in data/MVTec-AD/samples/
@@ -41,9 +42,9 @@ FLAGS: dict[str, dict[str, Any]] = {
     "--dataset": {"required": True, "metavar": "NAME", "help": "a folder of experiments/"},
     "--class_name": {"nargs": "+", "default": ["all"], "metavar": "CLASS", "help": "one, several, or 'all' (default)"},
     "--name": {"required": True, "metavar": "NAME", "help": "the new dataset, a folder of experiments/"},
-    "--source": {"required": True, "type": Path, "metavar": "DIR", "help": "the folder of images"},
+    "--source": {"required": True, "type": location, "metavar": "DIR", "help": "the folder of images"},
     "--from": {
-        "type": Path,
+        "type": location,
         "dest": "source",
         "metavar": "DIR",
         "help": "the folder that holds labels.csv and images/ (default: the installed package elpv-dataset)",
@@ -54,10 +55,22 @@ FLAGS: dict[str, dict[str, Any]] = {
         "help": "how that folder is laid out: auto (the default), class, mvtec, sorted, folder or folders; or a YAML "
         "file of globs and roles for what its names do not tell (see data/README.md)",
     },
-    "--train-list": {"type": Path, "metavar": "FILE", "help": "lists the images to train on (default: a fixed 80 %%)"},
+    "--train-list": {
+        "type": location,
+        "metavar": "FILE",
+        "help": "lists the images to train on (default: a fixed 80 %%)",
+    },
     "--num_images": {"type": int, "default": 6, "metavar": "N", "help": "rows of the sheet"},
-    "--output": {"type": Path, "metavar": "DIR", "help": "for <class>.png (default: experiments/NAME/realnet_vis)"},
-    "--config": {"type": Path, "metavar": "FILE", "help": "a YAML file to use instead of the dataset's realnet.yaml"},
+    "--output": {
+        "type": location,
+        "metavar": "DIR",
+        "help": "for <class>.png (default: experiments/NAME/realnet_vis)",
+    },
+    "--config": {
+        "type": location,
+        "metavar": "FILE",
+        "help": "a YAML file to use instead of the dataset's realnet.yaml",
+    },
     "--set": {
         "action": "append",
         "default": [],
@@ -113,7 +126,10 @@ def _run_on_dataset(flags: argparse.Namespace) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        description=__doc__,
+        epilog=as_called_here(EPILOG),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (description, flags) in COMMANDS.items():

@@ -2,9 +2,9 @@
 
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 
 from realnet.commands import cli
+from realnet.commands.cli import location
 from realnet.config import SampleConfig, paths
 
 EPILOG = """\
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--num_samples", type=int, metavar="N", help="images per class")
     parser.add_argument("--no-guidance", action="store_true", help="sample without the classifier")
     parser.add_argument("--format", choices=("jpg", "png"), help="file format of the images")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="a folder instead of data/<dataset>/sdas")
+    parser.add_argument("--output", type=location, metavar="DIR", help="a folder instead of data/<dataset>/sdas")
     flags = parser.parse_args(arguments)
     flags.overrides += cli.overrides(
         {

@@ -1,9 +1,9 @@
 """Export local anomalies: images, masks, the normal images they came from, and a manifest."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from realnet.commands import cli
+from realnet.commands.cli import location
 from realnet.config import RealNetConfig, dump
 
 EPILOG = """\
@@ -21,7 +21,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Export local anomalies of the classes that the flags name."""
     parser = cli.parser(__doc__, class_name=True, epilog=EPILOG)
     parser.add_argument("--num_samples", type=int, default=1000, metavar="N", help="images per class (default: 1000)")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="a folder without earlier results")
+    parser.add_argument(
+        "--output", type=location, required=True, metavar="DIR", help="a folder without earlier results"
+    )
     flags = parser.parse_args(arguments)
     config = cli.load_config(RealNetConfig, "realnet", flags)
 

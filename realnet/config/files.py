@@ -66,13 +66,13 @@ def parse_yaml(text: str, source: str, *, holds_names: bool = False) -> Any:
         raise UserError(f"{source} is not valid YAML: {' '.join(str(error).split())}") from error
 
 
-def load(model: type[ConfigT], path: Path, overrides: Sequence[str] = ()) -> ConfigT:
-    """Read a config file, apply ``a.b=value`` overrides, and check both.
+def load(model: type[ConfigT], path: Path | None, overrides: Sequence[str] = ()) -> ConfigT:
+    """Read a config file (None: start from the defaults), apply ``a.b=value`` overrides, and check both.
 
     Raises:
         UserError: if either is invalid; the message names the file, the full key, the value, and the nearest valid key.
     """
-    written = _read(path, holds_names=model.holds_names)
+    written = _read(path, holds_names=model.holds_names) if path else {}
     preset = _preset(model, written, overrides)
     config = _validate(model, with_preset(model, written, preset), str(path))
     if not overrides:
@@ -104,7 +104,8 @@ def _preset(model: type[Section], values: Mapping[str, Any], overrides: Sequence
 
 def experiments() -> list[str]:
     """Return the names of the datasets that have a folder of configs."""
-    return sorted(path.parent.name for path in paths.EXPERIMENTS.glob("*/dataset.yaml"))
+    folders = filter(None, [paths.EXPERIMENTS, paths.shipped()])
+    return sorted({path.parent.name for folder in folders for path in folder.glob("*/dataset.yaml")})
 
 
 def load_dataset(dataset: str) -> DatasetConfig:
@@ -113,7 +114,7 @@ def load_dataset(dataset: str) -> DatasetConfig:
     Raises:
         UserError: if there is no such dataset; the message lists those that exist and says how to add one.
     """
-    path = paths.experiment(dataset) / "dataset.yaml"
+    path = paths.config_file(dataset, "dataset")
     if not path.is_file():
         known = ", ".join(experiments()) or "none in this folder: start the scripts from the project's folder"
         raise UserError(

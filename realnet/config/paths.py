@@ -1,5 +1,7 @@
-"""Where files are, relative to the folder in which the scripts start."""
+"""Where files are, relative to the working folder: the one in which a command starts, or ``REALNET_HOME``."""
 
+import importlib.util
+from functools import cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Literal
 
@@ -23,6 +25,22 @@ def is_inside(name: str) -> bool:
 def experiment(dataset: str) -> Path:
     """Return the folder of a dataset's configs and results."""
     return EXPERIMENTS / dataset
+
+
+@cache
+def shipped() -> Path | None:
+    """Return the folder of configs that came with the installed package; None in a checkout, where they lie in view."""
+    found = importlib.util.find_spec("realnet.experiments")
+    places = found.submodule_search_locations if found else None
+    return next(map(Path, places), None) if places else None
+
+
+def config_file(dataset: str, name: str) -> Path:
+    """Return the path of a dataset's ``<name>.yaml``: its own, or else the one that came with the package."""
+    own, came = experiment(dataset) / f"{name}.yaml", shipped()
+    if came is None or own.is_file() or not (came / dataset / own.name).is_file():
+        return own
+    return came / dataset / own.name
 
 
 def output(dataset: str, stage: Stage, purpose: Purpose, class_name: str | None = None) -> Path:

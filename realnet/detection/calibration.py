@@ -42,7 +42,8 @@ class Calibration:
         display_scale: the anomaly-map value that heatmaps show as hottest, in (0, 1].
         held_out: whether the normal images were held out from training.
         num_images: number of normal images used.
-        num_anomalies: number of local anomalies used.
+        num_anomalies: number of local anomalies used, or of photographs of defects.
+        note: what a calibration on photographs shows (:mod:`realnet.detection.recalibration`); "" for that of training.
     """
 
     image_threshold: float
@@ -51,10 +52,27 @@ class Calibration:
     held_out: bool
     num_images: int
     num_anomalies: int
+    note: str = ""
 
     def __str__(self) -> str:
+        if self.note:
+            return self.note
         which = "held-out" if self.held_out else "training"
         return f"calibrated on {self.num_images} {which} images and {self.num_anomalies} local anomalies on them"
+
+
+def pixel_threshold(image_threshold: float | None, calibration: Calibration | None) -> float | None:
+    """Return the pixel threshold that goes with an image threshold (docs/method.md, Calibration).
+
+    With the calibrated image threshold it is the calibrated one; below and above it moves in proportion, so that 0 and
+    1 stay 0 and 1. Without a calibration it is the image threshold. None without an image threshold.
+    """
+    if image_threshold is None or calibration is None:
+        return image_threshold
+    middle, pixels = calibration.image_threshold, calibration.pixel_threshold
+    if image_threshold <= middle:
+        return pixels if image_threshold == middle else pixels * image_threshold / middle
+    return 1 - (1 - pixels) * (1 - image_threshold) / (1 - middle)
 
 
 def split_holdout(entries: Sequence[Entry], fraction: float) -> tuple[list[Entry], list[Entry]]:

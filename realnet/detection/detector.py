@@ -1,8 +1,8 @@
 """A trained detector: load it from a checkpoint and get verdicts on images."""
 
-import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self, cast, overload
 
@@ -10,27 +10,24 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
-from realnet.config import EvaluationConfig, RealNetConfig
-from realnet.data.images import normalise, resize_image
-from realnet.detection.calibration import Calibration
+from realnet.config import RealNetConfig
+from realnet.data.images import Image, resize_image
+from realnet.detection import description
+from realnet.detection.calibration import Calibration, pixel_threshold
 from realnet.detection.inputs import ImageInput, to_image, to_images
-from realnet.detection.maps import DIVERGED, anomaly_maps
+from realnet.detection.loading import calibration_of, config_of, load_network
+from realnet.detection.maps import DIVERGED
+from realnet.detection.regions import Region, find_regions
+from realnet.detection.runtimes import READERS, Runtime, TorchRuntime, open_exported
+from realnet.drawing.heatmaps import overlay
 from realnet.errors import UserError
 from realnet.models import checkpoint
-from realnet.models.build import build_detector, has_backbone
 from realnet.models.checkpoint import Checkpoint
 from realnet.models.realnet import RealNet
-from realnet.models.statistics import IMAGENET
 from realnet.runtime.devices import best_device
 from realnet.runtime.placement import make_ready
 from realnet.runtime.precision import Precision, resolve
-
-logger = logging.getLogger("realnet")
-
-NOT_FILES = frozenset({"hub", "package", "none"})
-"""What ``backbone.weights`` may be other than a file."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +38,18 @@ class Prediction:
         image_score: how anomalous the image is, in [0, 1] (docs/method.md, Image score).
         anomaly_map: (H, W) float32 in [0, 1], at the resolution of the given image.
         threshold: the verdict is "defect" if the image score is at least this; None: there is no verdict.
+        pixel_threshold: pixels at or above it are defects; it follows ``threshold`` (docs/method.md, Calibration).
+            None without a threshold.
+        display_scale: the anomaly value that pictures show as hottest.
+        image: the given image, uint8 RGB (H, W, 3).
     """
 
     image_score: float
     anomaly_map: NDArray[np.float32]
     threshold: float | None
+    pixel_threshold: float | None = None
+    display_scale: float = 1.0
+    image: Image | None = field(default=None, repr=False)
 
     @property
     def verdict(self) -> Literal["defect", "normal"] | None:
@@ -54,24 +58,54 @@ class Prediction:
             return None
         return "defect" if self.image_score >= self.threshold else "normal"
 
+    @cached_property
+    def mask(self) -> NDArray[np.bool_]:
+        """Return which pixels are defects, (H, W); none without a threshold."""
+        threshold = np.inf if self.pixel_threshold is None else self.pixel_threshold
+        return np.asarray(self.anomaly_map >= threshold)
+
+    @cached_property
+    def regions(self) -> list[Region]:
+        """Return the connected parts of ``mask``, the highest peak first."""
+        return [] if self.pixel_threshold is None else find_regions(self.anomaly_map, self.pixel_threshold)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the result as plain values for JSON: score, verdict, thresholds, size and regions, without the map."""
+        height, width = self.anomaly_map.shape
+        return {
+            "image_score": self.image_score,
+            "verdict": self.verdict,
+            "threshold": self.threshold,
+            "pixel_threshold": self.pixel_threshold,
+            "width": width,
+            "height": height,
+            "regions": [asdict(region) for region in self.regions],
+        }
+
+    def overlay(self) -> Image:
+        """Draw the heatmap and the outline of ``mask`` over the image; uint8 RGB (H, W, 3)."""
+        image = np.zeros((*self.anomaly_map.shape, 3), np.uint8) if self.image is None else self.image
+        return overlay(image, self.anomaly_map, scale=self.display_scale, threshold=self.pixel_threshold)
+
 
 @dataclass(frozen=True)
 class Detector:
     """A trained detector of one class (docs/method.md, Detector).
 
     Attributes:
-        model: in eval mode.
+        runtime: computes anomaly maps.
         config: the config that it was trained with.
-        calibration: thresholds and display scale; None if the checkpoint has none.
-        facts: further values of the checkpoint (step, metrics, …).
-        precision: the number format and device that it runs in.
+        calibration: thresholds and display scale; None if the file has none.
+        facts: further values of the file (step, metrics, …).
+        dataset, class_name: what it was trained on; None if the file does not say.
     """
 
-    model: RealNet
+    runtime: Runtime
     config: RealNetConfig
     calibration: Calibration | None
     facts: dict[str, Any]
-    precision: Precision
+    dataset: str | None = None
+    class_name: str | None = None
 
     @classmethod
     def load(
@@ -84,49 +118,95 @@ class Detector:
         backbone_weights: str | Path | None = None,
         dataset: str | None = None,
         class_name: str | None = None,
+        runtime: str | None = None,
     ) -> Self:
-        """Load a detector from a checkpoint of this project or in the published format.
+        """Load a detector from a checkpoint of this project or in the published format, a bundle, ONNX or OpenVINO.
 
         Args:
-            path: ``ckpt_last.pth`` or ``ckpt_best.pth``.
-            device: the device to run on; None takes the best one available.
+            path: ``ckpt_last.pth``, ``ckpt_best.pth``, or a file that ``export_realnet.py`` wrote (``.realnet``,
+                ``.onnx``, ``.xml``).
+            device: the device to run on; None takes the best one available. ONNX and OpenVINO run on the CPU.
             precision: number format and device; replaces ``device`` and the stored ``runtime.precision``.
             config: for a published checkpoint, which has no config, the description of its network. For a checkpoint of
                 this project, it replaces the settings that are not part of the network: ``runtime``, ``evaluation``,
                 and ``backbone.weights`` if it names a file or the file used in training is missing.
             backbone_weights: the file with the backbone's weights, which our checkpoints do not contain; None takes the
-                path used in training, relative to the current folder.
-            dataset: if given, refuse checkpoints of other datasets.
-            class_name: if given, refuse checkpoints of other classes.
+                path used in training, relative to the current folder. A bundle brings them.
+            dataset: if given, refuse detectors of other datasets.
+            class_name: if given, refuse detectors of other classes.
+            runtime: what runs an ONNX file: ``openvino`` or ``onnxruntime``; None takes the faster one of those that
+                are installed.
 
         Raises:
-            UserError: if the file is missing, does not fit, or was trained on other backbone weights, or if the
-                config's ``score_pool`` is larger than the images.
+            UserError: if the file is missing, does not fit, or was trained on other backbone weights, if the config's
+                ``score_pool`` is larger than the images, or if the runtime is not installed.
         """
+        path = Path(path)
+        if path.suffix in READERS:
+            exported = open_exported(path, runtime)
+            stored, _ = description.parse(exported.description() or "{}", path)
+            checkpoint.require_match(stored, path, kind="realnet", dataset=dataset, class_name=class_name)
+            used = config_of(stored, config, path)
+            if used.evaluation.pool != config_of(stored, None, path).evaluation.pool:
+                raise UserError(f"{path} scores with its own evaluation.score_pool; export the detector with another")
+            return cls._described(exported, stored, used, path)
+        if runtime is not None:
+            raise UserError(
+                f"--runtime {runtime} reads exported detectors ({', '.join(READERS)}); {path} runs in torch"
+            )
         is_rehearsal = precision is not None and precision.device.type == "meta"
-        known = {"dataset": dataset, "class_name": class_name}
-        stored = checkpoint.load(Path(path), kind="realnet", mapped=is_rehearsal, **known)
-        used = _with_statistics(_config_of(stored, config, Path(path)), stored)
-        brings_backbone = has_backbone(stored.state_dict)
-        if not brings_backbone:
-            used = _with_backbone_weights(used, backbone_weights, Path(path))
-        model = build_detector(used, backbone_weights="given" if brings_backbone else None, only_backbone=True)
-        _fill(model, stored, Path(path))
-        _check_backbone(model, stored, Path(path))
+        loaded = load_network(
+            path,
+            config=config,
+            backbone_weights=backbone_weights,
+            dataset=dataset,
+            class_name=class_name,
+            mapped=is_rehearsal,
+        )
         if precision is None:
-            precision = resolve(used.runtime.precision, torch.device(device) if device else best_device())
+            precision = resolve(loaded.config.runtime.precision, torch.device(device) if device else best_device())
+        model = make_ready(loaded.model, precision, loaded.config.runtime)
+        return cls._described(TorchRuntime(model, precision), loaded.stored, loaded.config, path)
+
+    @classmethod
+    def _described(cls, runtime: Runtime, stored: Checkpoint, config: RealNetConfig, path: Path) -> Self:
         return cls(
-            model=make_ready(model, precision, used.runtime),
-            config=used,
-            calibration=_calibration_of(stored, used, Path(path)),
+            runtime=runtime,
+            config=config,
+            calibration=calibration_of(stored, config, path),
             facts=dict(stored.facts),
-            precision=precision,
+            dataset=stored.dataset,
+            class_name=stored.class_name,
         )
 
     @property
     def image_bits(self) -> int:
         """Return how many bits the values of its 16-bit images use."""
         return int(self.facts.get("image_bits", 16))
+
+    @property
+    def is_torch(self) -> bool:
+        """Tell whether the detector runs in torch."""
+        return isinstance(self.runtime, TorchRuntime)
+
+    @property
+    def model(self) -> RealNet:
+        """Return the network, in eval mode.
+
+        Raises:
+            UserError: if the detector does not run in torch.
+        """
+        return self._torch().model
+
+    @property
+    def precision(self) -> Precision:
+        """Return the number format and device of a detector that runs in torch; raises as ``model``."""
+        return self._torch().precision
+
+    def _torch(self) -> TorchRuntime:
+        if not isinstance(self.runtime, TorchRuntime):
+            raise UserError(f"an exported detector ({self.runtime.name}) has no torch network; give its checkpoint")
+        return self.runtime
 
     @overload
     def predict(  # type: ignore[overload-overlap]  # a path given as str is a sequence of str too
@@ -166,120 +246,21 @@ class Detector:
 
     def _predict_one(self, picture: ImageInput, threshold: float | None) -> Prediction:
         image = to_image(picture, bits=self.image_bits)
-        small = normalise(resize_image(image, self.config.image_size))[None]
-        anomaly_map, scores = anomaly_maps(self.model, small, self.precision).scored(self.config.evaluation.pool)
-        score = float(scores[0, 0])
+        small = [resize_image(image, self.config.image_size)]
+        anomaly_map, scores = self.runtime.judge(small, self.config.evaluation.pool)
+        score = float(scores[0])
         if not np.isfinite(score):
             raise UserError(f"the detector gives NaN: {DIVERGED}")
-        if threshold is None and self.calibration is not None:
-            threshold = self.calibration.image_threshold
+        calibration = self.calibration
+        if threshold is None and calibration is not None:
+            threshold = calibration.image_threshold
         height, width = image.shape[:2]
         full = cv2.resize(anomaly_map[0], (width, height), interpolation=cv2.INTER_LINEAR)
-        return Prediction(score, full, threshold)
-
-
-def require_fit(path: Path, config: RealNetConfig, *, dataset: str, class_name: str) -> None:
-    """Check that a checkpoint's weights fit its config, without reading the backbone's weights.
-
-    Raises:
-        UserError: as in :meth:`Detector.load`.
-    """
-    stored = checkpoint.load(path, kind="realnet", dataset=dataset, class_name=class_name, mapped=True)
-    with torch.device("meta"):
-        model = build_detector(_config_of(stored, config, path), backbone_weights="given")
-    _fill(model, stored, path)
-
-
-def _fill(model: RealNet, stored: Checkpoint, path: Path) -> None:
-    """Load the weights; keep the current backbone if the checkpoint has none."""
-    own = {f"backbone.{key}": value for key, value in model.backbone.state_dict().items()}
-    kept = {} if has_backbone(stored.state_dict) else own
-    checkpoint.load_into(model, {**kept, **stored.state_dict}, str(path))
-
-
-def stored_config(path: Path, config: RealNetConfig) -> RealNetConfig:
-    """Return the config that :meth:`Detector.load` would use."""
-    return _config_of(checkpoint.load(path, kind="realnet", mapped=True), config, path)
-
-
-def _config_of(stored: Checkpoint, config: RealNetConfig | None, path: Path) -> RealNetConfig:
-    if stored.config is None:
-        if config is None:
-            raise UserError(f"{path} is a published checkpoint, which has no config; give the config that describes it")
-        return config
-    try:
-        used = RealNetConfig.model_validate(stored.config)
-    except ValidationError as error:
-        what = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-        raise UserError(f"{path} has a config that this version does not accept ({what}); train it again") from error
-    if config is None:
-        return used
-    evaluation = config.evaluation
-    if not isinstance(evaluation.score_pool, int):
-        evaluation = evaluation.model_copy(update={"score_pool": used.evaluation.score_pool})
-    pool, (height, width) = evaluation.pool, used.image_size
-    if pool > min(height, width):
-        raise UserError(f"evaluation.score_pool is {pool}, but {path} is for {height}x{width} pixels; lower score_pool")
-    weights = _backbone_weights(used.backbone.weights, config.backbone.weights)
-    backbone = used.backbone.model_copy(update={"weights": weights})
-    return used.model_copy(update={"backbone": backbone, "runtime": config.runtime, "evaluation": evaluation})
-
-
-def _with_statistics(config: RealNetConfig, stored: Checkpoint) -> RealNetConfig:
-    """Return the config with the backbone's mean and deviation in training: ImageNet's where a file names none."""
-    facts, given = stored.facts.get("backbone", {}), config.backbone
-    if "mean" in facts:
-        mean, std = tuple(facts["mean"]), tuple(facts["std"])
-    elif given.mean is None:
-        mean, std = IMAGENET.mean, IMAGENET.std
-    else:  # of a published checkpoint, by the config that describes it
-        return config
-    return config.model_copy(update={"backbone": given.model_copy(update={"mean": mean, "std": std})})
-
-
-def _with_backbone_weights(config: RealNetConfig, given: str | Path | None, path: Path) -> RealNetConfig:
-    weights = config.backbone.weights if given is None else str(given)
-    if not _are_available(weights):
-        raise UserError(
-            f"{path} needs the backbone weights {weights}, which do not exist (searched from {Path.cwd()}); give the "
-            "file with --set backbone.weights=FILE, or in Python with Detector.load(…, backbone_weights=FILE)"
-        )
-    return config.model_copy(update={"backbone": config.backbone.model_copy(update={"weights": weights})})
-
-
-def _backbone_weights(trained: str, here: str) -> str:
-    """Return the file that the given config names, else the weights used in training if they are available."""
-    return trained if here in NOT_FILES and _are_available(trained) else here
-
-
-def _are_available(weights: str) -> bool:
-    return weights in NOT_FILES or Path(weights).is_file()
-
-
-def _calibration_of(stored: Checkpoint, config: RealNetConfig, path: Path) -> Calibration | None:
-    values = stored.facts.get("calibration")
-    if not values or stored.config is None:
-        return None
-    pool = EvaluationConfig.model_validate(stored.config["evaluation"]).pool
-    if config.evaluation.pool != pool:
-        logger.warning(
-            "WARNING: %s was calibrated with evaluation.score_pool %s; its thresholds are ignored", path, pool
-        )
-        return None
-    return Calibration(**values)
-
-
-def _check_backbone(model: RealNet, stored: Checkpoint, path: Path) -> None:
-    facts, levels = stored.facts.get("backbone", {}), model.backbone.listed_levels()
-    if facts.get("levels", levels) != levels:
-        raise UserError(
-            f"{path} was trained on other levels of {model.backbone.name}: {facts['levels']} (name, channels, stride), "
-            f"here {levels}; install the version of timm or torchvision that it was trained with, or train it again"
-        )
-    expected = facts.get("checksum")
-    found = model.backbone.checksum() if expected else None
-    if expected != found:
-        raise UserError(
-            f"{path} was trained on other weights of {model.backbone.name} (checksum {expected[:12]}…, not "
-            f"{str(found)[:12]}…); give the file used in training as backbone.weights (in Python: backbone_weights)"
+        return Prediction(
+            image_score=score,
+            anomaly_map=full,
+            threshold=threshold,
+            pixel_threshold=pixel_threshold(threshold, calibration),
+            display_scale=calibration.display_scale if calibration else 1.0,
+            image=image,
         )

@@ -20,7 +20,8 @@ from realnet.config import (
 )
 from realnet.data.registry import OpenDataset
 from realnet.detection.checkpoints import REFERENCES, Protocol, ReferenceName
-from realnet.detection.detector import Detector, require_fit
+from realnet.detection.detector import Detector
+from realnet.detection.loading import require_fit
 from realnet.dry_run import rehearsal
 from realnet.inspection.check import require_sound
 from realnet.models.build import build_classifier, build_detector, build_diffusion, build_unet
@@ -194,7 +195,11 @@ def prediction(detector: Detector, source: str, num_files: int, output: Path, wo
         "thresholds": detector.calibration or "none stored: no verdicts without --threshold",
         "images": num_files,
         "writes": str(output),
-        "memory": _detection_memory(detector, 1, world),
+        **(
+            {"memory": _detection_memory(detector, 1, world)}
+            if detector.is_torch
+            else {"runs in": detector.runtime.name}
+        ),
     }
 
 

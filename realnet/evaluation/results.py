@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from realnet.config import paths
 from realnet.detection.calibration import Calibration
+from realnet.detection.card import Results
 from realnet.detection.checkpoints import REFERENCES, Protocol
 from realnet.drawing.heatmaps import Display
 from realnet.errors import printable
@@ -141,6 +142,31 @@ class DatasetResult(JsonPart):
     dataset: str
     mean: dict[Protocol, dict[str, Metric]]
     classes: dict[str, dict[Protocol, dict[str, Metric]]]
+
+
+def results_for_card(result: CheckpointResult, made: str) -> Results:
+    """Return a checkpoint's results as its model card shows them; ``made`` is the date of the evaluation."""
+    verdicts = result.verdicts if result.calibration else None
+    num_defect = sum(image.is_defect for image in result.images)
+    return Results(
+        made=made,
+        num_defect=num_defect,
+        num_normal=len(result.images) - num_defect,
+        metrics={name: metric.value for name, metric in result.metrics.items() if metric.value is not None},
+        missed=verdicts.missed if verdicts else None,
+        false_alarms=verdicts.false_alarms if verdicts else None,
+    )
+
+
+def find_results(path: Path, dataset: str | None, class_name: str | None) -> Results | None:
+    """Return the results of the last evaluation of a detector's file; None if there are none of it as it is now."""
+    if not dataset or not class_name:
+        return None
+    found = read_class(paths.output(dataset, "realnet", "vis", class_name))
+    for one in found.checkpoints if found else ():
+        if one.checkpoint and Path(one.checkpoint).resolve() == path.resolve():
+            return results_for_card(one, found.made if found else "")
+    return None
 
 
 def write_class(folder: Path, result: ClassResult) -> None:

@@ -1,6 +1,6 @@
 """Score a class's test split and compute its metrics (docs/method.md, Evaluation)."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -183,6 +183,13 @@ def summarise(curves: Curves, *, fpr_limit: float = 0.3) -> dict[str, Metric]:
         "image_f1_max": _read(curves.image, lambda curve: curve.f1_max.value),
         "pixel_f1_max": _read(curves.pixel, lambda curve: curve.f1_max.value),
     }
+
+
+def published_score(metrics: Mapping[str, Metric]) -> float | None:
+    """Return the mean of image and pixel AUROC, which chooses ``ckpt_best``; leave out one that is not computed."""
+    values = [metrics[name].value for name in ("image_auroc", "pixel_auroc")]
+    present = [value for value in values if value is not None]
+    return sum(present) / len(present) if present else None
 
 
 def mean_over_classes(by_class: Sequence[dict[str, Metric]]) -> dict[str, Metric]:

@@ -100,7 +100,8 @@ class AFS(nn.Module):
         }
 
     def _take(self, level: Tensor, key: str) -> Tensor:
-        return take_channels(level, self.indexes.get_buffer(key).expand(len(level), -1))
+        # shape[0] and not len(): an export would take len() for a constant
+        return take_channels(level, self.indexes.get_buffer(key).expand(level.shape[0], -1))
 
     def choose(self, criteria: Mapping[str, Tensor]) -> None:
         """Select the channels with the smallest criterion (channels,); NaN counts as largest."""

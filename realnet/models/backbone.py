@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from realnet.errors import UserError
 from realnet.models import checkpoint, packages
 from realnet.models import weights as files
-from realnet.models.extractors import build_extractor, measure
+from realnet.models.extractors import TORCHVISION, build_extractor, measure
 from realnet.models.levels import ImageSize, Output, returned
 from realnet.models.statistics import IMAGENET, Renormalise, Statistics
 
@@ -112,11 +112,26 @@ class Backbone(nn.Module):
         """Return what a checkpoint says of the backbone that its detector was trained on."""
         return {
             "name": self.name,
+            "license": self.license(),
             "checksum": self.checksum(),
             "mean": list(self.statistics.mean),
             "std": list(self.statistics.std),
             "levels": self.listed_levels(),
         }
+
+    def license(self) -> str:
+        """Return the licence of the weights, as far as their source says."""
+        if self.weights == "none":
+            return "none needed: random weights"
+        if self.weights == "package":
+            package = packages.find_package(self.name)
+            return f"{package.license} ({package.source})"
+        if self.weights != "hub":
+            return f"that of the file {Path(self.weights).name}"
+        if self.name.startswith(TORCHVISION):
+            return "BSD-3-Clause (torchvision)"
+        stated: Any = getattr(self.feature_extractor, "pretrained_cfg", {})
+        return f"{stated.get('license') or 'not stated'} (timm)"
 
     def listed_levels(self) -> list[list[str | int]]:
         """Return the levels as plain values: name, channels, stride."""

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,8 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+import realnet
 from realnet.errors import UserError
-from realnet.runtime.files import part_of
+from realnet.runtime.files import part_of, sync_folder
 
 Kind = Literal["diffusion", "classifier", "realnet", "training state"]
 
@@ -56,8 +58,9 @@ def command_that_makes(kind: Kind, dataset: str | None = None, class_name: str |
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and torch, which results depend on."""
-    return {"python": platform.python_version(), "torch": str(torch.__version__)}
+    """Return the versions of this project, Python, torch and timm, which results depend on."""
+    packages = {"torch": str(torch.__version__), "timm": metadata.version("timm")}
+    return {"realnet": realnet.__version__, "python": platform.python_version(), **packages}
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
@@ -105,17 +108,7 @@ def write(path: Path, values: Mapping[str, Any], *, keep_previous: bool = False)
             f"could not write {path} ({error}); free some disk space, or choose a folder that you can write to; "
             "the previous file is intact"
         ) from error
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Sync a folder so that a renaming survives a power cut, if the file system supports that."""
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    sync_folder(path.parent)
 
 
 def previous(path: Path) -> Path:
@@ -192,6 +185,18 @@ def load(
     if not path.is_file():
         raise UserError(f"{path} does not exist; make it with: {command_that_makes(kind, dataset, class_name)}")
     checkpoint = _parse(read(path, mapped=mapped), path)
+    require_match(checkpoint, path, kind=kind, dataset=dataset, class_name=class_name)
+    return checkpoint
+
+
+def require_match(
+    checkpoint: Checkpoint, path: Path, *, kind: Kind, dataset: str | None = None, class_name: str | None = None
+) -> None:
+    """Refuse a checkpoint of another kind, dataset or class, as :func:`load` does.
+
+    Raises:
+        UserError: names what differs.
+    """
     for what, wanted, found in (
         ("kind", kind, checkpoint.kind),
         ("dataset", dataset, checkpoint.dataset),
@@ -199,7 +204,6 @@ def load(
     ):
         if wanted is not None and found is not None and wanted != found:
             raise UserError(f"{path} is of {what} {found!r}, but {wanted!r} is needed; give the right file")
-    return checkpoint
 
 
 def checksum(state: Mapping[str, Tensor]) -> str:

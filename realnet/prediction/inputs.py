@@ -1,5 +1,8 @@
-"""Find the images to predict: a single file, or all images in and below a folder."""
+"""Find the images to predict: files, all images in and below folders, patterns, and lists of these."""
 
+import glob
+import os
+import sys
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,14 +44,42 @@ class Photographs:
         return f"{number:>6} passed over, not images: {', '.join(suffixes)}" if number else ""
 
 
-def find_images(source: Path, *, output: Path) -> Photographs:
-    """Find the images in and below a folder, following links; a single file is taken as it is.
+def find_images(*sources: Path, output: Path) -> Photographs:
+    """Find the images that paths name: files, folders with all in and below them, patterns, ``-`` for standard input.
 
-    Hidden files and folders are left out, and so is everything under ``output``.
+    Links are followed; hidden files and folders are left out, and so is everything under ``output``. With one file or
+    folder, names are relative to its folder; with several, to the folder that holds them all.
 
     Raises:
         UserError: if there is no such file or folder, or no image in it.
     """
+    parts = [_find(place, output) for source in sources for place in _places(source)]
+    if len(parts) == 1:
+        return parts[0]
+    root = Path(os.path.commonpath([part.root.absolute() for part in parts]))
+    files = {(part.root.absolute() / file).relative_to(root).as_posix() for part in parts for file in part.files}
+    others = sum((Counter(part.passed_over) for part in parts), Counter())
+    left_out = {one.file: one for part in parts for one in part.left_out}
+    return Photographs(root, sorted(files, key=natural_key), others, list(left_out.values()))
+
+
+def _places(source: Path) -> list[Path]:
+    """Return the files and folders that a path, a pattern (such as ``day*/**/*.png``) or standard input names."""
+    if str(source) == "-":
+        named = [Path(line) for line in sys.stdin.read().splitlines() if line.strip()]
+        if not named:
+            raise UserError("--input - takes paths on standard input, a line each, and there are none")
+        return named
+    if source.exists() or not glob.has_magic(str(source)):
+        return [source]
+    found = [Path(name) for name in glob.glob(str(source), recursive=True)]  # noqa: PTH207 - as shells do
+    images = [path for path in found if path.is_dir() or is_image(path)]
+    if not images:
+        raise UserError(f"--input {source} matches no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    return images
+
+
+def _find(source: Path, output: Path) -> Photographs:
     if source.is_file():
         return Photographs(source.parent, [source.name], {}, [])
     if not source.is_dir():

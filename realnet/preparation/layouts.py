@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from realnet.config import DatasetConfig, MaskRule, paths
+from realnet.config import DatasetConfig, MaskRule, experiments, paths
 from realnet.data.folders import folders_in, images_in
 from realnet.data.images import NON_ZERO
 from realnet.data.index import discover_classes, has_roles, is_class
@@ -168,6 +168,8 @@ def check_name(name: str, *, force: bool = False) -> Path:
     folder = paths.experiment(name)
     if (folder / "dataset.yaml").exists() and not force:
         raise UserError(f"{folder} exists; choose another --name, or give --force to overwrite its configs")
+    if name in experiments() and not force:
+        raise UserError(f"realnet brings a dataset {name!r}; choose another --name, or give --force to use this one")
     return folder
 
 

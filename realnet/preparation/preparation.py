@@ -13,7 +13,7 @@ from realnet.data.depth import find_bits
 from realnet.data.images import write_image
 from realnet.data.layout_file import NO_LAYOUT, ROLES, read_layout
 from realnet.data.registry import OpenDataset, open_dataset
-from realnet.errors import UserError
+from realnet.errors import UserError, as_called_here
 from realnet.inspection.check import inspect_class
 from realnet.inspection.findings import fatal, report
 from realnet.inspection.mask_rules import find_mask_rule
@@ -128,9 +128,11 @@ def add_dataset(name: str, source: Path, *, layout: str = "auto", force: bool = 
         print(f"index      {paths.protocols(name)}")
     print(summary_table(indexes, dataset.image_root))
     quoted = shlex.quote(name)
-    print(f"next       python prepare_data.py preview --dataset {quoted}")
-    print(f"then       python train_diffusion.py --dataset {quoted}; or, without a diffusion model:")
-    print(f"           python train_realnet.py --dataset {quoted} --set 'anomalies.types={{normal: 0.5, self: 0.5}}'")
+    _advise(
+        f"next       python prepare_data.py preview --dataset {quoted}",
+        f"then       python train_diffusion.py --dataset {quoted}; or, without a diffusion model:",
+        f"           python train_realnet.py --dataset {quoted} --set 'anomalies.types={{normal: 0.5, self: 0.5}}'",
+    )
 
 
 SETTLE = """\
@@ -175,7 +177,7 @@ def check_dataset(dataset: OpenDataset, classes: Sequence[str], config: RealNetC
         found += inspect_class(dataset, class_name, decode=True)
         found += inspect_sources(dataset, class_name, config.anomalies)
     if found:
-        print(report(list(dict.fromkeys(found)), dataset.name))
+        _advise(report(list(dict.fromkeys(found)), dataset.name))
     problems = fatal(found)
     if problems:
         raise UserError(f"{dataset.name} has {len(problems)} fatal findings, listed above with their repair")
@@ -201,4 +203,8 @@ def _lay_out(dataset: OpenDataset, copies: Sequence[FileCopy], *, dry_run: bool)
     copy_files(copies, description=dataset.name)
     placed = {each.target.relative_to(dataset.image_root).parts[0] for each in copies}
     index_images(dataset, [name for name in dataset.classes if name in placed])
-    print(f"next       python prepare_data.py check --dataset {shlex.quote(dataset.name)}")
+    _advise(f"next       python prepare_data.py check --dataset {shlex.quote(dataset.name)}")
+
+
+def _advise(*lines: str) -> None:
+    print(*map(as_called_here, lines), sep="\n")

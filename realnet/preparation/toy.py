@@ -91,6 +91,18 @@ def make_toy_dataset(
                 write_image(root / f"{class_name}/ground_truth/{kind}/{number:03d}_mask.png", mask)
 
 
+def draw_photographs(number: int, image_size: tuple[int, int], *, seed: int = 0) -> list[Image]:
+    """Draw photographs of both classes in turn, uint8 RGB (H, W, 3); every third one is of a damaged object."""
+    drawn, kinds = [], list(CLASSES.values())
+    for index in range(number):
+        rng = _generator(seed, f"photograph {index}")
+        render, damages = kinds[index % len(kinds)]
+        damage = list(damages.values())[index % len(damages)]
+        whole = _photograph(render(image_size, rng).colours, rng)
+        drawn.append(draw_defect(render, damage, image_size, rng)[0] if index % 3 == 0 else whole)
+    return drawn
+
+
 def is_complete(root: Path, *, num_train: int = 60, num_good: int = 12, num_defects: int = 8) -> bool:
     """Tell whether an image root holds as many images and masks as ``make_toy_dataset`` writes."""
     for class_name, (_, damages) in CLASSES.items():

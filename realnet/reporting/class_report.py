@@ -12,11 +12,20 @@ from typing import Literal, cast
 from realnet.config import RealNetConfig, paths
 from realnet.data.index import Entry
 from realnet.data.registry import OpenDataset
+from realnet.detection.card import Card, make_card
 from realnet.detection.checkpoints import PROTOCOLS, REFERENCES, Protocol, ReferenceName
-from realnet.detection.detector import stored_config
+from realnet.detection.loading import read_stored, stored_config
 from realnet.drawing.panels import heatmap_name
 from realnet.evaluation.references import ReferenceMaker
-from realnet.evaluation.results import REPORT, CheckpointResult, ClassResult, read_class, read_earlier, write_class
+from realnet.evaluation.results import (
+    REPORT,
+    CheckpointResult,
+    ClassResult,
+    read_class,
+    read_earlier,
+    results_for_card,
+    write_class,
+)
 from realnet.evaluation.run import TestSplits, evaluate_checkpoint, evaluate_reference, notes_on
 from realnet.inspection.check import require_sound
 from realnet.models.build import settle
@@ -138,10 +147,23 @@ def _evaluate(
     )
     with distributed.refusing_together():
         if world.is_main:
-            write_class_page(folder, whole, scores, pictures)
+            write_class_page(folder, whole, scores, pictures, _write_cards(whole))
             write_class(folder, whole)
             contents.keep(folder)
     return whole
+
+
+def _write_cards(result: ClassResult) -> Card | None:
+    """Write the model cards of the class's own checkpoints, with these results; return that of the first checkpoint."""
+    cards: list[Card | None] = []
+    for one in result.checkpoints:
+        if one.protocol not in REFERENCES:
+            path = Path(one.checkpoint)
+            card = make_card(read_stored(path, mapped=True), path, results_for_card(one, result.made))
+            cards.append(card)
+            if card and one.protocol != "given":
+                card.write(path)
+    return cards[0] if cards else None
 
 
 def _settings(seen: RealNetConfig, config: RealNetConfig) -> dict[str, float | str | None]:

@@ -10,6 +10,7 @@ from urllib.parse import quote
 import numpy as np
 
 from realnet.data.images import write_image
+from realnet.detection.card import Card
 from realnet.detection.checkpoints import PROTOCOLS
 from realnet.drawing.heatmaps import Display
 from realnet.drawing.panels import heatmap_name, heatmap_panel, panel_size, verdict_title
@@ -48,11 +49,13 @@ def write_heatmaps(scores: ClassScores, pictures: Pictures, folder: Path, displa
         write_image(folder / heatmap_name(entry.filename, entry.class_name), panel)
 
 
-def write_class_page(folder: Path, result: ClassResult, scores: ClassScores, pictures: Pictures) -> None:
-    """Write a class's report with its gallery; ``scores`` belong to the result's first checkpoint."""
+def write_class_page(
+    folder: Path, result: ClassResult, scores: ClassScores, pictures: Pictures, card: Card | None = None
+) -> None:
+    """Write a class's report with its gallery; ``scores`` and ``card`` are of the result's first checkpoint."""
     images = result.checkpoints[0].images
     items = [_item(image, partial(_views, scores, pictures, number)) for number, image in enumerate(images)]
-    _write(folder, [result], [_class_report(result, items)], classes=())
+    _write(folder, [result], [_class_report(result, items, card=card)], classes=())
 
 
 def write_dataset_page(folder: Path, results: Sequence[ClassResult], classes: Sequence[str]) -> None:
@@ -84,7 +87,9 @@ def _write(
     write_report(folder / REPORT, data)
 
 
-def _class_report(result: ClassResult, items: Sequence[Item], *, gallery_page: str | None = None) -> ClassReport:
+def _class_report(
+    result: ClassResult, items: Sequence[Item], *, gallery_page: str | None = None, card: Card | None = None
+) -> ClassReport:
     first = result.checkpoints[0]
     note = ". ".join(filter(None, [first.threshold_note, f1_text(first), *result.notes]))
     curves = {name: _points(drawn) for name, drawn in first.curves.items()}
@@ -100,6 +105,7 @@ def _class_report(result: ClassResult, items: Sequence[Item], *, gallery_page: s
         pro=curves.get("pro"),
         fpr_limit=first.fpr_limit,
         gallery_page=gallery_page,
+        card=card,
     )
 
 

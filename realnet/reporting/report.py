@@ -9,6 +9,7 @@ from typing import TextIO
 
 import numpy as np
 
+from realnet.detection.card import Card
 from realnet.drawing.heatmaps import Display
 from realnet.metrics.curves import CurvePoints
 from realnet.reporting import charts
@@ -68,6 +69,7 @@ class ClassReport:
         pro: mean region overlap up to ``fpr_limit``; None if it was not computed.
         fpr_limit: false positive rate at which ``pro`` ends.
         gallery_page: relative URL of the page with the gallery; None shows the gallery here.
+        card: the checkpoint's model card; None shows none.
     """
 
     class_name: str
@@ -81,6 +83,7 @@ class ClassReport:
     pro: CurvePoints | None = None
     fpr_limit: float = 0.3
     gallery_page: str | None = None
+    card: Card | None = None
 
 
 @dataclass(frozen=True)
@@ -183,11 +186,23 @@ def _class_parts(one: ClassReport, anchor: str) -> Iterator[str]:
     if one.threshold_note:
         yield f'<p class="quiet">{escape(one.threshold_note)}</p>'
     yield f'<div class="charts">{"".join(f"<figure>{chart}</figure>" for chart in _charts(one))}</div>'
+    if one.card is not None:
+        yield _card_part(one.card)
     if one.gallery_page is not None:
         yield f'<p><a href="{escape(one.gallery_page)}">All test images of {escape(one.class_name)}</a></p>'
     elif one.items:
         yield from gallery_parts(one.items, one.display)
     yield "</section>\n"
+
+
+def _card_part(card: Card) -> str:
+    sections = (
+        f"<h3>{escape(name)}</h3><dl>"
+        + "".join(f"<dt>{escape(key)}</dt><dd>{escape(str(value))}</dd>" for key, value in rows.items())
+        + "</dl>"
+        for name, rows in card.sections.items()
+    )
+    return f'<details class="model-card"><summary>Model card</summary>{"".join(sections)}</details>'
 
 
 def _summary(one: ClassReport) -> str:

@@ -36,6 +36,16 @@ def remove_parts(folder: Path) -> None:
             part.unlink(missing_ok=True)
 
 
+def sync_folder(folder: Path) -> None:
+    """Sync a folder so that a renaming survives a power cut, if the file system supports that."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """Yield a path to write; the file takes its place at ``path`` when the block ends. Make the folder first.

@@ -45,6 +45,19 @@ class PackedConvolution(nn.Module):
                 self._weight = self._pack(self._weight, x.shape)
         return self._compute(x.to(self._weight.dtype), self._weight, self._bias)
 
+    def unpacked(self) -> nn.Conv2d | nn.ConvTranspose2d | Pointwise:
+        """Return the convolution that was packed, with the same weights."""
+        names = {Pointwise: GEOMETRY[:2], nn.Conv2d: [name for name in GEOMETRY if name != "output_padding"]}
+        make: Callable[..., Any] = self._kind
+        with torch.device("meta"):
+            conv = make(
+                *(getattr(self, name) for name in GEOMETRY[:2]),
+                **{name: getattr(self, name) for name in names.get(self._kind, GEOMETRY)[2:]},
+            )
+        conv.weight = nn.Parameter(self.__getstate__()["_weight"], requires_grad=False)
+        conv.bias = None if self._bias is None else nn.Parameter(self._bias, requires_grad=False)
+        return conv
+
     def __getstate__(self) -> dict[str, Any]:
         with _one_at_a_time:
             weight = self._unpack(self._weight.to_dense()) if self._weight.is_mkldnn else self._weight
@@ -94,6 +107,14 @@ def pack_convolutions(network: nn.Module) -> None:
         for name, child in parent.named_children():
             if isinstance(child, (nn.Conv2d, nn.ConvTranspose2d, Pointwise)) and _is_packable(child):
                 setattr(parent, name, PackedConvolution(child))
+
+
+def unpack_convolutions(network: nn.Module) -> None:
+    """Replace a network's packed convolutions with plain ones of the same weights, which have a state dict again."""
+    for parent in network.modules():
+        for name, child in parent.named_children():
+            if isinstance(child, PackedConvolution):
+                setattr(parent, name, child.unpacked())
 
 
 def can_pack(dtype: torch.dtype) -> bool:

@@ -54,6 +54,9 @@ class StopSignals:
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         now = time.monotonic()
+        outer = getattr(self._before.get(number), "__self__", None)
+        if isinstance(outer, StopSignals):
+            outer._note(number, _frame)
         if not self.asked:
             self.asked, self._when = True, now
         elif number == signal.SIGINT and now - self._when > REPEAT_SECONDS:

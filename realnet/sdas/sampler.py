@@ -240,7 +240,7 @@ def _config_of(weights: checkpoint.Checkpoint, model: type[ConfigT], dataset: st
     """Return the config in a checkpoint; a published one has none, so return the dataset's."""
     if weights.config is not None:
         return model.model_validate(weights.config)
-    return config.load(model, paths.experiment(dataset) / f"{weights.kind}.yaml")
+    return config.load(model, paths.config_file(dataset, weights.kind))
 
 
 def _check_classes(weights: checkpoint.Checkpoint, classes: Sequence[str], head: str, path: Path) -> None:

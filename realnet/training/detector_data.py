@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from realnet.anomalies.synthesis import AnomalySynthesizer, build_synthesizer
 from realnet.config import MaskRule, RealNetConfig, paths
@@ -12,6 +13,7 @@ from realnet.data.registry import OpenDataset
 from realnet.detection.calibration import Examples, draw_examples, split_holdout
 from realnet.evaluation.split import TestSplit
 from realnet.inspection.check import advise, require_sound
+from realnet.models import checkpoint
 from realnet.runtime.contents import digest
 from realnet.runtime.distributed import World
 from realnet.training import state
@@ -54,6 +56,11 @@ class DetectorData:
     def reading_facts(self) -> dict[str, int]:
         """Return what a detector must know of its images; nothing where they are like any others."""
         return {} if self.image_bits == 16 else {"image_bits": self.image_bits}
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a checkpoint says of its data: numbers of images, versions of what read them, and how."""
+        numbers = {"train": len(self.train), "held_out": len(self.held_out), "test": len(self.test)}
+        return {"data": numbers, "versions": checkpoint.versions(), **self.reading_facts()}
 
     def subject(self, config: RealNetConfig, backbone_identity: str) -> dict[str, object]:
         """Describe the detector and its training data for a run's identity (:func:`state.identity`)."""

@@ -16,8 +16,9 @@ from realnet.config import PUBLISHED_BLOCKS, RealNetConfig, paths
 from realnet.data.cache import ImageCache
 from realnet.data.order import EpochOrder
 from realnet.data.registry import keep_index
+from realnet.detection.card import make_card
 from realnet.errors import Stopped
-from realnet.evaluation.scores import Metric, curves_of, score_split, summarise
+from realnet.evaluation.scores import curves_of, published_score, score_split, summarise
 from realnet.models import checkpoint
 from realnet.models.afs import afs_criteria
 from realnet.models.build import build_detector, settle
@@ -201,7 +202,7 @@ class DetectorTask:
             classes=(self.data.class_name,),
             class_name=self.data.class_name,
             config=self._resolved().model_dump(mode="json"),
-            facts={"step": step, **facts, **self.data.reading_facts(), "backbone": self.model.backbone.facts()},
+            facts={"step": step, **facts, "backbone": self.model.backbone.facts(), **self.data.facts()},
         )
         checkpoint.save(path, weights)
 
@@ -230,7 +231,10 @@ class DetectorTask:
                     logger.info("%s: calibrating %s", self.title, file.name)
                     unseen = self.statistics.without_held_out() if self.statistics else self.model.normal
                     done[step] = completed(stored, self.model, unseen, self.data, self._resolved(), self.world)
-                checkpoint.save(file, replace(done[step], facts={**done[step].facts, **stored.facts}))
+                whole = replace(done[step], facts={**done[step].facts, **stored.facts})
+                checkpoint.save(file, whole)
+                if card := make_card(whole, file):
+                    card.write(file)
         distributed.meet()
 
     def _anomalous_batches(self) -> Any:
@@ -264,10 +268,3 @@ class DetectorTask:
 def is_slow(config: RealNetConfig, device: torch.device) -> bool:
     """Tell whether the published detector is to be trained on a CPU, which takes days."""
     return device.type == "cpu" and config.preset == "published" and config.blocks == PUBLISHED_BLOCKS
-
-
-def published_score(metrics: Mapping[str, Metric]) -> float | None:
-    """Return the mean of image and pixel AUROC, which chooses ``ckpt_best``; leave out one that is not computed."""
-    values = [metrics[name].value for name in ("image_auroc", "pixel_auroc")]
-    present = [value for value in values if value is not None]
-    return sum(present) / len(present) if present else None

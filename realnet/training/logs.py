@@ -30,6 +30,8 @@ logger = logging.getLogger("realnet")
 class Run:
     """A context manager that logs a training run on rank 0: console, ``log.txt``, ``metrics.jsonl``, TensorBoard.
 
+    TensorBoard may be absent; the log says so.
+
     Nothing is written before :meth:`open`, which writes earlier messages to the file first. If an error ends the run,
     the file ends with it. If the logs cannot be written later, for example on a full disk, a warning is shown once, and
     the run continues without these lines.
@@ -81,8 +83,6 @@ class Run:
                 self._open(config, start_step, validated)
 
     def _open(self, config: Section, start_step: int, validated: bool) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
         self.folder.mkdir(parents=True, exist_ok=True)
         remove_parts(self.folder)
         (self.folder / "config.yaml").write_text(dump(config), encoding="utf-8")
@@ -93,7 +93,12 @@ class Run:
         self._log.flush()
         self._log.flushLevel = logging.NOTSET
         self._drop_lines_beyond(start_step, validated)
-        self._writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=start_step + 1)
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ModuleNotFoundError:
+            logger.info("no TensorBoard logs, because it is not installed (pip install tensorboard)")
+        else:
+            self._writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=start_step + 1)
 
     def steps(self, start_step: int, num_steps: int, description: str) -> Iterator[int]:
         """Yield the remaining steps, with a progress bar."""
@@ -111,7 +116,7 @@ class Run:
         with self._sparing():
             _append(self._metrics, f"{json.dumps(line)}\n")
         with self._sparing():
-            for key, value in values.items():
+            for key, value in values.items() if self._writer else ():
                 self._writer.add_scalar(key, value, step)
 
     def image(self, step: int, tag: str, image: Image, path: Path) -> None:
@@ -122,7 +127,8 @@ class Run:
             remove_parts(path.parent)
             write_whole_image(path, image)
         with self._sparing():
-            self._writer.add_image(tag, image, step, dataformats="HWC")
+            if self._writer:
+                self._writer.add_image(tag, image, step, dataformats="HWC")
 
     @contextmanager
     def _sparing(self) -> Iterator[None]:

@@ -1,6 +1,8 @@
 """predict_realnet.py, as users call it."""
 
 import csv
+import io
+import json
 import os
 import shutil
 import tracemalloc
@@ -264,3 +266,73 @@ def test_images_without_a_usual_ending_are_known_by_their_content(tiny):
     Path("photos/notes.txt").write_text("PNG")
     found = find_images(Path("photos"), output=Path("out"))
     assert sorted(found.files) == ["one", "three.PNG", "two.jpe"] and dict(found.passed_over) == {".txt": 1}
+
+
+def test_a_detectors_file_is_enough_where_there_is_no_dataset(tiny, tmp_path_factory, monkeypatch, capsys):
+    bundle = tmp_path_factory.mktemp("elsewhere") / "weave.realnet"
+    load_script("export_realnet").main(["--dataset", "tiny", "--class_name", "weave", "--output", str(bundle)])
+    assert f"written    {bundle} (" in capsys.readouterr().out
+    predict("--input", TEST, "--output", "here")
+    expected = {name: (row["image_score"], row["verdict"]) for name, row in rows(Path("here")).items()}
+    monkeypatch.chdir(bundle.parent)
+    main = load_script("predict_realnet").main
+    assert main(["--detector", "weave.realnet", "--input", str(tiny / TEST), "--device", "cpu"]) == 0
+    printed = capsys.readouterr().out
+    assert "detector   weave.realnet, in torch" in printed and "verdicts   predictions/predictions.csv" in printed
+    assert {name: (row["image_score"], row["verdict"]) for name, row in rows(Path("predictions")).items()} == expected
+    for flags, message in [
+        ((), "name the detector: --detector FILE, or --dataset NAME"),
+        (("--detector", "absent.pth"), "--detector absent.pth does not exist"),
+        (("--detector", "weave.realnet", "--checkpoint", "x.pth"), "both name one; leave one out"),
+        (("--detector", "weave.realnet", "--class_name", "widget"), "class 'weave', but 'widget' is needed"),
+        (("--detector", "weave.realnet", "--runtime", "openvino"), "weave.realnet runs in torch"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            main([*flags, "--input", str(tiny / TEST), "--device", "cpu"])
+
+
+def test_files_folders_and_patterns_may_be_mixed(tiny, monkeypatch):
+    assert predict("--input", TEST / "good", TEST / "hole/000.png", TEST / "good/000.png") == 0
+    assert list(rows()) == ["good/000.png", "good/001.png", "hole/000.png"]
+    predict("--input", f"{TEST}/*/000.png", "--output", "pattern")
+    assert list(rows(Path("pattern"))) == ["fibre/000.png", "good/000.png", "hole/000.png", "stain/000.png"]
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{TEST / 'hole/000.png'}\n\n{TEST / 'good'}\n"))
+    predict("--input", "-", "--output", "listed")
+    assert list(rows(Path("listed"))) == ["good/000.png", "good/001.png", "hole/000.png"]
+    with pytest.raises(UserError, match=r"matches no images"):
+        predict("--input", f"{TEST}/*/*.jpg")
+
+
+def test_verdicts_regions_masks_and_maps_are_of_one_prediction():
+    write_image(Path("photo.jpg"), np.random.default_rng(0).integers(0, 256, (50, 90, 3)).astype(np.uint8))
+    assert predict("--input", "photo.jpg", "--output", "found", "--save", "masks", "maps", "overlays") == 0
+    (line,) = map(json.loads, Path("found/predictions.jsonl").read_text().splitlines())
+    anomaly_map, mask = np.load("found/maps/photo.jpg.npy"), read_image(Path("found/masks/photo.jpg.png"))[..., 0]
+    assert anomaly_map.dtype == np.float32 and anomaly_map.shape == mask.shape == (50, 90)
+    assert (line["width"], line["height"], line["pixel_threshold"]) == (
+        90,
+        50,
+        tiny_detector.CALIBRATION.pixel_threshold,
+    )
+    np.testing.assert_array_equal(mask > 0, anomaly_map >= line["pixel_threshold"])
+    assert read_image(Path("found/overlays/photo.jpg.png")).shape == (50, 90, 3)
+    assert sum(region["area"] for region in line["regions"]) == (mask > 0).sum() > 0
+    assert line["regions"][0]["peak"] == pytest.approx(anomaly_map.max())
+    assert not Path("found/photo.jpg.png").exists()
+    row = rows(Path("found"))["photo.jpg"]
+    assert float(row["image_score"]) == line["image_score"] and row["verdict"] == line["verdict"]
+
+
+def test_outlines_move_with_the_threshold():
+    for threshold, pixels in ((0.325, 0.25), (0.65, 0.5), (0.825, 0.75), (1, 1)):
+        predict("--input", TEST / "good", "--threshold", threshold)
+        line = json.loads((OUTPUT / "predictions.jsonl").read_text().splitlines()[0])
+        assert line["pixel_threshold"] == pytest.approx(pixels)
+
+
+def test_pictures_of_two_photographs_never_share_a_file():
+    for name in ("photos/1.png", "photos/masks/1.png"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(TEST / "hole/000.png", name)
+    with pytest.raises(UserError, match=r"two pictures would be .*masks/1\.png"):
+        predict("--input", "photos", "--save", "heatmaps", "masks")

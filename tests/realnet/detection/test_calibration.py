@@ -166,7 +166,7 @@ def test_training_stores_the_calibration_and_is_not_changed_by_it(tiny, run_scri
     for found in (last, best):
         calibration = found.facts["calibration"]
         assert calibration["held_out"] is True and calibration["num_images"] == 2
-        assert all(isinstance(value, (float, int)) for value in calibration.values())
+        assert all(isinstance(value, (float, int, str)) for value in calibration.values())
     assert last.facts["calibration"] == recalibrated("ckpt_last.pth")
     other, _ = trained("calibration.holdout_fraction=0.3", "calibration.num_anomalies=3")
     assert other.facts["calibration"]["num_anomalies"] == 3

@@ -1,0 +1,212 @@
+"""Export a detector for other machines: as a bundle, or as a network for ONNX Runtime and OpenVINO."""
+
+import copy
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from realnet.data.images import IMAGENET_MEAN, IMAGENET_STD, Image, resize_image
+from realnet.detection import bundle
+from realnet.detection.description import describe
+from realnet.detection.detector import Detector
+from realnet.detection.runtimes import (
+    INPUT,
+    MAPS,
+    METADATA,
+    SCORES,
+    import_extra,
+    installed_readers,
+    open_exported,
+)
+from realnet.errors import UserError
+from realnet.models.checkpoint import Checkpoint
+from realnet.models.realnet import RealNet
+from realnet.runtime.files import refusing
+from realnet.runtime.packing import unpack_convolutions
+
+aten = torch.ops.aten
+Format = Literal["bundle", "onnx", "openvino"]
+SUFFIXES: Mapping[Format, str] = {"bundle": bundle.SUFFIX, "onnx": ".onnx", "openvino": ".xml"}
+TOLERANCE = 1e-3
+"""Largest difference from torch of an exported network's maps and scores."""
+RESIZING = "before the network, by Pillow's antialiased bilinear filter (PIL.Image.Resampling.BILINEAR)"
+EXAMPLE_BATCH = 3
+"""A size that is none of the network's own, so that no size of the network is taken for that of the batch."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """The largest differences between torch and an exported network, over some images."""
+
+    anomaly_map: float
+    image_score: float
+    num_images: int
+    runtime: str
+
+    def __str__(self) -> str:
+        largest = f"at most {self.anomaly_map:.1e} in maps and {self.image_score:.1e} in scores"
+        return f"{self.runtime} differs from torch by {largest}, over {self.num_images} images"
+
+
+class ExportedNetwork(nn.Module):
+    """A detector's network with what surrounds it: uint8 RGB images in, anomaly maps and image scores out."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: RealNet, pool: int) -> None:
+        super().__init__()
+        self.model, self.pool = model, pool
+        self.register_buffer("mean", 255 * torch.tensor(IMAGENET_MEAN)[:, None, None])
+        self.register_buffer("std", 255 * torch.tensor(IMAGENET_STD)[:, None, None])
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Map images (B, H, W, 3) uint8 to anomaly maps (B, H, W) and image scores (B,), float32."""
+        pixels = images.permute(0, 3, 1, 2).to(torch.float32)
+        detection = self.model((pixels - self.mean) / self.std)
+        maps = detection.anomaly_map.float()  # (B, 1, H, W)
+        scored = maps if detection.scored is None else detection.scored
+        return maps[:, 0], F.avg_pool2d(scored, self.pool, stride=1).amax(dim=(1, 2, 3))
+
+
+def plain_network(detector: Detector) -> RealNet:
+    """Return a copy of a detector's network on the CPU whose convolutions are not packed.
+
+    Raises:
+        UserError: if the detector does not run in torch, in float32.
+    """
+    if detector.precision.dtype != torch.float32:
+        raise UserError(f"a detector is exported from float32, not {detector.precision.name}; load it with fp32")
+    network = copy.deepcopy(detector.model).cpu()
+    unpack_convolutions(network)
+    return network.eval()
+
+
+def export_bundle(
+    detector: Detector,
+    path: Path,
+    *,
+    with_backbone: bool = True,
+    storage: bundle.Storage = "float32",
+    texts: Mapping[str, str] | None = None,
+) -> None:
+    """Write a detector as a bundle (docs/bundle.md).
+
+    Args:
+        detector: runs in torch, in float32.
+        path: the file; an existing one is replaced.
+        with_backbone: store the backbone's weights too, so that the bundle needs nothing else.
+        storage: bfloat16 halves the file, and rounds the weights of layers.
+        texts: further files for people, by name.
+
+    Raises:
+        UserError: as :func:`plain_network`, and if the file cannot be written.
+    """
+    network = plain_network(detector)
+    state = network.state_dict() if with_backbone else network.trainable_state()
+    stored = _stored(detector, bundle.rounded(state) if storage == "bfloat16" else state)
+    bundle.write(path, stored, texts=texts)
+
+
+def export_network(detector: Detector, path: Path, *, images: Sequence[Image]) -> list[Parity]:
+    """Write a detector for ONNX Runtime or OpenVINO, and compare it with torch in every runtime that is installed.
+
+    The network takes uint8 RGB images (B, H, W, 3) of the detector's size, for any B, and gives anomaly maps (B, H, W)
+    and image scores (B,). Its metadata hold what a bundle's description holds.
+
+    Args:
+        detector: runs in torch, in float32, on the CPU.
+        path: ``.onnx``, or ``.xml`` for OpenVINO, which gets a ``.bin`` beside it; existing files are replaced.
+        images: photographs to compare on, uint8 RGB (H, W, 3), of any size.
+
+    Raises:
+        UserError: as :func:`plain_network`; if the packages of the extra ``export`` are not installed; if a runtime
+            differs from torch by more than ``TOLERANCE`` (nothing is written then), or the file cannot be written.
+    """
+    network = ExportedNetwork(plain_network(detector), detector.config.evaluation.pool).eval()
+    height, width = detector.config.image_size
+    text = describe(_stored(detector, {}), input=[height, width, 3], resizing=RESIZING)
+    with refusing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+            graph, made = Path(folder, "graph.onnx"), Path(folder, path.name)
+            _write_onnx(network, (height, width), text, graph)
+            if path.suffix == ".onnx":
+                graph.replace(made)
+            else:
+                _convert(graph, made, text)
+            found = _compare(network, made, [resize_image(image, (height, width)) for image in images])
+            graph.unlink(missing_ok=True)
+            for file in sorted(Path(folder).iterdir()):  # the weights before the network that names them
+                file.replace(path.parent / file.name)
+    return found
+
+
+def _stored(detector: Detector, state: Mapping[str, Tensor]) -> Checkpoint:
+    return Checkpoint(
+        kind="realnet",
+        state_dict=state,
+        dataset=detector.dataset,
+        classes=(detector.class_name,) if detector.class_name else None,
+        class_name=detector.class_name,
+        config=detector.config.model_dump(mode="json"),
+        facts=detector.facts,
+    )
+
+
+def _write_onnx(network: nn.Module, size: tuple[int, int], text: str, path: Path) -> None:
+    for package in ("onnx", "onnxscript"):
+        import_extra(package)
+    example = (torch.zeros(EXAMPLE_BATCH, *size, 3, dtype=torch.uint8),)
+    program = torch.export.export(network, example, dynamic_shapes={INPUT: {0: torch.export.Dim.DYNAMIC}})
+    program = program.run_decompositions({**torch.export.default_decompositions(), aten.median.dim: _median})
+    exported: Any = torch.onnx.export(
+        program,
+        dynamo=True,
+        input_names=[INPUT],
+        output_names=[MAPS, SCORES],
+        verbose=False,
+    )
+    exported.model.metadata_props[METADATA] = text
+    exported.save(path, external_data=False)
+
+
+def _median(values: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    """Compute ``torch.median``, which ONNX does not have."""
+    ordered, indexes = values.sort(dim=dim)
+    found = (part.narrow(dim, (values.shape[dim] - 1) // 2, 1) for part in (ordered, indexes))
+    value, index = (part if keepdim else part.squeeze(dim) for part in found)
+    return value, index
+
+
+def _convert(graph: Path, path: Path, text: str) -> None:
+    openvino = import_extra("openvino")
+    network = openvino.convert_model(graph)
+    network.set_rt_info(text, METADATA)
+    openvino.save_model(network, path, compress_to_fp16=False)
+
+
+def _compare(network: ExportedNetwork, path: Path, images: Sequence[Image]) -> list[Parity]:
+    with torch.inference_mode():
+        maps, scores = (values.numpy() for values in network(torch.from_numpy(np.stack(images))))
+    found = []
+    for runtime in installed_readers(path):
+        other_maps, other_scores = open_exported(path, runtime).judge(images)
+        parity = Parity(_apart(maps, other_maps), _apart(scores, other_scores), len(images), runtime)
+        if not max(parity.anomaly_map, parity.image_score) <= TOLERANCE:  # NaN too
+            raise UserError(f"the exported detector is refused: {parity}, more than {TOLERANCE}; nothing is written")
+        found.append(parity)
+    if not found:
+        raise UserError("no runtime is installed to check the exported detector with; pip install 'realnet[export]'")
+    return found
+
+
+def _apart(one: np.ndarray, other: np.ndarray) -> float:
+    return float(np.abs(one - other).max())

@@ -1,0 +1,166 @@
+"""What computes a detector's anomaly maps: torch, ONNX Runtime or OpenVINO."""
+
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, Self, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from realnet.data.images import Image, normalise
+from realnet.detection.maps import anomaly_maps
+from realnet.errors import UserError
+from realnet.models.realnet import RealNet
+from realnet.runtime.precision import Precision
+
+INPUT, MAPS, SCORES = "images", "anomaly_maps", "image_scores"
+"""Names of the input and the outputs of exported networks."""
+METADATA = "realnet"
+"""The key under which an exported network carries its description."""
+
+
+Judged = tuple[NDArray[np.float32], NDArray[np.floating]]
+"""Anomaly maps (B, H, W) in [0, 1], and image scores (B,)."""
+
+
+class Runtime(Protocol):
+    """Computes anomaly maps and image scores of images, uint8 RGB (H, W, 3) of the detector's size."""
+
+    @property
+    def name(self) -> str:
+        """Return what computes, and on which device, for people."""
+        ...
+
+    def judge(self, images: Sequence[Image], pool: int) -> Judged:
+        """Return the anomaly maps and the scores of a batch of images; ``pool`` is that of the scores, in pixels."""
+        ...
+
+
+@dataclass(frozen=True)
+class TorchRuntime:
+    """Torch, with a network that is ready for its device (:func:`realnet.runtime.placement.make_ready`)."""
+
+    model: RealNet
+    precision: Precision
+
+    @property
+    def name(self) -> str:
+        """Return version, device and number format."""
+        return f"torch {torch.__version__} on {self.precision.device} in {self.precision.name}"
+
+    def judge(self, images: Sequence[Image], pool: int) -> Judged:
+        """Return the anomaly maps and the scores of a batch of images."""
+        batch = torch.stack([normalise(image) for image in images])
+        maps, scores = anomaly_maps(self.model, batch, self.precision).scored(pool)
+        return maps, scores[:, 0]
+
+
+class OnnxRuntime:
+    """ONNX Runtime on the CPU.
+
+    Raises:
+        UserError: if ONNX Runtime is not installed, or cannot read the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        runtime = import_extra("onnxruntime")
+        self._path = path
+        self.name = f"ONNX Runtime {runtime.__version__} on cpu"
+        self._session = _opened(path, lambda: runtime.InferenceSession(path, providers=["CPUExecutionProvider"]))
+
+    def description(self) -> str:
+        """Return the description that the file carries; "" if it has none."""
+        return self._session.get_modelmeta().custom_metadata_map.get(METADATA, "")
+
+    def judge(self, images: Sequence[Image], pool: int | None = None) -> Judged:  # noqa: ARG002 - it is in the file
+        """Return the anomaly maps and the scores of a batch of images."""
+        maps, scores = self._session.run([MAPS, SCORES], {INPUT: np.stack(images)})
+        return maps, scores
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Path]]:
+        return type(self), (self._path,)
+
+
+class OpenVinoRuntime:
+    """OpenVINO on the CPU, in float32, for its own files and for ONNX.
+
+    Raises:
+        UserError: if OpenVINO is not installed, or cannot read the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        openvino = import_extra("openvino")
+        self._path = path
+        self.name = f"OpenVINO {openvino.__version__.split('-')[0]} on cpu"
+        self._network = _opened(path, lambda: openvino.Core().read_model(path))
+        # by default it computes in bfloat16 where the processor can, which moves maps by several hundredths
+        exact = {"INFERENCE_PRECISION_HINT": "f32"}
+        self._compiled = openvino.Core().compile_model(self._network, "CPU", exact)
+
+    def description(self) -> str:
+        """Return the description that the file carries; "" if it has none."""
+        for place in ([METADATA], ["framework", METADATA]):  # of OpenVINO's files, and of ONNX
+            if self._network.has_rt_info(place):
+                return cast(str, self._network.get_rt_info(place).astype(str))
+        return ""
+
+    def judge(self, images: Sequence[Image], pool: int | None = None) -> Judged:  # noqa: ARG002 - it is in the file
+        """Return the anomaly maps and the scores of a batch of images."""
+        found = self._compiled(np.stack(images))
+        return np.array(found[MAPS]), np.array(found[SCORES])
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Path]]:
+        return type(self), (self._path,)
+
+
+RUNTIMES: Mapping[str, Callable[[Path], OnnxRuntime | OpenVinoRuntime]] = {
+    "openvino": OpenVinoRuntime,
+    "onnxruntime": OnnxRuntime,
+}
+"""By the name of the package, the fastest first."""
+READERS: Mapping[str, Sequence[str]] = {".onnx": ("openvino", "onnxruntime"), ".xml": ("openvino",)}
+"""The runtimes that read exported networks, by the files' suffix."""
+
+
+def open_exported(path: Path, runtime: str | None = None) -> OnnxRuntime | OpenVinoRuntime:
+    """Open an exported network with a runtime; None takes the fastest that is installed.
+
+    Raises:
+        UserError: if no runtime that reads the file is installed, the one that is named does not read it, or the file
+            cannot be read.
+    """
+    readers = READERS[path.suffix]
+    if runtime is not None and runtime not in readers:
+        raise UserError(f"--runtime {runtime} does not read {path}; give {' or '.join(readers)}")
+    installed = installed_readers(path)
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; make it with python export_realnet.py")
+    return RUNTIMES[runtime or (installed or readers)[0]](path)
+
+
+def installed_readers(path: Path) -> list[str]:
+    """Return the installed runtimes that read an exported network, the fastest first."""
+    return [name for name in READERS[path.suffix] if importlib.util.find_spec(name)]
+
+
+def import_extra(name: str) -> Any:
+    """Import a package of the extra ``export``.
+
+    Raises:
+        UserError: if it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise UserError(f"{name} is not installed ({error}); install it with: pip install 'realnet[export]'") from error
+
+
+def _opened(path: Path, read: Callable[[], Any]) -> Any:
+    try:
+        return read()
+    except Exception as error:  # the runtimes refuse files in many ways
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{path} cannot be read ({reason}); export the detector again") from error

@@ -1,0 +1,175 @@
+"""Detectors as ONNX and OpenVINO files."""
+
+import importlib.util
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_detector
+import torch
+from conftest import load_script
+
+from realnet import Detector, UserError
+from realnet.detection import export
+from realnet.detection.runtimes import open_exported
+from realnet.models.normal import Fusion
+from realnet.runtime.precision import Precision
+
+PACKAGES = ("onnx", "onnxscript", "onnxruntime", "openvino")
+MISSING = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+needs_packages = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)} (the extra export)")
+
+
+def picture(height: int = 40, width: int = 70, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> Path:
+    """The folder with weave.onnx and weave.xml, written by a detector that has been used, and the checkpoint's name."""
+    from conftest import write_configs
+
+    folder = tmp_path_factory.mktemp("exported")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        write_configs(folder / "experiments/tiny")
+        detector = Detector.load(tiny_detector.save("weave"), device="cpu")
+        detector.predict(picture())
+        patch.setattr(export, "_write_onnx", written_once(export._write_onnx))
+        for suffix in (".onnx", ".xml"):
+            found = export.export_network(detector, folder / f"weave{suffix}", images=[picture(), picture(32, 32, 1)])
+            assert all(parity.anomaly_map < 1e-5 and parity.image_score < 1e-5 for parity in found)
+            assert {parity.runtime for parity in found} == {"openvino"} | (
+                {"onnxruntime"} if suffix == ".onnx" else set()
+            )
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+    return folder
+
+
+def written_once(write):
+    """Let the second export, of the same network, take the graph of the first: making it takes most of the time."""
+    kept: list[bytes] = []
+
+    def once(network, size, text, path):
+        if not kept:
+            write(network, size, text, path)
+            kept.append(path.read_bytes())
+        path.write_bytes(kept[0])
+
+    return once
+
+
+@pytest.fixture
+def detector(exported, monkeypatch):
+    monkeypatch.chdir(exported)
+    return Detector.load("experiments/tiny/realnet_checkpoints/weave/ckpt_last.pth", device="cpu")
+
+
+@needs_packages
+@pytest.mark.parametrize(
+    ("name", "runtime", "shown"),
+    [
+        ("weave.onnx", None, "OpenVINO"),
+        ("weave.onnx", "openvino", "OpenVINO"),
+        ("weave.onnx", "onnxruntime", "ONNX Runtime"),
+        ("weave.xml", None, "OpenVINO"),
+    ],
+)
+def test_the_file_gives_the_same_prediction(detector, name, runtime, shown):
+    expected = detector.predict(picture())
+    loaded = Detector.load(name, runtime=runtime)
+    assert shown in loaded.runtime.name
+    assert loaded.calibration == detector.calibration and loaded.config == detector.config
+    assert (loaded.dataset, loaded.class_name, loaded.facts) == ("tiny", "weave", detector.facts)
+    for same in (loaded, pickle.loads(pickle.dumps(loaded))):
+        found = same.predict(picture())
+        assert found.image_score == pytest.approx(expected.image_score, abs=1e-5)
+        np.testing.assert_allclose(found.anomaly_map, expected.anomaly_map, atol=1e-5)
+        assert (found.verdict, found.pixel_threshold) == (expected.verdict, expected.pixel_threshold)
+
+
+@needs_packages
+@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+def test_a_batch_of_any_size_gives_each_images_own_map_and_score(exported, runtime):
+    network = open_exported(exported / "weave.onnx", runtime)
+    images = [picture(32, 32, seed) for seed in range(5)]
+    maps, scores = network.judge(images)
+    assert maps.shape == (5, 32, 32) and scores.shape == (5,)
+    for index, image in enumerate(images):
+        one_map, one_score = network.judge([image])
+        np.testing.assert_allclose(one_map[0], maps[index], atol=1e-5)
+        np.testing.assert_allclose(one_score[0], scores[index], atol=1e-5)
+
+
+@needs_packages
+def test_a_network_that_differs_is_refused_and_nothing_is_written(detector, monkeypatch, tmp_path):
+    graph = Path("weave.onnx").read_bytes()
+    monkeypatch.setattr(export, "_write_onnx", lambda network, size, text, path: path.write_bytes(graph))
+    with torch.no_grad():
+        detector.model.rrs.decoder3[2]._bias[1] += 0.5
+    with pytest.raises(UserError, match=r"refused: openvino differs from torch by at most .*nothing is written"):
+        export.export_network(detector, tmp_path / "other.onnx", images=[picture()])
+    assert list(tmp_path.iterdir()) == []
+
+
+@needs_packages
+def test_foreign_and_damaged_files_are_refused_by_name(exported, tmp_path, monkeypatch):
+    import onnx
+
+    network = onnx.load(exported / "weave.onnx")
+    del network.metadata_props[:]
+    onnx.save(network, tmp_path / "foreign.onnx")
+    with pytest.raises(UserError, match=r"foreign\.onnx is no detector of this project"):
+        Detector.load(tmp_path / "foreign.onnx")
+    for name in ("weave.onnx", "weave.xml"):
+        (tmp_path / name).write_bytes((exported / name).read_bytes()[:2000])
+        for runtime in ("openvino", "onnxruntime")[: 2 if name.endswith(".onnx") else 1]:
+            with pytest.raises(UserError, match=rf"{name} cannot be read \(.*export the detector again"):
+                Detector.load(tmp_path / name, runtime=runtime)
+    with pytest.raises(UserError, match="class 'weave', but 'widget' is needed"):
+        Detector.load(exported / "weave.onnx", class_name="widget")
+    with pytest.raises(UserError, match=r"an exported detector .* has no torch network; give its checkpoint"):
+        _ = Detector.load(exported / "weave.onnx").model
+
+
+def test_what_cannot_be_exported_is_said(tiny, monkeypatch):
+    path = tiny_detector.save("weave")
+    half = Detector.load(path, precision=Precision(torch.bfloat16, torch.device("cpu")))
+    with pytest.raises(UserError, match="exported from float32, not bf16"):
+        export.export_bundle(half, Path("x.realnet"))
+    command = ("--detector", str(path), "--format")
+    main = load_script("export_realnet").main
+    with pytest.raises(UserError, match=r"--output x\.onnx: the suffix of the format bundle is \.realnet"):
+        main([*command, "bundle", "--output", "x.onnx"])
+    monkeypatch.setitem(__import__("sys").modules, "onnx", None)
+    with pytest.raises(UserError, match=r"onnx is not installed .*pip install 'realnet\[export\]'"):
+        main([*command, "onnx", "--output", "x.onnx"])
+    with pytest.raises(UserError, match=r"absent\.onnx does not exist; make it with python export_realnet\.py"):
+        Detector.load("absent.onnx")
+    with pytest.raises(UserError, match=r"--runtime onnxruntime does not read absent\.xml; give openvino"):
+        Detector.load("absent.xml", runtime="onnxruntime")
+
+
+def test_images_to_compare_on_are_the_given_ones_the_datasets_or_drawings(tiny):
+    from realnet.commands.export import _images
+
+    detector = Detector.load(tiny_detector.save("weave"), device="cpu")
+    assert len(_images(None, detector)) == 8
+    assert len(_images(Path("data/tiny/images/weave/test/good"), detector)) == 2
+    other = Detector.load(tiny_detector.save("weave", dataset="unknown"), device="cpu")
+    drawn = _images(None, other)
+    assert len(drawn) == 8 and len({image.tobytes() for image in drawn}) == 8
+
+
+@needs_packages
+def test_a_map_joined_with_the_distance_from_normality_is_exported_too(tiny):
+    model = tiny_detector.build()
+    model.measure_by("position", (32, 32))
+    model.fusion = Fusion()
+    with torch.no_grad():
+        model.fusion.weights.copy_(torch.tensor([0.3, 0.3, 0.4]))
+    network = export.ExportedNetwork(model.eval(), 4).eval()
+    export._write_onnx(network, (32, 32), "{}", Path("fused.onnx"))
+    for parity in export._compare(network, Path("fused.onnx"), [picture(32, 32, seed) for seed in range(4)]):
+        assert max(parity.anomaly_map, parity.image_score) < 1e-5
