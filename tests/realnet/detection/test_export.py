@@ -13,7 +13,6 @@ from conftest import load_script
 from realnet import Detector, UserError
 from realnet.detection import export
 from realnet.detection.runtimes import open_exported
-from realnet.models.normal import Fusion
 from realnet.runtime.precision import Precision
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime", "openvino")
@@ -166,9 +165,12 @@ def test_images_to_compare_on_are_the_given_ones_the_datasets_or_drawings(tiny):
 def test_a_map_joined_with_the_distance_from_normality_is_exported_too(tiny):
     model = tiny_detector.build()
     model.measure_by("position", (32, 32))
-    model.fusion = Fusion()
-    with torch.no_grad():
-        model.fusion.weights.copy_(torch.tensor([0.3, 0.3, 0.4]))
+    model.fuse_maps()
+    generator = torch.Generator().manual_seed(0)
+    for nearest in model.nearest.values():
+        nearest.memory.normal_(generator=generator)
+    model.fusion.weights.copy_(torch.tensor([0.3, 0.3, 0.2, 0.2]))
+    model.fusion.score_weights.copy_(torch.tensor([0.0, 0.2, 0.3, 0.5]))
     network = export.ExportedNetwork(model.eval(), 4).eval()
     export._write_onnx(network, (32, 32), "{}", Path("fused.onnx"))
     for parity in export._compare(network, Path("fused.onnx"), [picture(32, 32, seed) for seed in range(4)]):
