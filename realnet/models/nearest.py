@@ -1,5 +1,7 @@
 """Nearest neighbours among a coreset of normal features (PatchCore, arXiv 2106.08265)."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,7 +22,13 @@ def average_3x3(features: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def greedy_coreset(features: Tensor, number: int, generator: torch.Generator, dimensions: int = PROJECTED) -> Tensor:
+def greedy_coreset(
+    features: Tensor,
+    number: int,
+    generator: torch.Generator,
+    dimensions: int = PROJECTED,
+    on_choice: Callable[[], object] = lambda: None,
+) -> Tensor:
     """Choose features that cover all others: the next one is the farthest from those chosen (PatchCore, Alg. 1).
 
     Memory is linear in N, because only the smallest distance of each feature is kept.
@@ -30,6 +38,7 @@ def greedy_coreset(features: Tensor, number: int, generator: torch.Generator, di
         number: how many to choose, at most N.
         generator: draws the projection and the first feature; on the CPU.
         dimensions: of the random projection; features of fewer channels are taken as they are.
+        on_choice: called after each choice, to show progress.
 
     Returns:
         (number,) int64, the indexes of the chosen features.
@@ -49,6 +58,7 @@ def greedy_coreset(features: Tensor, number: int, generator: torch.Generator, di
         nearest = torch.minimum(nearest, distances)
         nearest[index] = -torch.inf
         index = nearest.argmax(keepdim=True)
+        on_choice()
     return chosen
 
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from realnet.models.nearest import MEMORY_ROWS, greedy_coreset
 from realnet.runtime import distributed
+from realnet.runtime.progress import bar
 
 BUDGET_MIB, DIMENSIONS, SEED = 256, 32, 0
 
@@ -32,11 +33,18 @@ class NormalFeatures:
             drawn = torch.randperm(rows.shape[1], generator=self._generator)[:number]
             self._rows.setdefault(name, []).append(rows[:, drawn.to(rows.device)].flatten(0, 1))
 
-    def fill(self, nearest: nn.ModuleDict) -> None:
-        """Store a coreset of each block, and where there are too few features the same ones again."""
+    def fill(self, nearest: nn.ModuleDict, *, is_main: bool = True) -> None:
+        """Store a coreset of each block, and where there are too few features the same ones again.
+
+        Args:
+            nearest: receives the features, by block.
+            is_main: whether this process shows the progress.
+        """
         for name, parts in self._rows.items():
             rows = torch.cat([part.to(parts[0].device) for part in distributed.gather(torch.cat(parts))])
             number = min(MEMORY_ROWS, len(rows))
-            chosen = greedy_coreset(rows, number, torch.Generator().manual_seed(SEED), DIMENSIONS)
+            generator = torch.Generator().manual_seed(SEED)
+            with bar(total=number, description=f"{name}: coreset", is_main=is_main) as progress:
+                chosen = greedy_coreset(rows, number, generator, DIMENSIONS, progress.update)
             places = torch.arange(MEMORY_ROWS, device=chosen.device) % number
             nearest[name].get_buffer("memory").copy_(rows[chosen[places]])

@@ -151,7 +151,7 @@ class NormalStatistics:
                     moments[name] = [Moments.empty(origin) for _ in range(number)]
                 moments[name][fold].add(values)
         if kept:
-            kept.fill(self.model.nearest)
+            kept.fill(self.model.nearest, is_main=self.world.is_main)
         return {name: [_joined(fold, self.world.size) for fold in folds] for name, folds in moments.items()}
 
     @torch.no_grad()
