@@ -232,9 +232,9 @@ class DetectorTask:
                     unseen = self.statistics.without_held_out() if self.statistics else self.model.normal
                     done[step] = completed(stored, self.model, unseen, self.data, self._resolved(), self.world)
                 whole = replace(done[step], facts={**done[step].facts, **stored.facts})
-                checkpoint.save(file, whole)
                 if card := make_card(whole, file):
-                    card.write(file)
+                    card.write(file)  # before the file, which then lacks nothing
+                checkpoint.save(file, whole)
         distributed.meet()
 
     def _anomalous_batches(self) -> Any:

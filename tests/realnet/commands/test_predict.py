@@ -21,6 +21,7 @@ from realnet.errors import UserError
 from realnet.prediction.inputs import find_images
 from realnet.prediction.run import predict_files
 from realnet.runtime.distributed import join_world
+from realnet.runtime.lock import locked
 
 OUTPUT = Path("experiments/tiny/realnet_vis/weave/predictions")
 TEST = Path("data/tiny/images/weave/test")
@@ -179,6 +180,13 @@ def test_a_photograph_is_never_replaced(tiny, source, output, reason):
     with pytest.raises(UserError, match=reason):
         predict("--input", source, "--output", output)
     assert {path: path.read_bytes() for path in tiny.rglob("*.*") if path.is_file()} == before
+
+
+def test_two_predictions_never_write_the_same_folder():
+    with locked(OUTPUT), pytest.raises(UserError, match=r"realnet_vis/weave/predictions belongs to another run"):
+        predict("--input", TEST)
+    assert not OUTPUT.exists()
+    assert predict("--input", TEST) == 0
 
 
 def test_a_network_that_gives_nan_gives_no_verdict():

@@ -123,7 +123,9 @@ def test_of_equals_the_last_is_best_and_each_file_is_calibrated_with_what_it_sto
         examples = draw_examples(data.train, data.image_root, data.synthesizer, detector.config)
         world = World(0, 1, detector.precision)
         again = calibrate(detector.model, examples, config=detector.config, world=world, held_out=False)
-        assert asdict(again) == pytest.approx(asdict(detector.calibration), rel=1e-4)
+        drawn, stored = asdict(again), asdict(detector.calibration)
+        assert drawn.pop("note") == stored.pop("note") == ""
+        assert drawn == pytest.approx(stored, rel=1e-4)
 
 
 @pytest.mark.parametrize(("num_workers", "fatal"), [(0, 6 + 11), (1, 11)])
