@@ -1,6 +1,7 @@
 """Calibrate: set a detector's thresholds anew on photographs, without training."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from realnet.detection.recalibration import calibration_at, choose_threshold, require_storable, store
     from realnet.errors import UserError
     from realnet.runtime.distributed import join_world
+    from realnet.runtime.lock import one_run
     from realnet.runtime.progress import console
 
     for name in ("max_false_alarm", "min_recall"):
@@ -64,7 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     output = flags.output or path
     if output.suffix != path.suffix:
         raise UserError(f"--output {output} must end in {path.suffix}, as {path} does")
-    with join_world(flags.device) as world, console():
+    with join_world(flags.device) as world, console(), ExitStack() as held:
+        for folder in () if flags.dry_run else sorted({path.resolve().parent, output.resolve().parent}):
+            held.enter_context(one_run(folder, world))  # a training would change the weights meanwhile
         detector = Detector.load(path, device=world.device, config=config, dataset=flags.dataset, class_name=class_name)
         good = _predictions(detector, flags.good, output, "good")
         defects = _predictions(detector, flags.defects, output, "defects") if flags.defects else None

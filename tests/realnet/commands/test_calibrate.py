@@ -12,6 +12,7 @@ from realnet import Detector, UserError
 from realnet.detection.calibration import Calibration
 from realnet.detection.recalibration import calibration_at, choose_threshold
 from realnet.models import checkpoint
+from realnet.runtime.lock import locked
 
 TEST = Path("data/tiny/images/weave/test")
 
@@ -91,6 +92,12 @@ def test_a_bundle_gets_them_too_or_a_copy_does(path, capsys):
     assert abs(Path("b.realnet").stat().st_size - len(kept)) < 2000
     calibrate("--detector", "a.realnet", "--good", TEST / "good", "--dry-run")
     assert "would write a.realnet" in capsys.readouterr().out and Path("a.realnet").read_bytes() == kept
+
+
+def test_no_training_changes_the_weights_meanwhile(path):
+    for folder in (path.parent, Path("elsewhere")):
+        with locked(folder), pytest.raises(UserError, match="belongs to another run"):
+            calibrate("--detector", path, "--good", TEST / "good", "--output", "elsewhere/c.pth")
 
 
 def test_what_cannot_be_calibrated_is_said(path):
