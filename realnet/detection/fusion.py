@@ -105,9 +105,9 @@ def _figures(maps: Measured, masks: MaskArray, config: RealNetConfig) -> tuple[f
 
 
 def choose_pool(model: RealNet, probes: Examples, *, config: RealNetConfig, world: World, description: str) -> int:
-    """Choose the side of the average pool whose image scores separate anomalies best from normal images.
+    """Choose the side of the average pool of image scores: the published 16, unless smaller ones are better by more.
 
-    Ties go to the largest side, which is the nearest to the published 16.
+    A smaller side must separate probes from normal images by an image AUROC higher by ``TOLERANCE``.
     """
     pools = sorted((pool for pool in POOLS if pool <= min(config.image_size)), reverse=True)
     _, scores = probes.measure(
@@ -121,7 +121,7 @@ def choose_pool(model: RealNet, probes: Examples, *, config: RealNetConfig, worl
         aurocs = [image_curve(values, labels).auroc for values in np.concatenate(scores).T]
     except MetricUndefined:
         return config.evaluation.pool
-    best = pools[int(np.argmax(aurocs))]
+    best = next(pool for pool, value in zip(pools, aurocs, strict=True) if value >= max(aurocs) - TOLERANCE)
     listed = ", ".join(f"{pool}: {value:.4f}" for pool, value in zip(pools, aurocs, strict=True))
     logger.info("evaluation.score_pool: %d (%s)", best, listed)
     return best
