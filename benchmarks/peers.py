@@ -88,7 +88,7 @@ def compare(name: str, seed: int, flags: argparse.Namespace, world: World) -> li
     torch.manual_seed(seed)
     rows = []
     for one in (ours, Peer(ours, list(maker.batches("anomalib")))):
-        scores = score_reference(one, split, world=world, batch_size=config.evaluation.batch_size)
+        scores = score_reference(one, split, world=world, config=config.evaluation)
         found = summarise(curves_of(scores))
         rows.append([100 * (found[metric].value or np.nan) for metric in METRICS])
     return rows
