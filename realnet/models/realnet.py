@@ -103,7 +103,13 @@ class RealNet(nn.Module):
         self.fusion = Fusion()
 
     def measure_by(self, kind: Literal["none", "channel", "position"], image_size: Sequence[int]) -> None:
-        """Normalise selected features from now on, by statistics that are still to be fitted or loaded.
+        """Normalise selected features from now on, by statistics that are still to be fitted or loaded."""
+        self.normal = self.empty_statistics(kind, image_size)
+
+    def empty_statistics(
+        self, kind: Literal["none", "channel", "position"], image_size: Sequence[int]
+    ) -> nn.ModuleDict:
+        """Return statistics to fit, by block, on the detector's device.
 
         Args:
             kind: ``channel`` (:class:`ChannelScale`), ``position`` (:class:`PositionGaussian`) or ``none``.
@@ -116,7 +122,7 @@ class RealNet(nn.Module):
         elif kind == "position":
             made = {block.name: PositionGaussian(block.num_channels, block.size(image_size)) for block in blocks}
         device = next(iter(self.afs.indexes.buffers())).device
-        self.normal = nn.ModuleDict(made).to(device).train(self.training)
+        return nn.ModuleDict(made).to(device).train(self.training)
 
     def check_image_size(self, image_size: tuple[int, int]) -> None:
         """Raise UserError if (height, width) are not multiples of the coarsest map's stride, or too small."""

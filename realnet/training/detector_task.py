@@ -132,10 +132,10 @@ class DetectorTask:
             augment=augment,
             world=self.world,
         )
-        is_slow = self.world.device.type == "cpu" and self.world.size == 1  # on a GPU the backbone hardly counts
+        is_worth_it = self.world.device.type == "cpu" and self.world.size == 1  # on a GPU the backbone hardly counts
         with torch.autocast(self.world.device.type, enabled=False):  # in a run that goes on, a step has begun
             self.choice = self.statistics.fit(self.choice)
-            if is_slow and not augment:
+            if is_worth_it and not augment:
                 self.known = CleanFeatures(len(images), self.statistics.of_images)
 
     def losses(self, batch: dict[str, Any]) -> Tensor:

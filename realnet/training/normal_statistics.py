@@ -6,7 +6,9 @@ statistics of the folds that do not hold it (docs/method.md, Normal statistics).
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import reduce
 from itertools import groupby, islice
+from operator import add
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -94,24 +96,21 @@ class NormalStatistics:
         """Fit the statistics of the model and of each fold by ``chosen``, or by a new choice; return the choice."""
         moments = self._moments()
         choice = chosen or self._choose(moments)
-        size = self.images.image_size
-        self.model.measure_by(choice.kind, size)
         whole = {name: sum_of(folds) for name, folds in moments.items()}
-        for name, module in self.model.normal.items():
-            _fit(module, whole[name], choice, self.config.ridge)
-        self._folds = [self._without(fold, moments, choice) for fold in range(len(next(iter(moments.values()))))]
+        self.model.normal = self._fitted(whole, choice)
+        number = len(next(iter(moments.values())))
+        self._folds = [self._fitted(_without(whole, moments, fold), choice) for fold in range(number)]
         return choice
 
     def without_held_out(self) -> nn.ModuleDict:
         """Return the statistics, by block, that have not seen the held-out images."""
         return self.model.normal if self.held_out is None else self._folds[-1]
 
-    def _without(self, fold: int, moments: Mapping[str, Sequence[Moments]], choice: Choice) -> nn.ModuleDict:
-        """Return the statistics, by block, of all folds but one."""
-        made = nn.ModuleDict()
-        for name, folds in moments.items():
-            made[name] = _empty(choice.kind, folds[0].first.shape[1], self._size(name)).to(self.world.device)
-            _fit(made[name], sum_of(folds) - folds[fold], choice, self.config.ridge)
+    def _fitted(self, moments: Mapping[str, Moments], choice: Choice) -> nn.ModuleDict:
+        """Return the statistics of features with these moments, by block."""
+        made = self.model.empty_statistics(choice.kind, self.images.image_size)
+        for name, module in made.items():
+            _fit(module, moments[name], choice, self.config.ridge)
         return made
 
     def normalise(self, selected: Mapping[str, Tensor], indexes: Tensor) -> dict[str, Tensor]:
@@ -191,8 +190,9 @@ class NormalStatistics:
     def _separation(self, choice: Choice, moments: Mapping[str, Sequence[Moments]], judged: Sequence[Judged]) -> float:
         """Return the image AUROC of probes by the distance alone, each image measured by folds without it."""
         scores: list[tuple[float, float]] = []
+        whole = {name: sum_of(folds) for name, folds in moments.items()}
         for fold in range(self.num_folds):
-            modules = self._without(fold, moments, choice)
+            modules = self._fitted(_without(whole, moments, fold), choice)
             mine = (one for one in judged if one.fold == fold)
             scores += [(self._score(one.normal, modules), self._score(one.probe, modules)) for one in mine]
         if not scores:
@@ -202,9 +202,6 @@ class NormalStatistics:
     def _score(self, features: Mapping[str, Tensor], modules: nn.ModuleDict) -> float:
         squares = [modules[name](values).square() for name, values in features.items()]
         return float(root_mean_square(squares, self.images.image_size).max())
-
-    def _size(self, name: str) -> tuple[int, int]:
-        return next(block for block in self.model.afs.blocks if block.name == name).size(self.images.image_size)
 
     def _selected(self, images: Sequence[Image]) -> dict[str, Tensor]:
         """Return AFS's features of images, not normalised, by block."""
@@ -244,10 +241,12 @@ class NormalStatistics:
 
 def sum_of(folds: Sequence[Moments]) -> Moments:
     """Return the moments of all folds together."""
-    whole = folds[0]
-    for fold in folds[1:]:
-        whole = whole + fold
-    return whole
+    return reduce(add, folds)
+
+
+def _without(whole: Mapping[str, Moments], moments: Mapping[str, Sequence[Moments]], fold: int) -> dict[str, Moments]:
+    """Return the moments of all folds but one, by block."""
+    return {name: whole[name] - folds[fold] for name, folds in moments.items()}
 
 
 def batched(items: Iterable[int], number: int) -> Iterator[list[int]]:
@@ -263,10 +262,6 @@ def _joined(mine: Moments, num_processes: int) -> Moments:
     count = sum(distributed.gather(mine.count))
     first, second = (distributed.mean(value) * num_processes for value in (mine.first, mine.second))
     return Moments(mine.origin, count, first, second)
-
-
-def _empty(kind: Kind, channels: int, size: tuple[int, int]) -> ChannelScale | PositionGaussian:
-    return ChannelScale(channels) if kind == "channel" else PositionGaussian(channels, size)
 
 
 def _fit(module: nn.Module, moments: Moments, choice: Choice, ridge: float) -> None:
