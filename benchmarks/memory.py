@@ -34,6 +34,7 @@ from realnet.data.index import Entry
 from realnet.data.registry import open_dataset
 from realnet.detection.maps import anomaly_maps
 from realnet.dry_run import rehearsal
+from realnet.evaluation.files import TestFiles
 from realnet.evaluation.scores import curves_of, score_split, summarise
 from realnet.evaluation.split import TestSplit
 from realnet.models.build import build_classifier, build_detector, build_diffusion, build_unet
@@ -194,7 +195,7 @@ def _metrics(case: Case, world: World) -> None:
     entries, runtime = [kinds[index % 2] for index in range(case.batch)], config.RuntimeConfig(num_workers=0)
     scores = score_split(
         _Noise(),  # type: ignore[arg-type]  # stands in for a detector
-        TestSplit(entries, Path(), image_size=(512, 512), runtime=runtime, world=world),
+        TestSplit(TestFiles(entries, Path(), (512, 512)), runtime=runtime, world=world),
         config=EvaluationConfig(batch_size=16),
         precision=world.precision,
     )

@@ -20,8 +20,8 @@ from realnet.config import RealNetConfig, load, paths
 from realnet.data.registry import open_dataset
 from realnet.detection.references import Nearest, PaDiM, Reference, ReferenceOutput
 from realnet.evaluation.references import ReferenceMaker, score_reference
+from realnet.evaluation.run import TestSplits
 from realnet.evaluation.scores import curves_of, summarise
-from realnet.evaluation.split import TestSplit
 from realnet.runtime.distributed import World, join_world
 
 METRICS = ("image_auroc", "pixel_auroc", "aupro")
@@ -77,13 +77,7 @@ def compare(name: str, seed: int, flags: argparse.Namespace, world: World) -> li
     config = load(RealNetConfig, paths.experiment(flags.dataset) / "realnet.yaml").model_copy(update={"seed": seed})
     dataset = open_dataset(flags.dataset)
     maker = ReferenceMaker(dataset, flags.class_name, config, world)
-    split = TestSplit(
-        dataset.index(flags.class_name).test,
-        dataset.image_root,
-        image_size=config.image_size,
-        runtime=config.runtime,
-        world=world,
-    )
+    split = TestSplits(dataset, flags.class_name, config, world).at(config.image_size)
     ours = maker.fit(name)
     torch.manual_seed(seed)
     rows = []

@@ -1,6 +1,7 @@
 """The files of a test split: each image, and the truth of its pixels, decoded to the sizes that are needed."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NotRequired, TypedDict
 
@@ -10,7 +11,7 @@ from torch.utils.data import Dataset
 
 from realnet.config import MaskRule
 from realnet.data.headers import image_size
-from realnet.data.images import Image, Mask, read_image, read_mask, resize_image
+from realnet.data.images import NON_ZERO, Image, Mask, read_image, read_mask, resize_image
 from realnet.data.index import Entry
 from realnet.data.regions import Regions, label_regions, resize_nearest, resize_regions
 from realnet.drawing.panels import panel_size
@@ -34,24 +35,29 @@ class TestItem(TypedDict):
     size: NotRequired[NDArray[np.int64]]
 
 
+@dataclass(frozen=True)
 class TestFiles(Dataset[TestItem]):
-    """The files of a test split, decoded by the workers of a DataLoader."""
+    """The files of a test split, decoded by the workers of a DataLoader.
+
+    Attributes:
+        entries: the test images.
+        image_root: folder that their filenames are relative to.
+        image_size: (H, W), the detector's input size.
+        mask_rule: which pixels of a mask file are defects.
+        mask_resize: ``evaluation.mask_resize`` of the config.
+        image_bits: bits that 16-bit values use (``read_image``).
+        with_pictures: also return the images that heatmaps and reports show.
+    """
 
     __test__ = False  # a class whose name pytest would collect
 
-    def __init__(
-        self,
-        entries: Sequence[Entry],
-        image_root: Path,
-        image_size: tuple[int, int],
-        mask_rule: MaskRule,
-        mask_resize: MaskResize,
-        image_bits: int,
-        with_pictures: bool,
-    ) -> None:
-        self.entries, self.image_root, self.image_size = entries, image_root, image_size
-        self.mask_rule, self.mask_resize, self.image_bits = mask_rule, mask_resize, image_bits
-        self.with_pictures = with_pictures
+    entries: Sequence[Entry]
+    image_root: Path
+    image_size: tuple[int, int]
+    mask_rule: MaskRule = NON_ZERO
+    mask_resize: MaskResize = "nearest"
+    image_bits: int = 16
+    with_pictures: bool = False
 
     def __len__(self) -> int:
         return len(self.entries)

@@ -13,6 +13,7 @@ from realnet.detection.calibration import Calibration
 from realnet.detection.checkpoints import Protocol, ReferenceName
 from realnet.detection.detector import Detector
 from realnet.drawing.heatmaps import Display
+from realnet.evaluation.files import TestFiles
 from realnet.evaluation.references import ReferenceMaker, score_reference
 from realnet.evaluation.results import (
     CheckpointResult,
@@ -44,17 +45,16 @@ class TestSplits:
     def at(self, image_size: tuple[int, int]) -> TestSplit:
         """Return the test split at an input size (H, W)."""
         if image_size not in self._by_size:
-            self._by_size[image_size] = TestSplit(
+            files = TestFiles(
                 self.dataset.index(self.class_name).test,
                 self.dataset.image_root,
-                image_size=image_size,
-                runtime=self._config.runtime,
-                world=self._world,
+                image_size,
                 mask_rule=self.dataset.config.masks,
                 mask_resize=self._config.evaluation.mask_resize,
                 image_bits=self.dataset.config.image_bits,
                 with_pictures=True,
             )
+            self._by_size[image_size] = TestSplit(files, runtime=self._config.runtime, world=self._world)
         return self._by_size[image_size]
 
 

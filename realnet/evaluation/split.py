@@ -5,7 +5,6 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,12 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-from realnet.config import MaskRule, RuntimeConfig
-from realnet.data.images import NON_ZERO, Image, normalise
-from realnet.data.index import Entry
+from realnet.config import RuntimeConfig
+from realnet.data.images import Image, normalise
 from realnet.drawing.panels import panel_size
 from realnet.drawing.thumbnails import THUMBNAIL_SIDE
-from realnet.evaluation.files import MaskResize, TestFiles
+from realnet.evaluation.files import TestFiles
 from realnet.runtime import distributed
 from realnet.runtime.distributed import World
 from realnet.runtime.progress import bar
@@ -68,34 +66,15 @@ class TestSplit:
     The first pass reads the files and keeps the decoded images in a temporary file, from which later passes read.
 
     Args:
-        entries: the test images.
-        image_root: folder that their filenames are relative to.
-        image_size: (H, W), the detector's input size.
+        files: the images and their masks.
         runtime: runtime settings of the config.
         world: this process; it reads every ``world.size``-th image.
-        mask_rule: which pixels of a mask file are defects.
-        mask_resize: ``evaluation.mask_resize`` of the config.
-        image_bits: bits that 16-bit values use (``read_image``).
-        with_pictures: also keep the images that heatmaps and reports show.
     """
 
     __test__ = False  # a class whose name pytest would collect
 
-    def __init__(
-        self,
-        entries: Sequence[Entry],
-        image_root: Path,
-        *,
-        image_size: tuple[int, int],
-        runtime: RuntimeConfig,
-        world: World,
-        mask_rule: MaskRule = NON_ZERO,
-        mask_resize: MaskResize = "nearest",
-        image_bits: int = 16,
-        with_pictures: bool = False,
-    ) -> None:
-        self.entries, self.image_size, self.with_pictures = list(entries), image_size, with_pictures
-        self.files = TestFiles(self.entries, image_root, image_size, mask_rule, mask_resize, image_bits, with_pictures)
+    def __init__(self, files: TestFiles, *, runtime: RuntimeConfig, world: World) -> None:
+        self.files, self.entries, self.image_size = files, files.entries, files.image_size
         self._runtime, self._world = runtime, world
         self._mine = range(world.rank, len(self.entries), world.size)
         self._stamps: list[object] = []
@@ -160,7 +139,7 @@ class TestSplit:
                 self._regions[part] = batch["regions"].numpy()
             else:
                 self._masks[part] = batch["mask"].numpy()
-            if self.with_pictures:
+            if self.files.with_pictures:
                 self._panels[part], self._canvases[part] = batch["panel"].numpy(), batch["canvas"].numpy()
                 self._sizes[part] = batch["size"].numpy()
             self._num_read = part.stop
@@ -174,7 +153,7 @@ class TestSplit:
             self._masks = np.zeros((number, *self.image_size), np.bool_)
 
     def _make_room(self) -> None:
-        number, shown = self.num_own, self.num_own if self.with_pictures else 0
+        number, shown = self.num_own, self.num_own if self.files.with_pictures else 0
         self._pixels = _spool((number, *self.image_size, 3))
         self._clear_truth(number)
         self._panels = _spool((shown, *panel_size(self.image_size), 3))

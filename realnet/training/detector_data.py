@@ -11,6 +11,7 @@ from realnet.data.images import NON_ZERO
 from realnet.data.index import Entry
 from realnet.data.registry import OpenDataset
 from realnet.detection.calibration import Examples, draw_examples, split_holdout
+from realnet.evaluation.files import TestFiles
 from realnet.evaluation.split import TestSplit
 from realnet.inspection.check import advise, require_sound
 from realnet.models import checkpoint
@@ -38,16 +39,15 @@ class DetectorData:
 
     def test_split(self, config: RealNetConfig, world: World) -> TestSplit:
         """Return the class's test images at the detector's input size."""
-        return TestSplit(
+        files = TestFiles(
             self.test,
             self.image_root,
-            image_size=config.image_size,
-            runtime=config.runtime,
-            world=world,
+            config.image_size,
             mask_rule=self.mask_rule,
             mask_resize=config.evaluation.mask_resize,
             image_bits=self.image_bits,
         )
+        return TestSplit(files, runtime=config.runtime, world=world)
 
     def draw_examples(self, entries: Sequence[Entry], config: RealNetConfig) -> Examples:
         """Return images to calibrate on, with local anomalies (:func:`calibration.draw_examples`)."""

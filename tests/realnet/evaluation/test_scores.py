@@ -10,6 +10,7 @@ from realnet.config import EvaluationConfig, RuntimeConfig
 from realnet.data.images import read_image, write_image
 from realnet.data.index import Entry
 from realnet.errors import UserError
+from realnet.evaluation.files import TestFiles
 from realnet.evaluation.run import notes_on
 from realnet.evaluation.scores import METRICS, ClassScores, Metric, curves_of, mean_over_classes, score_split, summarise
 from realnet.evaluation.split import TestSplit
@@ -36,7 +37,7 @@ def make_split(folder, number=5, world=ALONE, **changes):
         maskname = f"{index}_mask.png" if index == 1 else None
         entries.append(Entry(f"{index}.png", index % 2, "", "c", maskname))
     runtime = RuntimeConfig(num_workers=changes.pop("num_workers", 0))
-    return TestSplit(entries, folder, image_size=(16, 16), runtime=runtime, world=world, **changes)
+    return TestSplit(TestFiles(entries, folder, (16, 16), **changes), runtime=runtime, world=world)
 
 
 def scored(split, **changes):
@@ -104,7 +105,7 @@ def scratched(folder):
 
 def scratch_scores(folder, resolution="input", **changes):
     runtime = RuntimeConfig(num_workers=0)
-    split = TestSplit(scratched(folder), folder, image_size=(40, 40), runtime=runtime, world=ALONE, **changes)
+    split = TestSplit(TestFiles(scratched(folder), folder, (40, 40), **changes), runtime=runtime, world=ALONE)
     return scored(split, resolution=resolution)
 
 

@@ -9,6 +9,7 @@ from realnet.data.images import normalise, read_image, resize_image, write_image
 from realnet.data.index import Entry
 from realnet.drawing.thumbnails import thumbnail
 from realnet.errors import UserError
+from realnet.evaluation.files import TestFiles
 from realnet.evaluation.split import TestSplit, interleave
 
 SIZE = (32, 48)
@@ -30,7 +31,8 @@ def entries(tmp_path):
 
 
 def split_of(entries, root, **changes):
-    return TestSplit(entries, root, image_size=SIZE, runtime=RuntimeConfig(num_workers=0), world=ALONE, **changes)
+    files = TestFiles(entries, root, SIZE, **changes)
+    return TestSplit(files, runtime=RuntimeConfig(num_workers=0), world=ALONE)
 
 
 def test_images_and_their_truth(entries, tmp_path):
