@@ -27,7 +27,7 @@ class ImageCache:
     """
 
     def __init__(
-        self, files: Sequence[Path], image_size: tuple[int, int], *, bits: int = 16, budget_mib: int = CACHE_MIB
+        self, files: Sequence[Path], image_size: tuple[int, int], *, bits: int, budget_mib: int = CACHE_MIB
     ) -> None:
         self.files, self.image_size, self.bits, self.budget_mib = list(files), image_size, bits, budget_mib
         shape = (*image_size, 3)

@@ -34,12 +34,17 @@ class ChannelScale(nn.Module):
         self.register_buffer("deviation", torch.ones(channels))
 
     @torch.no_grad()
-    def fit(self, moments: Moments) -> "ChannelScale":
-        """Store mean and deviation over images and positions; return the module."""
+    def fit(self, moments: Moments, ridge: float) -> "ChannelScale":
+        """Store mean and deviation over images and positions; return the module.
+
+        A variance is at least ``ridge`` times the mean of all channels': a channel that hardly varies would outweigh
+        the others, and rounding may make its variance negative.
+        """
         mean = moments.mean()  # (P, C)
         spread = torch.diagonal(moments.covariance(), dim1=1, dim2=2).mean(dim=0)
+        variance = spread + mean.var(dim=0, correction=0)
         self.mean.copy_(mean.mean(dim=0))
-        self.deviation.copy_((spread + mean.var(dim=0, correction=0)).sqrt().clamp_min(1e-6))
+        self.deviation.copy_(variance.maximum(ridge * variance.mean()).clamp_min(1e-12).sqrt())
         return self
 
     def forward(self, features: Tensor) -> Tensor:

@@ -127,7 +127,7 @@ class DetectorTask:
             self.model,
             images,
             self.config.features,
-            held_out=ImageCache(held_out, self.config.image_size) if held_out else None,
+            held_out=ImageCache(held_out, self.config.image_size, bits=self.data.image_bits) if held_out else None,
             foreground=self.data.synthesizer.foreground,
             augment=augment,
             world=self.world,

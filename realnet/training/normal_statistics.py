@@ -28,6 +28,7 @@ from realnet.runtime import distributed
 from realnet.runtime.distributed import World
 from realnet.runtime.precision import in_float32
 from realnet.runtime.progress import bar
+from realnet.runtime.randomness import generator
 from realnet.training.normal_features import NormalFeatures
 from realnet.training.statistics_need import require_folds, require_memory
 
@@ -179,8 +180,8 @@ class NormalStatistics:
             members = range(fold, len(self.images), self.num_folds)
             for number in np.linspace(0, len(members) - 1, min(NUM_JUDGED, len(members))).astype(int):
                 image = self.images[members[number]]
-                generator = np.random.default_rng((PROBE_SEED, fold, number))
-                probe, mask = draw_probe(image, self.foreground, generator)
+                numbers = generator("normal statistics", PROBE_SEED, fold, int(number))
+                probe, mask = draw_probe(image, self.foreground, numbers)
                 if mask.any():
                     features = self._selected([image, probe])
                     normal, odd = ({name: f[i : i + 1] for name, f in features.items()} for i in (0, 1))
@@ -268,7 +269,7 @@ def _fit(module: nn.Module, moments: Moments, choice: Choice, ridge: float) -> N
     if isinstance(module, PositionGaussian):
         module.fit(moments.mean(), shrink(moments.covariance(), choice.shrinkage, ridge))
     elif isinstance(module, ChannelScale):
-        module.fit(moments)
+        module.fit(moments, ridge)
 
 
 def _text(choice: Choice) -> str:

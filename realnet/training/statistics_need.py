@@ -18,12 +18,16 @@ def require_folds(num_images: int, num_folds: int) -> None:
 
 
 def statistics_bytes(model: RealNet, image_size: tuple[int, int], num_folds: int) -> int:
-    """Return the bytes that ``position`` needs in training: matrices per position, for all images and each fold."""
+    """Return the bytes that ``position`` needs in training: matrices per position, by fold and for all images.
+
+    The held-out images are one more fold. A fold has its moments and its statistics, all images too, and the covariance
+    that is just being inverted is one more.
+    """
     matrices = 0
     for block in model.afs.blocks:
         height, width = block.size(image_size)
         matrices += height * width * block.num_channels**2
-    return (2 * num_folds + 2) * matrices * torch.float32.itemsize
+    return (2 * (num_folds + 2) + 1) * matrices * torch.float32.itemsize
 
 
 def require_memory(model: RealNet, image_size: tuple[int, int], num_folds: int, device: torch.device) -> int:

@@ -136,7 +136,7 @@ def test_the_cache_reads_each_file_once_within_its_budget(root, entries, monkeyp
     reads = []
     monkeypatch.setattr(cache_module, "read_image", lambda path, bits: reads.append(path.name) or read_image(path))
     files = [root / entry.filename for entry in entries]
-    cache = ImageCache(files, (256, 512), budget_mib=1)  # 384 KiB an image
+    cache = ImageCache(files, (256, 512), bits=16, budget_mib=1)  # 384 KiB an image
     assert cache.capacity == 2
     for _ in range(3):
         for index in range(3):
@@ -151,7 +151,7 @@ def test_forked_workers_share_the_cache(root, entries):
 
 
 def test_a_spawned_cache_is_its_own(root, entries):
-    cache = ImageCache([root / entry.filename for entry in entries], SIZE)
+    cache = ImageCache([root / entry.filename for entry in entries], SIZE, bits=16)
     before = cache[0]
     copy = pickle.loads(pickle.dumps(cache))
     assert copy.capacity == cache.capacity
@@ -176,7 +176,7 @@ def test_auto_foreground_is_reported_once(root, entries, caplog):
 
 
 def test_a_cached_image_is_whole_before_it_is_shown(root, entries):
-    cache = ImageCache([root / entry.filename for entry in entries], SIZE)
+    cache = ImageCache([root / entry.filename for entry in entries], SIZE, bits=16)
     told = []
 
     class Order:

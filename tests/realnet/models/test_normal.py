@@ -10,10 +10,18 @@ def test_channels_are_standardised_over_images_and_positions():
     features = torch.tensor([1.0, 100.0])[:, None, None] * torch.randn(200, 2, 3, 4, generator=generator) + 7
     moments = Moments.empty(features[0].flatten(1).T)
     moments.add(features)
-    scale = ChannelScale(2).fit(moments)
+    scale = ChannelScale(2).fit(moments, 1e-5)
     found = scale(features)
     assert found.mean(dim=(0, 2, 3)).abs().max() < 0.01
     assert found.std(dim=(0, 2, 3)).sub(1).abs().max() < 0.01
+
+
+@pytest.mark.parametrize("variance", [0.0, -1e-4])
+def test_a_channel_that_hardly_varies_does_not_outweigh_the_others(variance):
+    second = torch.diag(torch.tensor([variance, 4.0, 8.0]))[None]
+    moments = Moments(torch.zeros(1, 3), 2, torch.zeros(1, 3), second)
+    deviation = ChannelScale(3).fit(moments, 1e-3).deviation
+    assert torch.allclose(deviation, torch.tensor([0.004 + variance / 3e3, 4, 8]).sqrt())
 
 
 def test_squashing_keeps_every_order_and_keeps_normal_pixels_cold():

@@ -30,7 +30,7 @@ SETTINGS = tuple(word for setting in FEATURES for word in ("--set", setting))
 def statistics(*, number=None, held_out=False, **settings):
     model = build_detector(load(RealNetConfig, Path("experiments/tiny/realnet.yaml")))
     files = sorted(Path("data/tiny/images/weave/train/good").iterdir())
-    images, rest = ImageCache(files[:number], (32, 32)), ImageCache(files[number or 0 :], (32, 32))
+    images, rest = (ImageCache(part, (32, 32), bits=16) for part in (files[:number], files[number or 0 :]))
     config = FeatureConfig(**{"normalise": "position", "folds": 2, "shrinkage": 0.5, **settings})
     return NormalStatistics(
         model,
