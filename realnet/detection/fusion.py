@@ -7,6 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from itertools import product
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -26,7 +27,10 @@ logger = logging.getLogger("realnet")
 POOLS = (1, 4, 16)
 TOLERANCE = 0.04
 """Drawn probes rank choices whose figures are nearer to each other than this wrongly (docs/method.md, Fusion)."""
-UPPER_QUANTILE = 0.8413  # a Gaussian's mean plus one deviation
+BLUR_SIGMA = 8.0
+"""In pixels, of the centres and variances: few images say little of a single pixel."""
+PRIOR_IMAGES = 8
+"""The values that all pixels share count as much as this many images."""
 
 
 @torch.inference_mode()
@@ -51,13 +55,28 @@ def fit_fusion(model: RealNet, probes: Examples, *, config: RealNetConfig, world
     (maps,) = probes.measure(
         lambda batch: (signal_maps(model, batch, world),), config.evaluation.batch_size, description, world
     )
-    centres, uppers = np.quantile(maps.normal, [0.5, UPPER_QUANTILE], axis=(0, 2, 3))
-    scales = np.maximum(uppers - centres, 1e-6)
+    centres, scales = _normal_values(maps.normal)
     weights, score_weights = _choose_weights(maps, probes.masks, centres, scales, config)
     fusion = model.fusion
     fitted = {"centres": centres, "scales": scales, "weights": weights, "score_weights": score_weights}
     for name, values in fitted.items():
         fusion.get_buffer(name).copy_(torch.from_numpy(np.asarray(values, np.float32)))
+
+
+def _normal_values(maps: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return mean and deviation at each pixel, (K, H, W), of normal images' maps (N, K, H, W).
+
+    Both are drawn towards the values that all pixels share, the more so the fewer images there are.
+    """
+    share = len(maps) / (len(maps) + PRIOR_IMAGES)
+
+    def at_each_pixel(values: FloatArray) -> FloatArray:
+        blurred = [cv2.GaussianBlur(one, (0, 0), BLUR_SIGMA, borderType=cv2.BORDER_REPLICATE) for one in values]
+        return share * np.stack(blurred) + (1 - share) * values.mean(axis=(1, 2), keepdims=True)
+
+    centres = at_each_pixel(maps.mean(axis=0))
+    variances = at_each_pixel(np.square(maps - centres).mean(axis=0))
+    return centres, np.sqrt(variances).clip(1e-6)
 
 
 def _choose_weights(
@@ -72,7 +91,7 @@ def _choose_weights(
         logger.warning("WARNING: no probe fell on the object, or the maps hold NaN; all signals get the same weight")
         equal = np.full(len(SIGNALS), 1 / len(SIGNALS))
         return equal, equal
-    normal, probes = ((part - centres[:, None, None]) / scales[:, None, None] for part in maps)
+    normal, probes = ((part - centres) / scales for part in maps)
     images, pixels = {}, {}
     for chosen in product((0, 1), repeat=len(SIGNALS)):
         if any(chosen):

@@ -155,7 +155,7 @@ def build_detector(
         if config.features.normalise != "auto":  # training chooses for auto
             model.measure_by(config.features.normalise, config.image_size)
         if config.detector.fuse.position:
-            model.fuse_maps()
+            model.fuse_maps(config.image_size)
     model.check_image_size(config.image_size)
     return model
 

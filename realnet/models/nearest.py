@@ -17,8 +17,12 @@ STRIDES = (8, 16)
 
 
 def average_3x3(features: Tensor) -> Tensor:
-    """Average features (B, C, h, w) with their neighbours in a 3×3 window (PatchCore, Eq. 2)."""
-    return F.avg_pool2d(features, 3, stride=1, padding=1, count_include_pad=False)
+    """Average features (B, C, h, w) over a 3×3 window (PatchCore, Eq. 2); beyond the edges there are zeros.
+
+    Zeros lower the features at the edges, and their distances, which are large without a defect, too: the padding of
+    the backbone's convolutions disturbs them.
+    """
+    return F.avg_pool2d(features, 3, stride=1, padding=1)
 
 
 @torch.no_grad()

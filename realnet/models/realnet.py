@@ -95,12 +95,12 @@ class RealNet(nn.Module):
         self.nearest = nn.ModuleDict()
         self.fusion: Fusion | None = None
 
-    def fuse_maps(self) -> None:
-        """Join maps from now on, by a fusion and normal features that are still to be fitted or loaded."""
+    def fuse_maps(self, image_size: Sequence[int]) -> None:
+        """Join maps of (H, W) from now on, by a fusion and normal features that are still to be fitted or loaded."""
         self.nearest = nn.ModuleDict()
         for name, places in self._compared_channels().items():
             self.nearest[name] = NearestNeighbour(torch.zeros(MEMORY_ROWS, sum(end - start for start, end in places)))
-        self.fusion = Fusion()
+        self.fusion = Fusion(image_size)
 
     def measure_by(self, kind: Literal["none", "channel", "position"], image_size: Sequence[int]) -> None:
         """Normalise selected features from now on, by statistics that are still to be fitted or loaded."""

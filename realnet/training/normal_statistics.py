@@ -35,7 +35,7 @@ from realnet.training.statistics_need import require_folds, require_memory
 logger = logging.getLogger("realnet")
 
 Kind = Literal["channel", "position"]
-SHRINKAGES = (0.1, 0.5, 1.0)
+SHRINKAGES = (0.0, 0.1, 0.5, 1.0)  # of these, ``auto`` prefers the first
 TOLERANCE = 0.04
 """How much better the image AUROC of probes must be to give up the first choice for a later one: drawn probes rank
 nearer ones wrongly (docs/method.md, Normal statistics)."""

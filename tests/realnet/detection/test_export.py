@@ -165,7 +165,7 @@ def test_images_to_compare_on_are_the_given_ones_the_datasets_or_drawings(tiny):
 def test_a_map_joined_with_the_distance_from_normality_is_exported_too(tiny):
     model = tiny_detector.build()
     model.measure_by("position", (32, 32))
-    model.fuse_maps()
+    model.fuse_maps((32, 32))
     generator = torch.Generator().manual_seed(0)
     for nearest in model.nearest.values():
         nearest.memory.normal_(generator=generator)
