@@ -11,7 +11,8 @@ from realnet.data.images import Image, read_image
 from realnet.detection.detector import Detector, Prediction
 from realnet.errors import UserError
 from realnet.prediction.inputs import LeftOut
-from realnet.prediction.outputs import DEFAULT, FileVerdict, Picture, write_pictures
+from realnet.prediction.outputs import DEFAULT, FileVerdict, Kind, targets, write_pictures
+from realnet.reporting.predictions import entry_of_page
 from realnet.runtime import distributed
 from realnet.runtime.distributed import World
 
@@ -33,7 +34,7 @@ def predict_files(
     output: Path,
     *,
     threshold: float | None = None,
-    pictures: Collection[Picture] = DEFAULT,
+    kinds: Collection[Kind] = DEFAULT,
     batch_size: int = 8,
     world: World,
 ) -> Iterator[FileVerdict | LeftOut]:
@@ -49,7 +50,7 @@ def predict_files(
         root: folder of the images.
         output: gets the pictures of each file, at the file's own path.
         threshold: image threshold; None takes the calibrated one.
-        pictures: what is written of each image.
+        kinds: what is written of each image.
         batch_size: affects only speed and memory.
         world: this process.
 
@@ -61,9 +62,7 @@ def predict_files(
         for start in range(0, len(files), step):
             part = files[start : start + step]
             mine = part[world.rank :: world.size]
-            found = list(
-                _predict_batch(detector, mine, root, output, threshold=threshold, pictures=pictures, pool=pool)
-            )
+            found = list(_predict_batch(detector, mine, root, output, threshold=threshold, kinds=kinds, pool=pool))
             shares = distributed.gather(found)
             yield from (shares[i % len(shares)][i // len(shares)] for i in range(len(part)))
 
@@ -75,7 +74,7 @@ def _predict_batch(
     output: Path,
     *,
     threshold: float | None,
-    pictures: Collection[Picture],
+    kinds: Collection[Kind],
     pool: ThreadPoolExecutor,
 ) -> Iterator[FileVerdict | LeftOut]:
     def read(file: str) -> _Read | LeftOut:
@@ -101,13 +100,15 @@ def _predict_batch(
         start = time.perf_counter()
         image, prediction, seconds = found
         try:
-            write_pictures(prediction, image.image, image.file, output, pictures)
+            write_pictures(prediction, image.image, image.file, output, kinds)
             values = prediction.as_dict()
+            heatmap = targets(image.file, kinds).get("heatmaps")
+            entry = entry_of_page(image.file, image.image, prediction, heatmap) if "page" in kinds else ""
         except UserError as error:
             if getattr(error.__cause__, "errno", None) not in UNFIT_NAME:
                 raise
             return LeftOut(image.file, str(error))
-        return FileVerdict(image.file, values, seconds + time.perf_counter() - start)
+        return FileVerdict(image.file, values, seconds + time.perf_counter() - start, entry)
 
     scored = [score(found) for found in pool.map(read, files)]
     yield from pool.map(draw, scored)
