@@ -21,7 +21,7 @@ writes   --output (default: predictions/, or experiments/<dataset>/realnet_vis/<
          predictions.jsonl   the same, the size, the pixel threshold, and the regions: bounding box, area, peak and
                              mean score, polygon, in the photograph's pixels
          predictions.html    a page with every photograph, sorted and filtered; a slider moves the threshold; needs no
-                             network and no other file, and takes about 8 kB a photograph
+                             network and no other file, and has about 12 kB for a photograph
          and for each photograph, under its own path, a heatmap that outlines the defects (or what --save names)
 exit     1 if a file or folder could not be read, or a heatmap could not be written under its file's name (all other
          images are predicted), 2 if the input cannot be used
@@ -156,7 +156,7 @@ def _parser() -> ArgumentParser:
         type=int,
         default=8,
         metavar="N",
-        help="images processed at a time (default: 8); affects speed and memory, never a result",
+        help="images read ahead, and drawn, at a time (default: 8); affects speed and memory, never a result",
     )
     return parser
 

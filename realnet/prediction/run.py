@@ -2,10 +2,13 @@
 
 import errno
 import time
-from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice, zip_longest
 from pathlib import Path
+from typing import TypeVar
 
 from realnet.data.images import Image, read_image
 from realnet.detection.detector import Detector, Prediction
@@ -15,6 +18,9 @@ from realnet.prediction.outputs import DEFAULT, FileVerdict, Kind, targets, writ
 from realnet.reporting.predictions import entry_of_page
 from realnet.runtime import distributed
 from realnet.runtime.distributed import World
+
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
 
 UNFIT_NAME = {errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ}
 """Write errors that are due to the name of one picture, and do not affect the others."""
@@ -40,9 +46,9 @@ def predict_files(
 ) -> Iterator[FileVerdict | LeftOut]:
     """Predict the files, write pictures of each, and yield the verdicts in the order of the files.
 
-    ``batch_size`` threads read and draw as many images at a time, which are in memory together. Each image runs
-    through the network alone, so neither other images nor ``batch_size`` change a bit of its result. Several processes
-    share the files, and each process yields all verdicts.
+    While the network scores an image, threads read up to ``batch_size`` images ahead and draw as many before it. Each
+    image runs through the network alone, so neither other images nor ``batch_size`` change a bit of its result. Several
+    processes share the files, and each process yields all verdicts.
 
     Args:
         detector: detector of one class.
@@ -57,17 +63,38 @@ def predict_files(
     Raises:
         UserError: if a picture cannot be written, or the network gives NaN.
     """
-    step = batch_size * world.size
-    with ThreadPoolExecutor(batch_size) as pool:
-        for start in range(0, len(files), step):
-            part = files[start : start + step]
-            mine = part[world.rank :: world.size]
-            found = list(_predict_batch(detector, mine, root, output, threshold=threshold, kinds=kinds, pool=pool))
-            shares = distributed.gather(found)
-            yield from (shares[i % len(shares)][i // len(shares)] for i in range(len(part)))
+    with ThreadPoolExecutor(batch_size) as readers, ThreadPoolExecutor(batch_size) as writers:
+        mine = files[world.rank :: world.size]
+        found = _predict(
+            detector,
+            mine,
+            root,
+            output,
+            threshold=threshold,
+            kinds=kinds,
+            readers=readers,
+            writers=writers,
+            number=batch_size,
+        )
+        for _ in range(0, len(files), batch_size * world.size):
+            shares = distributed.gather(list(islice(found, batch_size)))
+            yield from (one for row in zip_longest(*shares) for one in row if one is not None)
 
 
-def _predict_batch(
+def _ahead(
+    pool: ThreadPoolExecutor, function: Callable[[ItemT], ResultT], items: Iterable[ItemT], number: int
+) -> Iterator[ResultT]:
+    """Yield the function's result for each item, in order, while the pool computes the next ones."""
+    begun: deque[Future[ResultT]] = deque()
+    for item in items:
+        begun.append(pool.submit(function, item))
+        if len(begun) > number:
+            yield begun.popleft().result()
+    while begun:
+        yield begun.popleft().result()
+
+
+def _predict(
     detector: Detector,
     files: Sequence[str],
     root: Path,
@@ -75,8 +102,12 @@ def _predict_batch(
     *,
     threshold: float | None,
     kinds: Collection[Kind],
-    pool: ThreadPoolExecutor,
+    readers: ThreadPoolExecutor,
+    writers: ThreadPoolExecutor,
+    number: int,
 ) -> Iterator[FileVerdict | LeftOut]:
+    """Read, score and draw the files: while one is scored, the next are read and the last ones drawn."""
+
     def read(file: str) -> _Read | LeftOut:
         start = time.perf_counter()
         try:
@@ -110,5 +141,4 @@ def _predict_batch(
             return LeftOut(image.file, str(error))
         return FileVerdict(image.file, values, seconds + time.perf_counter() - start, entry)
 
-    scored = [score(found) for found in pool.map(read, files)]
-    yield from pool.map(draw, scored)
+    return _ahead(writers, draw, map(score, _ahead(readers, read, files, number)), number)

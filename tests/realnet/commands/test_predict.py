@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import threading
 import tracemalloc
 from html import unescape
 from pathlib import Path
@@ -24,6 +25,7 @@ from realnet.detection.detector import Detector
 from realnet.drawing import panels
 from realnet.drawing.thumbnails import fit_peaks
 from realnet.errors import UserError
+from realnet.prediction import run
 from realnet.prediction.inputs import find_images
 from realnet.prediction.run import predict_files
 from realnet.runtime.distributed import join_world
@@ -271,6 +273,28 @@ def test_memory_does_not_grow_with_the_images(tiny):
     peak(2)
     few = peak(4)
     assert peak(24) < 1.2 * few
+
+
+def test_the_next_images_are_read_while_one_is_scored(tiny, monkeypatch):
+    detector = Detector.load(paths.output("tiny", "realnet", "checkpoints", "weave") / paths.LAST, device="cpu")
+    third_is_read, whole_read, whole_predict = threading.Event(), run.read_image, Detector.predict
+    files = ["good/000.png", "good/001.png", "hole/000.png", "stain/000.png"]
+
+    def read(path, bits):
+        if path.parent.name == "hole":
+            third_is_read.set()
+        return whole_read(path, bits)
+
+    def score(self, image, **how):
+        waited.append(third_is_read.wait(5))
+        return whole_predict(self, image, **how)
+
+    waited: list[bool] = []
+    monkeypatch.setattr(run, "read_image", read)
+    monkeypatch.setattr(Detector, "predict", score)
+    with join_world("cpu") as world:
+        found = list(predict_files(detector, files, TEST, Path("out"), batch_size=2, world=world))
+    assert [one.file for one in found] == files and waited == [True] * 4
 
 
 def test_images_without_a_usual_ending_are_known_by_their_content(tiny):
