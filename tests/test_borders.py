@@ -23,8 +23,8 @@ IMPORTS_OF = {
     "sdas": "config data drawing errors guided_diffusion models runtime",
     "detection": "anomalies config data drawing errors metrics models runtime",
     "evaluation": "config data detection drawing errors metrics models runtime",
-    "reporting": "config data detection drawing evaluation inspection metrics models runtime",
-    "prediction": "data detection drawing errors runtime",
+    "reporting": "config data detection drawing errors evaluation inspection metrics models runtime",
+    "prediction": "data detection drawing errors reporting runtime",
     "serving": "data detection errors",
     "preparation": "anomalies config data errors inspection runtime",
     "training": "anomalies config data detection errors evaluation guided_diffusion inspection metrics models runtime "

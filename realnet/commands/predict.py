@@ -1,11 +1,17 @@
 """Predict: verdicts, regions and heatmaps for photographs, without ground truth."""
 
-from collections.abc import Sequence
+from argparse import ArgumentParser
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from realnet.commands import cli
 from realnet.commands.cli import location
 from realnet.config import paths
+
+if TYPE_CHECKING:
+    from realnet.detection.detector import Detector
 
 EPILOG = """\
 reads    --detector FILE; or experiments/<dataset>/realnet_checkpoints/<class>/ckpt_last.pth, or else ckpt_best.pth (or
@@ -14,6 +20,8 @@ writes   --output (default: predictions/, or experiments/<dataset>/realnet_vis/<
          predictions.csv     file, score, threshold, verdict, seconds
          predictions.jsonl   the same, the size, the pixel threshold, and the regions: bounding box, area, peak and
                              mean score, polygon, in the photograph's pixels
+         predictions.html    a page with every photograph, sorted and filtered; a slider moves the threshold; needs no
+                             network and no other file, and has about 12 kB for a photograph
          and for each photograph, under its own path, a heatmap that outlines the defects (or what --save names)
 exit     1 if a file or folder could not be read, or a heatmap could not be written under its file's name (all other
          images are predicted), 2 if the input cannot be used
@@ -24,47 +32,14 @@ Outlines, masks and regions follow the image threshold: where --threshold moves 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Predict the images that the flags name; return the exit code."""
-    parser = cli.parser(__doc__, class_name=True, needs_dataset=False, epilog=EPILOG)
-    cli.add_detector(parser)
-    parser.add_argument(
-        "--input",
-        type=location,
-        nargs="+",
-        required=True,
-        metavar="PATH",
-        help="images, folders of images, patterns ('day*/**/*.png'), or - for paths on standard input",
-    )
-    parser.add_argument("--output", type=location, metavar="DIR", help="where the verdicts and pictures go")
-    parser.add_argument(
-        "--save",
-        nargs="*",
-        choices=("heatmaps", "masks", "maps", "overlays"),
-        default=["heatmaps"],
-        help="what to write of each photograph (default: heatmaps; none: only verdicts): the photograph beside its "
-        "heatmap; masks as PNG; anomaly maps as float32 NPY; overlays at the photograph's size",
-    )
-    parser.add_argument(
-        "--threshold", type=float, metavar="T", help="threshold on the image score, instead of the calibrated one"
-    )
-    parser.add_argument("--checkpoint", type=location, metavar="FILE", help="a detector of the class, not its own")
-    parser.add_argument(
-        "--runtime", choices=("openvino", "onnxruntime"), help="runs an ONNX file (default: the fastest installed)"
-    )
-    parser.add_argument(
-        "--batch_size",
-        type=int,
-        default=8,
-        metavar="N",
-        help="images processed at a time (default: 8); affects speed and memory, never a result",
-    )
-    flags = parser.parse_args(arguments)
+    flags = _parser().parse_args(arguments)
     config = cli.load_config_of_use(flags)
 
     from realnet.detection.detector import Detector
     from realnet.dry_run import plan
     from realnet.errors import UserError
     from realnet.prediction.inputs import find_images
-    from realnet.prediction.outputs import PREDICTIONS, REGIONS, protect_files, write_predictions
+    from realnet.prediction.outputs import protect_files, write_predictions
     from realnet.prediction.run import predict_files
     from realnet.runtime.distributed import join_world, plan_world
     from realnet.runtime.lock import one_run
@@ -87,42 +62,103 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     with join_world(flags.device, number_format) as world, console(world.is_main), one_run(output, world):
         detector = Detector.load(path, device=world.device, **known)
+        about = [f"detector   {path}, in {detector.runtime.name}", *_threshold_line(detector, flags.threshold)]
         verdicts = predict_files(
             detector,
             found.files,
             found.root,
             output,
             threshold=flags.threshold,
-            pictures=flags.save,
+            kinds=flags.save,
             batch_size=flags.batch_size,
             world=world,
         )
-        description = detector.class_name or path.stem
-        shown = bar(verdicts, total=len(found.files), description=description, is_main=world.is_main)
-        summary = write_predictions(shown, output, world)
+        title = detector.class_name or path.stem
+        shown = bar(verdicts, total=len(found.files), description=title, is_main=world.is_main)
+        page = _page(title, about, detector, flags.threshold) if "page" in flags.save else None
+        summary = write_predictions(shown, output, world, page=page)
+    reasons = [one.reason for one in (*found.left_out, *summary.left_out)]
+    cli.close(
+        world.is_main,
+        *_counts(summary.verdicts),
+        *filter(None, [found.passed_over_text()]),
+        *([f"{len(reasons):>6} left out", *reasons] if reasons else []),
+        *about,
+        *_written(output, flags.save),
+    )
+    return 1 if reasons else 0
 
-    threshold, source = flags.threshold, "given"
-    if threshold is None and detector.calibration is not None:
-        threshold, source = detector.calibration.image_threshold, "calibrated"
+
+def _counts(verdicts: Mapping[str | None, int]) -> list[str]:
     names = {
         "defect": "defect",
         "normal": "normal",
         None: "without a verdict: the detector stores no threshold; give --threshold",
     }
-    counts = [f"{number:>6} {names[verdict]}" for verdict, number in sorted(summary.verdicts.items(), key=str)]
-    reasons = [one.reason for one in (*found.left_out, *summary.left_out)]
-    cli.close(
-        world.is_main,
-        *counts,
-        *filter(None, [found.passed_over_text()]),
-        *([f"{len(reasons):>6} left out", *reasons] if reasons else []),
-        f"detector   {path}, in {detector.runtime.name}",
-        *([f"threshold  {threshold:.4g} ({source})"] if threshold is not None else []),
+    return [f"{number:>6} {names[verdict]}" for verdict, number in sorted(verdicts.items(), key=str)]
+
+
+def _threshold_line(detector: "Detector", given: float | None) -> list[str]:
+    if given is not None:
+        return [f"threshold  {given:.4g} (given)"]
+    calibration = detector.calibration
+    return [f"threshold  {calibration.image_threshold:.4g} (calibrated)"] if calibration else []
+
+
+def _page(title: str, about: Sequence[str], detector: "Detector", threshold: float | None) -> str:
+    """Return the start of the page."""
+    from realnet.reporting.predictions import start_of_page
+
+    made = f"predicted  {datetime.now().astimezone().isoformat(' ', 'minutes')}"
+    return start_of_page(f"Predictions: {title}", [made, *about], detector.display(threshold))
+
+
+def _written(output: Path, kinds: Sequence[str]) -> list[str]:
+    from realnet.prediction.outputs import PAGE, PREDICTIONS, REGIONS
+
+    places = {"page": output / PAGE, "heatmaps": output}
+    return [
         f"verdicts   {output / PREDICTIONS}",
         f"regions    {output / REGIONS}",
-        *(f"{kind:<10} {output if kind == 'heatmaps' else output / kind}" for kind in flags.save),
+        *(f"{kind:<10} {places.get(kind, output / kind)}" for kind in kinds),
+    ]
+
+
+def _parser() -> ArgumentParser:
+    parser = cli.parser(__doc__, class_name=True, needs_dataset=False, epilog=EPILOG)
+    cli.add_detector(parser)
+    parser.add_argument(
+        "--input",
+        type=location,
+        nargs="+",
+        required=True,
+        metavar="PATH",
+        help="images, folders of images, patterns ('day*/**/*.png'), or - for paths on standard input",
     )
-    return 1 if reasons else 0
+    parser.add_argument("--output", type=location, metavar="DIR", help="where the verdicts and pictures go")
+    parser.add_argument(
+        "--save",
+        nargs="*",
+        choices=("page", "heatmaps", "masks", "maps", "overlays"),
+        default=["page", "heatmaps"],
+        help="what to write beside the verdicts (default: page heatmaps; nothing: only verdicts): the page; of each "
+        "photograph, itself beside its heatmap; masks as PNG; anomaly maps as float32 NPY; overlays at its size",
+    )
+    parser.add_argument(
+        "--threshold", type=float, metavar="T", help="threshold on the image score, instead of the calibrated one"
+    )
+    parser.add_argument("--checkpoint", type=location, metavar="FILE", help="a detector of the class, not its own")
+    parser.add_argument(
+        "--runtime", choices=("openvino", "onnxruntime"), help="runs an ONNX file (default: the fastest installed)"
+    )
+    parser.add_argument(
+        "--batch_size",
+        type=int,
+        default=8,
+        metavar="N",
+        help="images read ahead, and drawn, at a time (default: 8); affects speed and memory, never a result",
+    )
+    return parser
 
 
 def _default_output(dataset: str | None, class_name: str | None) -> Path:

@@ -26,31 +26,39 @@ _MARKER = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")
 """In a JPEG's coded data: any marker but the stuffing and the restarts, which belong to the data."""
 _END = 0xD9
 NO_RANGE = (
-    "{path} holds {dtype} values, of which nobody knows the range; convert it to 8 or 16 bits, such as with "
+    "{name} holds {dtype} values, of which nobody knows the range; convert it to 8 or 16 bits, such as with "
     "cv2.imwrite(name, (255 * (x - low) / (high - low)).astype('uint8'))"
 )
 
 
-def decode(path: Path, flags: int) -> NDArray[Any]:
-    """Return the pixels of an image file, (H, W) or (H, W, C) in OpenCV's order, as its flags ask for them.
+def decode(source: Path | bytes, flags: int) -> NDArray[Any]:
+    """Return the pixels of an image, (H, W) or (H, W, C) in OpenCV's order, as its flags ask for them.
 
     Of a file with several pages, the first; the first such file in a folder is named in a warning.
+
+    Args:
+        source: path of the image's file, or the file's bytes.
+        flags: OpenCV's ``IMREAD_`` flags.
 
     Raises:
         UserError: if the file is missing, unreadable or truncated, or holds values without a known range; names it.
     """
+    data = source if isinstance(source, bytes) else _read(source)
+    pixels = _try(data, flags)
+    if pixels is None or pixels.dtype not in (np.uint8, np.uint16):
+        raise UserError(_reason("the photograph" if isinstance(source, bytes) else str(source), data))
+    if isinstance(source, Path) and has_pages(data):
+        _warn_of_pages(source.parent, source.name)
+    return pixels
+
+
+def _read(path: Path) -> bytes:
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise UserError(
             f"cannot read the image {path}: {error.strerror}; check the path and its permissions"
         ) from error
-    pixels = _try(data, flags)
-    if pixels is None or pixels.dtype not in (np.uint8, np.uint16):
-        raise UserError(_reason(path, data))
-    if has_pages(data):
-        _warn_of_pages(path.parent, path.name)
-    return pixels
 
 
 def is_truncated(data: bytes) -> bool:
@@ -107,15 +115,15 @@ def _try(data: bytes, flags: int) -> NDArray[Any] | None:
     return None
 
 
-def _reason(path: Path, data: bytes) -> str:
-    """Return why a file cannot be used, and what to do."""
+def _reason(name: str, data: bytes) -> str:
+    """Return why an image cannot be used, and what to do."""
     pixels = _try(data, cv2.IMREAD_UNCHANGED)
     if pixels is not None:
-        return NO_RANGE.format(path=path, dtype=pixels.dtype)
+        return NO_RANGE.format(name=name, dtype=pixels.dtype)
     if data[4:8] == b"ftyp" and data[8:11] in {b"hei", b"mif", b"hev"}:
-        return f"{path} is a HEIC photograph, which OpenCV cannot read; convert it to JPEG or PNG"
+        return f"{name} is a HEIC photograph, which OpenCV cannot read; convert it to JPEG or PNG"
     return (
-        f"{path} ({len(data)} bytes) is truncated, or not an image that OpenCV can read (2^30 pixels at most); "
+        f"{name} ({len(data)} bytes) is truncated, or not an image that OpenCV can read (2^30 pixels at most); "
         "replace the file or remove it"
     )
 

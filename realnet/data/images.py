@@ -31,8 +31,8 @@ _NORMALISE = [(1 / (255 * std), -mean / std) for mean, std in zip(IMAGENET_MEAN,
 _SIGN = [(1 / 127.5, -1.0)] * 3
 
 
-def read_image(path: Path, bits: int = 16) -> Image:
-    """Read any image file as 8-bit RGB (H, W, 3), rotated according to its EXIF orientation.
+def read_image(source: Path | bytes, bits: int = 16) -> Image:
+    """Read any image, a file or its bytes, as 8-bit RGB (H, W, 3), rotated according to its EXIF orientation.
 
     Grey images get three equal channels, and transparency is dropped. Of 16-bit values, the upper 8 of the ``bits`` in
     use remain; larger values become 255.
@@ -42,8 +42,8 @@ def read_image(path: Path, bits: int = 16) -> Image:
             message names it.
     """
     if bits == 16:
-        return cv2.cvtColor(decode(path, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
-    pixels = decode(path, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+        return cv2.cvtColor(decode(source, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    pixels = decode(source, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     return cv2.cvtColor(to_8_bits(pixels, bits), cv2.COLOR_BGR2RGB)
 
 

@@ -20,7 +20,7 @@ from realnet.detection.loading import calibration_of, config_of, load_network
 from realnet.detection.maps import DIVERGED
 from realnet.detection.regions import Region, find_regions
 from realnet.detection.runtimes import READERS, Runtime, TorchRuntime, open_exported
-from realnet.drawing.heatmaps import overlay
+from realnet.drawing.heatmaps import Display, overlay
 from realnet.errors import UserError
 from realnet.models import checkpoint
 from realnet.models.checkpoint import Checkpoint
@@ -208,6 +208,15 @@ class Detector:
             raise UserError(f"an exported detector ({self.runtime.name}) has no torch network; give its checkpoint")
         return self.runtime
 
+    def display(self, threshold: float | None = None) -> Display:
+        """Return the thresholds and the colour scale that go with an image threshold; None takes the calibrated one."""
+        calibration = self.calibration
+        if threshold is None and calibration is not None:
+            threshold = calibration.image_threshold
+        return Display(
+            threshold, pixel_threshold(threshold, calibration), calibration.display_scale if calibration else 1.0
+        )
+
     @overload
     def predict(  # type: ignore[overload-overlap]  # a path given as str is a sequence of str too
         self, images: ImageInput, *, threshold: float | None = None
@@ -251,16 +260,14 @@ class Detector:
         score = float(scores[0])
         if not np.isfinite(score):
             raise UserError(f"the detector gives NaN: {DIVERGED}")
-        calibration = self.calibration
-        if threshold is None and calibration is not None:
-            threshold = calibration.image_threshold
+        display = self.display(threshold)
         height, width = image.shape[:2]
         full = cv2.resize(anomaly_map[0], (width, height), interpolation=cv2.INTER_LINEAR)
         return Prediction(
             image_score=score,
             anomaly_map=full,
-            threshold=threshold,
-            pixel_threshold=pixel_threshold(threshold, calibration),
-            display_scale=calibration.display_scale if calibration else 1.0,
+            threshold=display.threshold,
+            pixel_threshold=display.pixel_threshold,
+            display_scale=display.scale,
             image=image,
         )

@@ -1,10 +1,10 @@
-"""What a prediction writes: pictures of each image, ``predictions.csv`` and ``predictions.jsonl``."""
+"""What a prediction writes: pictures of each image, ``predictions.csv``, ``predictions.jsonl``, and the page."""
 
 import csv
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TextIO
@@ -20,16 +20,12 @@ from realnet.prediction.inputs import LeftOut
 from realnet.runtime.distributed import World
 from realnet.runtime.files import refusing
 
-Picture = Literal["heatmaps", "masks", "maps", "overlays"]
-PICTURES: Mapping[Picture, str] = {
-    "heatmaps": "the photograph beside its heatmap",
-    "masks": "the defects' pixels as PNG, 0 and 255",
-    "maps": "the anomaly map as NPY, float32",
-    "overlays": "the heatmap over the photograph, at its size, as PNG",
-}
-"""What can be written of each image; heatmaps lie in the output folder, the others in a folder of their name."""
-DEFAULT: tuple[Picture, ...] = ("heatmaps",)
-PREDICTIONS, REGIONS = "predictions.csv", "predictions.jsonl"
+Kind = Literal["page", "heatmaps", "masks", "maps", "overlays"]
+"""What can be written beside the verdicts: the page of all images; and of each image the photograph beside its heatmap,
+the defects' pixels as PNG (0 and 255), the anomaly map as NPY (float32), and the heatmap over the photograph as PNG.
+Heatmaps lie in the output folder, the other pictures in a folder of their name."""
+DEFAULT: tuple[Kind, ...] = ("page", "heatmaps")
+PREDICTIONS, REGIONS, PAGE = "predictions.csv", "predictions.jsonl", "predictions.html"
 COLUMNS = ("file", "image_score", "threshold", "verdict", "seconds")
 LARGEST_SIDE = 1024
 """Longer side (px) that larger heatmaps are shrunk to."""
@@ -43,11 +39,13 @@ class FileVerdict:
         file: path relative to the folder of the images.
         values: as :meth:`Prediction.as_dict`.
         seconds: the time to read, score and draw this image.
+        entry: its element of the page; "" without a page.
     """
 
     file: str
     values: Mapping[str, Any]
     seconds: float
+    entry: str
 
     @property
     def verdict(self) -> str | None:
@@ -63,23 +61,24 @@ class Summary:
     left_out: Sequence[LeftOut]
 
 
-def targets(file: str, pictures: Collection[Picture]) -> dict[Picture, Path]:
+def targets(file: str, kinds: Collection[Kind]) -> dict[Kind, Path]:
     """Return where the pictures of an image go, relative to the output folder."""
     name = Path(heatmap_name(file))
     return {
         kind: name if kind == "heatmaps" else Path(kind) / (name.with_suffix(".npy") if kind == "maps" else name)
-        for kind in pictures
+        for kind in kinds
+        if kind != "page"
     }
 
 
-def protect_files(root: Path, files: Sequence[str], output: Path, pictures: Collection[Picture] = DEFAULT) -> None:
+def protect_files(root: Path, files: Sequence[str], output: Path, kinds: Collection[Kind] = DEFAULT) -> None:
     """Check that pictures replace nothing but the pictures of an earlier prediction, nor each other.
 
     Args:
         root: folder of the images.
         files: paths of the images relative to ``root``.
         output: folder of the pictures; if it holds ``predictions.csv``, an earlier prediction wrote its files.
-        pictures: what is written of each image.
+        kinds: what is written of each image.
 
     Raises:
         UserError: if ``output`` is the images' own folder, or a picture would replace another file.
@@ -88,7 +87,7 @@ def protect_files(root: Path, files: Sequence[str], output: Path, pictures: Coll
         raise UserError(f"--output {output} is the folder of the images; give heatmaps a folder of their own")
     inputs = {_identity(root / file) for file in files}
     is_own = (output / PREDICTIONS).is_file()
-    paths = [output / target for file in files for target in targets(file, pictures).values()]
+    paths = [output / target for file in files for target in targets(file, kinds).values()]
     found = ((path, _identity(path)) for path in paths)
     lost = [str(path) for path, identity in found if identity is not None and (identity in inputs or not is_own)]
     if lost:
@@ -110,15 +109,13 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def write_pictures(
-    prediction: Prediction, image: Image, file: str, output: Path, pictures: Collection[Picture]
-) -> None:
+def write_pictures(prediction: Prediction, image: Image, file: str, output: Path, kinds: Collection[Kind]) -> None:
     """Write pictures of an image under ``output``.
 
     Raises:
         UserError: if one cannot be written.
     """
-    for kind, target in targets(file, pictures).items():
+    for kind, target in targets(file, kinds).items():
         path = output / target
         match kind:
             case "heatmaps":
@@ -144,34 +141,56 @@ def _panel(image: Image, prediction: Prediction) -> Image:
     )
 
 
-def write_predictions(found: Iterable[FileVerdict | LeftOut], output: Path, world: World) -> Summary:
-    """Write both files line by line as the verdicts come, on the main process, and count them.
+def write_predictions(
+    found: Iterable[FileVerdict | LeftOut], output: Path, world: World, *, page: str | None = None
+) -> Summary:
+    """Write the files line by line as the verdicts come, on the main process, and count them.
+
+    Args:
+        found: the verdicts.
+        output: folder of the files.
+        world: this process.
+        page: start of the page; None writes none.
 
     Raises:
         UserError: if they cannot be written.
     """
     verdicts: Counter[str | None] = Counter()
     left_out: list[LeftOut] = []
-    with _tables(output) if world.is_main else nullcontext() as tables:
+    with _writer(output, page) if world.is_main else nullcontext(_discard) as write:
         for one in found:
             if isinstance(one, LeftOut):
                 left_out.append(one)
-                continue
-            verdicts[one.verdict] += 1
-            if tables is not None:
-                rows, lines = tables
-                values = {"file": one.file, **one.values, "seconds": one.seconds}
-                rows.writerow({name: values[name] for name in COLUMNS})
-                lines.write(f"{json.dumps({**values, 'file': printable(one.file)})}\n")
+            else:
+                verdicts[one.verdict] += 1
+                write(one)
     return Summary(verdicts, left_out)
 
 
 @contextmanager
-def _tables(folder: Path) -> Iterator[tuple["csv.DictWriter[str]", TextIO]]:
-    with _opened(folder / REGIONS) as lines, _opened(folder / PREDICTIONS) as table:
+def _writer(folder: Path, page: str | None) -> Iterator[Callable[[FileVerdict], None]]:
+    """Open the files of a prediction, and yield what adds a verdict to each."""
+    with ExitStack() as opened:
+        lines, table = (opened.enter_context(_opened(folder / name)) for name in (REGIONS, PREDICTIONS))
         rows = csv.DictWriter(table, COLUMNS, lineterminator="\n")
         rows.writeheader()
-        yield rows, lines
+        entries = None
+        if page is not None:
+            entries = opened.enter_context(_opened(folder / PAGE))
+            entries.write(page)
+
+        def write(one: FileVerdict) -> None:
+            values = {"file": one.file, **one.values, "seconds": one.seconds}
+            if entries is not None:
+                entries.write(one.entry)
+            lines.write(f"{json.dumps({**values, 'file': printable(one.file)})}\n")
+            rows.writerow({name: values[name] for name in COLUMNS})
+
+        yield write
+
+
+def _discard(_: FileVerdict) -> None:
+    """Write nothing: the main process writes."""
 
 
 @contextmanager

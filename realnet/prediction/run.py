@@ -2,18 +2,25 @@
 
 import errno
 import time
-from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice, zip_longest
 from pathlib import Path
+from typing import TypeVar
 
 from realnet.data.images import Image, read_image
 from realnet.detection.detector import Detector, Prediction
 from realnet.errors import UserError
 from realnet.prediction.inputs import LeftOut
-from realnet.prediction.outputs import DEFAULT, FileVerdict, Picture, write_pictures
+from realnet.prediction.outputs import DEFAULT, FileVerdict, Kind, targets, write_pictures
+from realnet.reporting.predictions import entry_of_page
 from realnet.runtime import distributed
 from realnet.runtime.distributed import World
+
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
 
 UNFIT_NAME = {errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ}
 """Write errors that are due to the name of one picture, and do not affect the others."""
@@ -33,15 +40,15 @@ def predict_files(
     output: Path,
     *,
     threshold: float | None = None,
-    pictures: Collection[Picture] = DEFAULT,
+    kinds: Collection[Kind] = DEFAULT,
     batch_size: int = 8,
     world: World,
 ) -> Iterator[FileVerdict | LeftOut]:
     """Predict the files, write pictures of each, and yield the verdicts in the order of the files.
 
-    ``batch_size`` threads read and draw as many images at a time, which are in memory together. Each image runs
-    through the network alone, so neither other images nor ``batch_size`` change a bit of its result. Several processes
-    share the files, and each process yields all verdicts.
+    While the network scores an image, threads read up to ``batch_size`` images ahead and draw as many before it. Each
+    image runs through the network alone, so neither other images nor ``batch_size`` change a bit of its result. Several
+    processes share the files, and each process yields all verdicts.
 
     Args:
         detector: detector of one class.
@@ -49,35 +56,58 @@ def predict_files(
         root: folder of the images.
         output: gets the pictures of each file, at the file's own path.
         threshold: image threshold; None takes the calibrated one.
-        pictures: what is written of each image.
+        kinds: what is written of each image.
         batch_size: affects only speed and memory.
         world: this process.
 
     Raises:
         UserError: if a picture cannot be written, or the network gives NaN.
     """
-    step = batch_size * world.size
-    with ThreadPoolExecutor(batch_size) as pool:
-        for start in range(0, len(files), step):
-            part = files[start : start + step]
-            mine = part[world.rank :: world.size]
-            found = list(
-                _predict_batch(detector, mine, root, output, threshold=threshold, pictures=pictures, pool=pool)
-            )
-            shares = distributed.gather(found)
-            yield from (shares[i % len(shares)][i // len(shares)] for i in range(len(part)))
+    with ThreadPoolExecutor(batch_size) as readers, ThreadPoolExecutor(batch_size) as writers:
+        mine = files[world.rank :: world.size]
+        found = _predict(
+            detector,
+            mine,
+            root,
+            output,
+            threshold=threshold,
+            kinds=kinds,
+            readers=readers,
+            writers=writers,
+            number=batch_size,
+        )
+        for _ in range(0, len(files), batch_size * world.size):
+            shares = distributed.gather(list(islice(found, batch_size)))
+            yield from (one for row in zip_longest(*shares) for one in row if one is not None)
 
 
-def _predict_batch(
+def _ahead(
+    pool: ThreadPoolExecutor, function: Callable[[ItemT], ResultT], items: Iterable[ItemT], number: int
+) -> Iterator[ResultT]:
+    """Yield the function's result for each item, in order, while the pool computes the next ones."""
+    begun: deque[Future[ResultT]] = deque()
+    for item in items:
+        begun.append(pool.submit(function, item))
+        if len(begun) > number:
+            yield begun.popleft().result()
+    while begun:
+        yield begun.popleft().result()
+
+
+def _predict(
     detector: Detector,
     files: Sequence[str],
     root: Path,
     output: Path,
     *,
     threshold: float | None,
-    pictures: Collection[Picture],
-    pool: ThreadPoolExecutor,
+    kinds: Collection[Kind],
+    readers: ThreadPoolExecutor,
+    writers: ThreadPoolExecutor,
+    number: int,
 ) -> Iterator[FileVerdict | LeftOut]:
+    """Read, score and draw the files: while one is scored, the next are read and the last ones drawn."""
+
     def read(file: str) -> _Read | LeftOut:
         start = time.perf_counter()
         try:
@@ -101,13 +131,14 @@ def _predict_batch(
         start = time.perf_counter()
         image, prediction, seconds = found
         try:
-            write_pictures(prediction, image.image, image.file, output, pictures)
+            write_pictures(prediction, image.image, image.file, output, kinds)
             values = prediction.as_dict()
+            heatmap = targets(image.file, kinds).get("heatmaps")
+            entry = entry_of_page(image.file, image.image, prediction, heatmap) if "page" in kinds else ""
         except UserError as error:
             if getattr(error.__cause__, "errno", None) not in UNFIT_NAME:
                 raise
             return LeftOut(image.file, str(error))
-        return FileVerdict(image.file, values, seconds + time.perf_counter() - start)
+        return FileVerdict(image.file, values, seconds + time.perf_counter() - start, entry)
 
-    scored = [score(found) for found in pool.map(read, files)]
-    yield from pool.map(draw, scored)
+    return _ahead(writers, draw, map(score, _ahead(readers, read, files, number)), number)

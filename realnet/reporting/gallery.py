@@ -90,7 +90,7 @@ def _card(item: Item, display: Display) -> str:
     return (
         f'<article class="card {error}" data-kind="{escape(item.kind)}" data-error="{error}"><header>'
         f'<b>{escape(item.name)}</b><i>{escape(item.kind)} · {item.score:.4f}<span class="verdict">{verdict}</span></i>'
-        f'</header><div class="tiles">{"".join(_tiles(item, display))}</div></article>\n'
+        f'</header><div class="tiles" data-turns>{"".join(_tiles(item, display))}</div></article>\n'
     )
 
 

@@ -14,6 +14,7 @@ from realnet.drawing.heatmaps import Display
 from realnet.metrics.curves import CurvePoints
 from realnet.reporting import charts
 from realnet.reporting.charts import OF_IMAGES, OF_PIXELS, Line
+from realnet.reporting.document import page_start, script
 from realnet.reporting.gallery import Item, error_of, gallery_parts
 from realnet.runtime.files import whole_file
 
@@ -26,7 +27,6 @@ TITLES = {
     "pixel_f1_max": "pixel F1-max",
     "aupro": "AUPRO",
 }
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 
 @dataclass(frozen=True)
@@ -116,19 +116,11 @@ def write_report(path: Path, report: ReportData) -> None:
 def _write_page(page: TextIO, report: ReportData) -> None:
     names = [one.class_name for one in report.classes]
     title = f"{report.dataset} – {names[0]}" if len(names) == 1 else f"{report.dataset} – {len(names)} classes"
-    page.write(f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>')
-    page.write(f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">')
-    page.write('<meta name="viewport" content="width=device-width, initial-scale=1">')
-    page.write(f"<style>{_beside('report.css')}</style></head><body>\n<h1>{escape(title)}</h1>")
-    page.writelines(f'<p class="quiet">{escape(note)}</p>' for note in report.notes)
+    page.write(page_start(title, report.notes))
     page.writelines(_table(table) for table in report.tables)
     for number, one in enumerate(report.classes):
         page.writelines(_class_parts(one, f"class-{number}"))
-    page.write(f"<script>{_beside('report.js')}</script></body></html>\n")
-
-
-def _beside(name: str) -> str:
-    return Path(__file__).with_name(name).read_text(encoding="utf-8")
+    page.write(f"{script('gallery.js', 'enlarge.js')}</body></html>\n")
 
 
 def _table(table: ResultTable) -> str:

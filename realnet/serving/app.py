@@ -2,11 +2,11 @@
 
 import asyncio
 import base64
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -19,6 +19,7 @@ from realnet.errors import UserError
 from realnet.serving.counters import Counters
 from realnet.serving.uploads import TooLarge, decode, require_image, unwrap
 
+ResultT = TypeVar("ResultT")
 PAGE = Path(__file__).with_name("page.html")
 MAP_SIDE = 512
 """Longest side of the anomaly map that the page gets, in pixels."""
@@ -62,7 +63,7 @@ def create_app(detectors: Mapping[str, Detector], limits: Limits | None = None) 
         try:
             require_image(content_type)
             body = await asyncio.wait_for(_read(request, limit.num_bytes), limit.seconds)
-            with queue.place(), counters.timed():
+            with counters.timed():
                 return await queue.run(_judge, detectors[chosen], body, content_type, limit.num_pixels, picture)
         except TooLarge as error:
             raise HTTPException(413, str(error)) from error
@@ -97,23 +98,23 @@ class _Queue:
     """Lets one photograph at a time through the network, and a bounded number wait."""
 
     def __init__(self, longest: int) -> None:
-        self.waiting, self._longest = 0, longest
+        self._jobs: set[Future[Any]] = set()
+        self._longest = longest
         self._worker = ThreadPoolExecutor(1)
 
-    def place(self) -> "_Queue":
-        """Return the context of a request that waits or is computed; refuse it where the queue is full."""
+    @property
+    def waiting(self) -> int:
+        """Return how many photographs wait or are computed, also those that nobody waits for any more."""
+        return len(self._jobs)
+
+    async def run(self, function: Callable[..., ResultT], *arguments: Any) -> ResultT:
+        """Return the function's result once its turn has come; refuse it where the queue is full."""
         if self.waiting > self._longest:
             raise HTTPException(503, "too many photographs are waiting; try again", {"Retry-After": "1"})
-        return self
-
-    def __enter__(self) -> None:
-        self.waiting += 1
-
-    def __exit__(self, *_: object) -> None:
-        self.waiting -= 1
-
-    async def run(self, function: Any, *arguments: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._worker, function, *arguments)
+        job = self._worker.submit(function, *arguments)
+        self._jobs.add(job)
+        job.add_done_callback(self._jobs.discard)
+        return await asyncio.wrap_future(job)
 
 
 async def _read(request: Request, limit: int) -> bytes:

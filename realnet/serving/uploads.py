@@ -1,10 +1,8 @@
 """Read photographs that come over the network: bytes of an image, or a form with one file; never a path or a URL."""
 
 import io
-import tempfile
 from email import policy
 from email.parser import BytesParser
-from pathlib import Path
 
 from PIL import Image as PILImage
 
@@ -63,10 +61,4 @@ def decode(data: bytes, num_pixels: int, *, bits: int = 16) -> Image:
         raise UserError(f"{len(data)} bytes that are not an image; send JPEG, PNG, TIFF, BMP or WebP") from error
     if width * height > num_pixels:
         raise TooLarge(f"the photograph has {width}x{height} pixels, more than {num_pixels}; send a smaller one")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "photograph")
-        path.write_bytes(data)
-        try:
-            return read_image(path, bits)
-        except UserError as error:
-            raise UserError(str(error).replace(str(path), "the photograph")) from error
+    return read_image(data, bits)

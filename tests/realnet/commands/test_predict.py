@@ -1,13 +1,19 @@
 """predict_realnet.py, as users call it."""
 
+import base64
 import csv
 import io
 import json
 import os
+import re
 import shutil
+import threading
 import tracemalloc
+from html import unescape
 from pathlib import Path
+from urllib.parse import unquote
 
+import cv2
 import numpy as np
 import pytest
 import tiny_detector
@@ -17,7 +23,9 @@ from realnet.config import paths
 from realnet.data.images import read_image, write_image
 from realnet.detection.detector import Detector
 from realnet.drawing import panels
+from realnet.drawing.thumbnails import fit_peaks
 from realnet.errors import UserError
+from realnet.prediction import run
 from realnet.prediction.inputs import find_images
 from realnet.prediction.run import predict_files
 from realnet.runtime.distributed import join_world
@@ -267,6 +275,28 @@ def test_memory_does_not_grow_with_the_images(tiny):
     assert peak(24) < 1.2 * few
 
 
+def test_the_next_images_are_read_while_one_is_scored(tiny, monkeypatch):
+    detector = Detector.load(paths.output("tiny", "realnet", "checkpoints", "weave") / paths.LAST, device="cpu")
+    third_is_read, whole_read, whole_predict = threading.Event(), run.read_image, Detector.predict
+    files = ["good/000.png", "good/001.png", "hole/000.png", "stain/000.png"]
+
+    def read(path, bits):
+        if path.parent.name == "hole":
+            third_is_read.set()
+        return whole_read(path, bits)
+
+    def score(self, image, **how):
+        waited.append(third_is_read.wait(5))
+        return whole_predict(self, image, **how)
+
+    waited: list[bool] = []
+    monkeypatch.setattr(run, "read_image", read)
+    monkeypatch.setattr(Detector, "predict", score)
+    with join_world("cpu") as world:
+        found = list(predict_files(detector, files, TEST, Path("out"), batch_size=2, world=world))
+    assert [one.file for one in found] == files and waited == [True] * 4
+
+
 def test_images_without_a_usual_ending_are_known_by_their_content(tiny):
     for name in ("one", "two.jpe", "three.PNG"):
         Path("photos").mkdir(exist_ok=True)
@@ -329,6 +359,39 @@ def test_verdicts_regions_masks_and_maps_are_of_one_prediction():
     assert not Path("found/photo.jpg.png").exists()
     row = rows(Path("found"))["photo.jpg"]
     assert float(row["image_score"]) == line["image_score"] and row["verdict"] == line["verdict"]
+
+
+def test_the_page_shows_every_photograph_and_needs_nothing_but_itself():
+    Path("photos/a").mkdir(parents=True)
+    evil = 'a/<script>"1&.png'
+    for name in ("a/#1.png", evil):
+        shutil.copy(TEST / "hole/000.png", Path("photos", name))
+    assert predict("--input", "photos", "--output", "found", "--save", "page", "heatmaps") == 0
+    html = Path("found/predictions.html").read_text(encoding="utf-8")
+    entries = re.findall(r'data-file="(.*?)" data-score="(.*?)" data-regions="(.*?)" data-picture="(.*?)">(.*?)<', html)
+    assert {unescape(name): float(score) for name, score, *_ in entries} == {
+        name: float(row["image_score"]) for name, row in rows(Path("found")).items()
+    }
+    for _, _, _, link, data in entries:
+        assert Path("found", unquote(link)).is_file()
+        assert cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR).shape == (32, 64, 3)
+    assert (
+        'data-threshold="0.65"' in html
+        and "default-src 'none'" in html
+        and "http://" not in html.replace("http://www.w3.org", "")
+    )
+    assert html.count("<script") == 3
+    predict("--input", "photos", "--output", "bare", "--save")
+    assert sorted(path.name for path in Path("bare").iterdir()) == ["predictions.csv", "predictions.jsonl"]
+
+
+def test_a_small_defect_is_outlined_on_the_page_too():
+    anomaly_map = np.zeros((400, 600), np.float32)
+    anomaly_map[201, 403] = 0.9
+    small = fit_peaks(anomaly_map, (128, 192))
+    assert small.shape == (128, 192) and small.max() == np.float32(0.9)
+    row, column = np.unravel_index(small.argmax(), small.shape)
+    assert abs(row - 64) <= 1 and abs(column - 129) <= 1
 
 
 def test_outlines_move_with_the_threshold():

@@ -116,6 +116,52 @@ def test_a_full_queue_says_when_to_come_again(ask, detector, monkeypatch):
     assert {answer.headers.get("Retry-After") for answer in answers if answer.status_code == 503} == {"1"}
 
 
+def test_a_photograph_that_nobody_waits_for_keeps_its_place_until_it_is_judged(detector, monkeypatch):
+    import httpx
+
+    from realnet.serving.app import create_app
+
+    begun, go_on = threading.Event(), threading.Event()
+    whole = type(detector).predict
+
+    def slow(self, image):
+        begun.set()
+        go_on.wait(5)
+        return whole(self, image)
+
+    monkeypatch.setattr(type(detector), "predict", slow)
+
+    async def hang_up_and_count():
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(create_app({"weave": detector})), base_url="http://t"
+        ) as client:
+            asking = asyncio.create_task(client.post("/predict", content=encoded()[0], headers=PNG))
+            await asyncio.to_thread(begun.wait, 5)
+            asking.cancel()
+            await asyncio.wait([asking])
+            meanwhile = (await client.get("/metrics")).text
+            go_on.set()
+            await client.post("/predict", content=encoded()[0], headers=PNG)  # its turn comes after the first
+            return meanwhile, (await client.get("/metrics")).text
+
+    meanwhile, afterwards = asyncio.run(hang_up_and_count())
+    assert "realnet_waiting 1\n" in meanwhile and "realnet_waiting 0\n" in afterwards
+
+
+def test_an_upload_touches_no_file_and_each_is_named_alike(ask, monkeypatch, caplog):
+    pages = [Image.fromarray(encoded()[1])] * 2
+    file = io.BytesIO()
+    pages[0].save(file, "TIFF", save_all=True, append_images=pages[1:])
+    monkeypatch.setattr("tempfile.tempdir", "/nowhere")
+    for _ in range(2):
+        whole, cut = ask(
+            ("POST", "/predict", {"content": file.getvalue(), "headers": PNG}),
+            ("POST", "/predict", {"content": encoded()[0][:500], "headers": PNG}),
+        )
+        assert whole.status_code == 200 and cut.json()["detail"].startswith("the photograph (500 bytes) is truncated")
+    assert not caplog.messages
+
+
 def test_health_numbers_page_and_description(ask, detector):
     data, _ = encoded()
     ask(("POST", "/predict", {"content": data, "headers": PNG}))
