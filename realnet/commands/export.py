@@ -26,8 +26,7 @@ NUM_IMAGES = 8
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Export the detector that the flags name."""
-    parser = cli.parser(__doc__, class_name=True, needs_dataset=False, epilog=EPILOG)
-    cli.add_detector(parser)
+    parser = cli.detector_parser(__doc__, epilog=EPILOG)
     parser.add_argument("--format", choices=("bundle", "onnx", "openvino"), default="bundle", help="default: bundle")
     parser.add_argument("--output", type=location, metavar="FILE", help="the file to write; its suffix is the format's")
     parser.add_argument(

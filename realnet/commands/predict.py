@@ -24,8 +24,7 @@ Outlines, masks and regions follow the image threshold: where --threshold moves 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Predict the images that the flags name; return the exit code."""
-    parser = cli.parser(__doc__, class_name=True, needs_dataset=False, epilog=EPILOG)
-    cli.add_detector(parser)
+    parser = cli.detector_parser(__doc__, epilog=EPILOG)
     parser.add_argument(
         "--input",
         type=location,
