@@ -4,6 +4,7 @@ import copy
 import json
 import pickle
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ import torch
 from safetensors.torch import load_file
 
 from realnet import Detector, UserError
+from realnet.config import RealNetConfig, load
 from realnet.detection.export import export_bundle
 from realnet.models import backbone as backbones
+from realnet.models import checkpoint
 
 BUNDLE = Path("weave.realnet")
 
@@ -72,6 +75,22 @@ def test_in_half_the_space_the_weights_are_rounded_and_the_statistics_are_not(de
     assert BUNDLE.stat().st_size < 0.52 * whole
     found, expected = Detector.load(BUNDLE, device="cpu").predict(picture), detector.predict(picture)
     assert 0 < abs(found.image_score - expected.image_score) < 0.05
+
+
+def test_thresholds_of_another_score_pool_stay_behind(tiny):
+    path = tiny_detector.save("weave")
+    stored = checkpoint.load(path, kind="realnet")
+    checkpoint.save(path, replace(stored, facts={**stored.facts, "recalibration": {"threshold": 0.65}}))
+    kept, changed = (
+        load(RealNetConfig, Path("experiments/tiny/realnet.yaml"), [f"evaluation.score_pool={pool}"])
+        for pool in (16, 4)
+    )
+    export_bundle(Detector.load(path, device="cpu", config=changed), BUNDLE)
+    found = Detector.load(BUNDLE, device="cpu")
+    assert found.config.evaluation.score_pool == 4 and found.calibration is None
+    assert found.facts["calibration"] is None and "recalibration" not in found.facts
+    export_bundle(Detector.load(path, device="cpu", config=kept), BUNDLE)
+    assert Detector.load(BUNDLE, device="cpu").facts["recalibration"] == {"threshold": 0.65}
 
 
 def test_without_the_backbone_its_weights_are_asked_for(detector, picture):
