@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from pydantic import with_config
 from torch import Tensor
 
 from realnet.anomalies.probes import draw_probe
@@ -32,6 +33,7 @@ CALIBRATION_EPOCH = 2**31 - 1
 DISPLAY_QUANTILE = 0.95
 
 
+@with_config(extra="forbid", strict=True, allow_inf_nan=False)
 @dataclass(frozen=True)
 class Calibration:
     """The values that turn scores into verdicts and pictures (docs/method.md, Calibration).
