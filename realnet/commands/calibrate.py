@@ -1,9 +1,10 @@
 """Calibrate: set a detector's thresholds anew on photographs, without training."""
 
+import argparse
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from realnet.commands import cli
 from realnet.commands.cli import location
@@ -23,8 +24,7 @@ Pearson), and how many photographs it would take to promise the rate that you as
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Calibrate the detector that the flags name."""
-    parser = cli.parser(__doc__, class_name=True, needs_dataset=False, epilog=EPILOG)
-    cli.add_detector(parser)
+    parser = cli.detector_parser(__doc__, epilog=EPILOG)
     parser.add_argument(
         "--good",
         type=location,
@@ -48,12 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     flags = parser.parse_args(arguments)
     config = cli.load_config_of_use(flags)
 
-    import numpy as np
-
-    from realnet.detection.detector import Detector
-    from realnet.detection.recalibration import calibration_at, choose_threshold, require_storable, store
     from realnet.errors import UserError
-    from realnet.runtime.distributed import join_world
+    from realnet.runtime.distributed import join_world, refusing_together
     from realnet.runtime.lock import one_run
     from realnet.runtime.progress import console
 
@@ -62,39 +58,58 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if rate is not None and not 0 <= rate <= 1:
             raise UserError(f"--{name} {rate} must be a share, from 0 to 1")
     path, class_name = cli.find_detector(flags)
-    require_storable(path)
     output = flags.output or path
     if output.suffix != path.suffix:
         raise UserError(f"--output {output} must end in {path.suffix}, as {path} does")
-    with join_world(flags.device) as world, console(), ExitStack() as held:
-        for folder in () if flags.dry_run else sorted({path.resolve().parent, output.resolve().parent}):
-            held.enter_context(one_run(folder, world))  # a training would change the weights meanwhile
-        detector = Detector.load(path, device=world.device, config=config, dataset=flags.dataset, class_name=class_name)
-        good = _predictions(detector, flags.good, output, "good")
-        defects = _predictions(detector, flags.defects, output, "defects") if flags.defects else None
-        scores = np.array([one.image_score for one in good])
-        chosen = choose_threshold(
-            scores,
-            None if defects is None else np.array([one.image_score for one in defects]),
-            max_false_alarm=flags.max_false_alarm,
-            min_recall=flags.min_recall,
-        )
-        earlier = detector.calibration
-        calibration = calibration_at(chosen, earlier, [float(one.anomaly_map.max()) for one in good], scores)
+    with join_world(flags.device) as world, console(world.is_main), ExitStack() as held:
         if not flags.dry_run:
-            store(path, output, calibration, chosen)
-        was = f" (was {earlier.image_threshold:.4g})" if earlier else ""
-        pixels = f" (was {earlier.pixel_threshold:.4g})" if earlier else ""
-        lack = f"NOT certain with {len(good)} good photographs: it takes {chosen.missing} without a false alarm"
-        cli.close(
-            world.is_main,
-            f"threshold  {calibration.image_threshold:.4g}{was}; of pixels {calibration.pixel_threshold:.4g}{pixels}",
-            f"asked      {chosen.asked}",
-            *([f"           {lack}"] if chosen.missing else []),
-            f"good       called defects: {chosen.false_alarms}",
-            *([f"defects    found: {chosen.recall}"] if chosen.recall else []),
-            f"{'would write' if flags.dry_run else 'written   '} {output}",
-        )
+            held.enter_context(one_run(output.resolve().parent, world))
+        with refusing_together():
+            if world.is_main:  # one process is enough
+                known = {"config": config, "dataset": flags.dataset, "class_name": class_name}
+                _calibrate(flags, path, output, device=world.device, **known)
+
+
+def _calibrate(flags: argparse.Namespace, path: Path, output: Path, **known: Any) -> None:
+    """Set the thresholds of the detector at ``path``; ``known`` are settings of :meth:`Detector.load`."""
+    import numpy as np
+
+    from realnet.detection.bundle import is_bundle
+    from realnet.detection.detector import Detector
+    from realnet.detection.recalibration import calibration_at, choose_threshold, read_storable, recalibrated, store
+    from realnet.errors import UserError
+    from realnet.runtime.contents import stamp
+
+    before = stamp(path)
+    stored, detector = read_storable(path), Detector.load(path, **known)
+    if stamp(path) != before:
+        raise UserError(f"{path} has just been replaced by another run; wait until it ends, then calibrate again")
+    good = _predictions(detector, flags.good, output, "good")
+    defects = _predictions(detector, flags.defects, output, "defects") if flags.defects else None
+    scores = np.array([one.image_score for one in good])
+    chosen = choose_threshold(
+        scores,
+        None if defects is None else np.array([one.image_score for one in defects]),
+        max_false_alarm=flags.max_false_alarm,
+        min_recall=flags.min_recall,
+    )
+    earlier = detector.calibration
+    calibration = calibration_at(chosen, earlier, [float(one.anomaly_map.max()) for one in good], scores)
+    if not flags.dry_run:
+        changed = recalibrated(stored, calibration, chosen, detector.config.evaluation)
+        store(changed, output, as_bundle=is_bundle(path))
+    was = f" (was {earlier.image_threshold:.4g})" if earlier else ""
+    pixels = f" (was {earlier.pixel_threshold:.4g})" if earlier else ""
+    lack = f"NOT certain with {len(good)} good photographs: it takes {chosen.missing} without a false alarm"
+    cli.close(
+        True,
+        f"threshold  {calibration.image_threshold:.4g}{was}; of pixels {calibration.pixel_threshold:.4g}{pixels}",
+        f"asked      {chosen.asked}",
+        *([f"           {lack}"] if chosen.missing else []),
+        f"good       called defects: {chosen.false_alarms}",
+        *([f"defects    found: {chosen.recall}"] if chosen.recall else []),
+        f"{'would write' if flags.dry_run else 'written   '} {output}",
+    )
 
 
 def _predictions(detector: "Detector", sources: Sequence[Path], output: Path, description: str) -> "list[Prediction]":

@@ -104,14 +104,16 @@ def load_config(model: type[ConfigT], stage: paths.Stage, arguments: argparse.Na
     return configs.load(model, path, [*arguments.overrides, *seed])
 
 
-def add_detector(parser: argparse.ArgumentParser) -> None:
-    """Add ``--detector``, which names one by its file, whatever its dataset."""
-    parser.add_argument(
+def detector_parser(description: str, *, epilog: str) -> argparse.ArgumentParser:
+    """Return a parser for scripts that use a finished detector: that of a class, or any by its file."""
+    made = parser(description, class_name=True, needs_dataset=False, epilog=epilog)
+    made.add_argument(
         "--detector",
         type=location,
         metavar="FILE",
         help="a checkpoint, a bundle, an ONNX file or an OpenVINO model; needs no dataset",
     )
+    return made
 
 
 def find_detector(flags: argparse.Namespace) -> tuple[Path, str | None]:

@@ -26,8 +26,7 @@ NUM_IMAGES = 8
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Export the detector that the flags name."""
-    parser = cli.parser(__doc__, class_name=True, needs_dataset=False, epilog=EPILOG)
-    cli.add_detector(parser)
+    parser = cli.detector_parser(__doc__, epilog=EPILOG)
     parser.add_argument("--format", choices=("bundle", "onnx", "openvino"), default="bundle", help="default: bundle")
     parser.add_argument("--output", type=location, metavar="FILE", help="the file to write; its suffix is the format's")
     parser.add_argument(
@@ -53,8 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     from realnet.detection.card import make_card
     from realnet.detection.detector import Detector
-    from realnet.detection.export import SUFFIXES, export_bundle, export_network
-    from realnet.detection.loading import read_stored
+    from realnet.detection.export import SUFFIXES, as_stored, export_bundle, export_network
     from realnet.errors import UserError
     from realnet.evaluation.results import find_results
     from realnet.runtime.precision import Precision
@@ -72,8 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     checked: list[str] = []
     if flags.format == "bundle":
-        results = find_results(source, detector.dataset, detector.class_name)
-        card = make_card(read_stored(source), source, results)
+        pool = detector.config.evaluation.pool
+        results = find_results(source, detector.dataset, detector.class_name, score_pool=pool)
+        card = make_card(as_stored(detector, {}), source, results)
         export_bundle(
             detector,
             output,

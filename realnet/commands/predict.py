@@ -125,8 +125,7 @@ def _written(output: Path, kinds: Sequence[str]) -> list[str]:
 
 
 def _parser() -> ArgumentParser:
-    parser = cli.parser(__doc__, class_name=True, needs_dataset=False, epilog=EPILOG)
-    cli.add_detector(parser)
+    parser = cli.detector_parser(__doc__, epilog=EPILOG)
     parser.add_argument(
         "--input",
         type=location,

@@ -1,6 +1,8 @@
 """Bundles: a detector as one file without code, a zip of safetensors and JSON (docs/bundle.md)."""
 
+import lzma
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +22,8 @@ from realnet.runtime.files import whole
 SUFFIX = ".realnet"
 DESCRIPTION, WEIGHTS = "realnet.json", "weights.safetensors"
 Storage = Literal["float32", "bfloat16"]
+ZIP_ERRORS = (zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, OSError, RuntimeError, ValueError)
+"""What ``zipfile`` raises for archives that are damaged, encrypted, or compressed in ways that it does not know."""
 ZIP_MARK = b"PK\x03\x04"
 
 
@@ -48,10 +52,11 @@ def is_bundle(path: Path) -> bool:
     """Tell whether a file is a bundle, or by its name should be one."""
     if path.suffix == SUFFIX:
         return True
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as file:
+            return DESCRIPTION in file.namelist()
+    except ZIP_ERRORS:
         return False
-    with zipfile.ZipFile(path) as file:
-        return DESCRIPTION in file.namelist()
 
 
 def read(path: Path) -> Checkpoint:
@@ -65,12 +70,13 @@ def read(path: Path) -> Checkpoint:
     try:
         with zipfile.ZipFile(path) as file:
             stored, _ = description.parse(_member(file, DESCRIPTION, path), path)
-            return replace(stored, state_dict=parse_tensors(_member(file, WEIGHTS, path)))
-    except (zipfile.BadZipFile, SafetensorError, EOFError) as error:
-        with path.open("rb") as start:
-            is_part = start.read(len(ZIP_MARK)) == ZIP_MARK
-        reason = f"is truncated or damaged ({error}); copy it" if is_part else "is no bundle; export the detector"
-        raise UserError(f"{path} {reason} again") from error
+            weights = _member(file, WEIGHTS, path)
+    except ZIP_ERRORS as error:
+        raise _unreadable(path, error) from error
+    try:
+        return replace(stored, state_dict=parse_tensors(weights))
+    except SafetensorError as error:
+        raise _unreadable(path, error) from error
 
 
 def rounded(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -85,3 +91,10 @@ def _member(file: zipfile.ZipFile, name: str, path: Path) -> bytes:
     if name not in file.namelist():
         raise UserError(f"{path} is no bundle: it holds no {name}; export the detector again")
     return file.read(name)
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    with path.open("rb") as start:
+        is_part = start.read(len(ZIP_MARK)) == ZIP_MARK
+    reason = f"is truncated or damaged ({error}); copy it" if is_part else "is no bundle; export the detector"
+    return UserError(f"{path} {reason} again")

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from pydantic import with_config
 from torch import Tensor
 
 from realnet.anomalies.probes import draw_probe
@@ -32,6 +33,7 @@ CALIBRATION_EPOCH = 2**31 - 1
 DISPLAY_QUANTILE = 0.95
 
 
+@with_config(extra="forbid", strict=True, allow_inf_nan=False)
 @dataclass(frozen=True)
 class Calibration:
     """The values that turn scores into verdicts and pictures (docs/method.md, Calibration).
@@ -65,14 +67,16 @@ def pixel_threshold(image_threshold: float | None, calibration: Calibration | No
     """Return the pixel threshold that goes with an image threshold (docs/method.md, Calibration).
 
     With the calibrated image threshold it is the calibrated one; below and above it moves in proportion, so that 0 and
-    1 stay 0 and 1. Without a calibration it is the image threshold. None without an image threshold.
+    1 (and what no score reaches) stay 0 and 1. Without a calibration it is the image threshold. None without one.
     """
     if image_threshold is None or calibration is None:
         return image_threshold
     middle, pixels = calibration.image_threshold, calibration.pixel_threshold
-    if image_threshold <= middle:
-        return pixels if image_threshold == middle else pixels * image_threshold / middle
-    return 1 - (1 - pixels) * (1 - image_threshold) / (1 - middle)
+    if image_threshold == middle:
+        return pixels
+    if image_threshold < middle:
+        return pixels * image_threshold / middle
+    return 1 - (1 - pixels) * (1 - image_threshold) / (1 - middle) if image_threshold < 1 else 1.0
 
 
 def split_holdout(entries: Sequence[Entry], fraction: float) -> tuple[list[Entry], list[Entry]]:

@@ -4,10 +4,15 @@ import json
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import from_json
+
+from realnet.config.detector import Colour
+from realnet.detection.calibration import Calibration
 from realnet.errors import UserError
-from realnet.models.checkpoint import Checkpoint, versions
+from realnet.models.checkpoint import Checkpoint, Kind, versions
 
 FORMAT = "realnet detector"
 VERSION = 1
@@ -30,14 +35,52 @@ def describe(stored: Checkpoint, **more: Any) -> str:
     return json.dumps(values, indent=1, ensure_ascii=False)
 
 
+def problems(error: ValidationError) -> str:
+    """Return what a value fails by, each with its key."""
+    return "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+
+
+class _Part(BaseModel):
+    """A part of a description of which other keys are not checked."""
+
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+
+
+class _Backbone(_Part):
+    levels: list[tuple[str, int, int]] | None = None
+    checksum: str | None = None
+    mean: Colour | None = None
+    std: Colour | None = None
+
+    @model_validator(mode="after")
+    def _check_statistics(self) -> Self:
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("mean and std belong together")
+        return self
+
+
+class _Facts(_Part):
+    calibration: Calibration | None = None
+    backbone: _Backbone = _Backbone()
+    image_bits: int = Field(16, ge=8, le=16)
+
+
+class _Description(_Part):
+    kind: Kind
+    dataset: str | None = None
+    class_name: str | None = None
+    config: dict[str, Any]
+    facts: _Facts
+
+
 def parse(text: str | bytes, path: Path) -> tuple[Checkpoint, Mapping[str, Any]]:
     """Return the detector, without weights, that a description is of, and all values of the description.
 
     Raises:
-        UserError: if the text is no description, or one of a newer version; names the file.
+        UserError: if the text is no description, a damaged one, or one of a newer version; names the file.
     """
     try:
-        values = json.loads(text)
+        values = from_json(text)
     except ValueError as error:
         raise UserError(
             f"{path} is damaged: its description is no JSON ({error}); export the detector again"
@@ -45,11 +88,18 @@ def parse(text: str | bytes, path: Path) -> tuple[Checkpoint, Mapping[str, Any]]
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise UserError(f"{path} is no detector of this project; give a file that export_realnet.py wrote")
     if values.get("version") != VERSION:
-        made_by = values.get("versions", {}).get("realnet", "another version")
+        versions_of = values.get("versions")
+        made_by = versions_of.get("realnet") if isinstance(versions_of, dict) else "of another version"
         raise UserError(
             f"{path} has version {values.get('version')} of its format, made by realnet {made_by}; this realnet reads "
             f"version {VERSION}: install a newer one (pip install --upgrade realnet), or export it with this one"
         )
+    try:
+        _Description.model_validate_json(text)
+    except ValidationError as error:
+        raise UserError(
+            f"{path} is damaged: its description says {problems(error)}; export the detector again"
+        ) from error
     name = values.get("class_name")
     stored = Checkpoint(
         kind=values["kind"],

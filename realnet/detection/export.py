@@ -3,7 +3,7 @@
 import copy
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -111,7 +111,7 @@ def export_bundle(
     """
     network = plain_network(detector)
     state = network.state_dict() if with_backbone else network.trainable_state()
-    stored = _stored(detector, bundle.rounded(state) if storage == "bfloat16" else state)
+    stored = as_stored(detector, bundle.rounded(state) if storage == "bfloat16" else state)
     bundle.write(path, stored, texts=texts)
 
 
@@ -132,7 +132,7 @@ def export_network(detector: Detector, path: Path, *, images: Sequence[Image]) -
     """
     network = ExportedNetwork(plain_network(detector), detector.config.evaluation.pool).eval()
     height, width = detector.config.image_size
-    text = describe(_stored(detector, {}), input=[height, width, 3], resizing=RESIZING)
+    text = describe(as_stored(detector, {}), input=[height, width, 3], resizing=RESIZING)
     with refusing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
@@ -149,7 +149,11 @@ def export_network(detector: Detector, path: Path, *, images: Sequence[Image]) -
     return found
 
 
-def _stored(detector: Detector, state: Mapping[str, Tensor]) -> Checkpoint:
+def as_stored(detector: Detector, state: Mapping[str, Tensor]) -> Checkpoint:
+    """Return a detector as it is used here, to be stored: its settings, and the thresholds that hold for them."""
+    facts = {**detector.facts, "calibration": detector.calibration and asdict(detector.calibration)}
+    if detector.calibration is None:
+        facts.pop("recalibration", None)
     return Checkpoint(
         kind="realnet",
         state_dict=state,
@@ -157,7 +161,7 @@ def _stored(detector: Detector, state: Mapping[str, Tensor]) -> Checkpoint:
         classes=(detector.class_name,) if detector.class_name else None,
         class_name=detector.class_name,
         config=detector.config.model_dump(mode="json"),
-        facts=detector.facts,
+        facts=facts,
     )
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 from pydantic import ValidationError
 
-from realnet.config import EvaluationConfig, RealNetConfig
+from realnet.config import RealNetConfig
 from realnet.detection import bundle
 from realnet.detection.calibration import Calibration
+from realnet.detection.description import problems
 from realnet.errors import UserError
 from realnet.models import checkpoint
 from realnet.models.build import build_detector, has_backbone
@@ -101,7 +102,7 @@ def config_of(stored: Checkpoint, config: RealNetConfig | None, path: Path) -> R
     try:
         used = RealNetConfig.model_validate(stored.config)
     except ValidationError as error:
-        what = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        what = problems(error)
         raise UserError(f"{path} has a config that this version does not accept ({what}); train it again") from error
     if config is None:
         return used
@@ -152,7 +153,7 @@ def calibration_of(stored: Checkpoint, config: RealNetConfig, path: Path) -> Cal
     values = stored.facts.get("calibration")
     if not values or stored.config is None:
         return None
-    pool = EvaluationConfig.model_validate(stored.config["evaluation"]).pool
+    pool = config_of(stored, None, path).evaluation.pool
     if config.evaluation.pool != pool:
         logger.warning(
             "WARNING: %s was calibrated with evaluation.score_pool %s; its thresholds are ignored", path, pool

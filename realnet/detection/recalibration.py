@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from realnet.config import EvaluationConfig
 from realnet.detection import bundle
 from realnet.detection.calibration import Calibration, pixel_threshold
 from realnet.detection.card import make_card
@@ -18,6 +19,7 @@ from realnet.detection.runtimes import READERS
 from realnet.errors import UserError
 from realnet.metrics.intervals import Rate, images_needed, percent
 from realnet.models import checkpoint
+from realnet.models.checkpoint import Checkpoint
 
 Scores = NDArray[np.float64]
 
@@ -119,28 +121,39 @@ def calibration_at(
     )
 
 
-def store(path: Path, output: Path, calibration: Calibration, chosen: Recalibration) -> None:
-    """Write a detector's file with another calibration; ``output`` may be the file itself.
+def read_storable(path: Path) -> Checkpoint:
+    """Read a detector whose file can take other thresholds.
 
     Raises:
-        UserError: if the file's format cannot take it, or it cannot be written.
+        UserError: for ONNX, OpenVINO and published files, which cannot, and as :func:`read_stored`.
     """
-    require_storable(path)
+    if path.suffix in READERS:
+        raise UserError(f"{path} keeps its thresholds; calibrate the checkpoint or the bundle, and export it again")
     stored = read_stored(path)
     if stored.config is None:
         raise UserError(f"{path} is a published checkpoint, which stores no thresholds; export it as a bundle first")
+    return stored
+
+
+def recalibrated(
+    stored: Checkpoint, calibration: Calibration, chosen: Recalibration, evaluation: EvaluationConfig
+) -> Checkpoint:
+    """Return a stored detector with other thresholds, and with the settings of the scores that they were set by."""
     facts = {**stored.facts, "calibration": asdict(calibration), "recalibration": chosen.facts()}
-    changed = replace(stored, facts=facts)
-    card = make_card(changed, path)  # results were those of the earlier thresholds
-    if bundle.is_bundle(path):
+    config = {**(stored.config or {}), "evaluation": evaluation.model_dump(mode="json")}
+    return replace(stored, facts=facts, config=config)
+
+
+def store(changed: Checkpoint, output: Path, *, as_bundle: bool) -> None:
+    """Write a detector and its card, which shows no results: they were those of other thresholds.
+
+    Raises:
+        UserError: if the file cannot be written.
+    """
+    card = make_card(changed, output)
+    if as_bundle:
         bundle.write(output, changed, texts=card.texts() if card else None)
         return
     checkpoint.save(output, changed)
     if card:
         card.write(output)
-
-
-def require_storable(path: Path) -> None:
-    """Raise UserError for ONNX and OpenVINO files, whose thresholds do not change."""
-    if path.suffix in READERS:
-        raise UserError(f"{path} keeps its thresholds; calibrate the checkpoint or the bundle, and export it again")

@@ -158,14 +158,14 @@ def results_for_card(result: CheckpointResult, made: str) -> Results:
     )
 
 
-def find_results(path: Path, dataset: str | None, class_name: str | None) -> Results | None:
-    """Return the results of the last evaluation of a detector's file; None if there are none of it as it is now."""
-    if not dataset or not class_name:
+def find_results(path: Path, dataset: str | None, class_name: str | None, *, score_pool: int) -> Results | None:
+    """Return the last evaluation's results of a detector's file as it is now, scored so; None if there are none."""
+    found = read_class(paths.output(dataset, "realnet", "vis", class_name)) if dataset and class_name else None
+    if found is None or found.settings["score_pool"] != score_pool:
         return None
-    found = read_class(paths.output(dataset, "realnet", "vis", class_name))
-    for one in found.checkpoints if found else ():
+    for one in found.checkpoints:
         if one.checkpoint and Path(one.checkpoint).resolve() == path.resolve():
-            return results_for_card(one, found.made if found else "")
+            return results_for_card(one, found.made)
     return None
 
 

@@ -1,18 +1,23 @@
 """calibrate_realnet.py, as users call it."""
 
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny_detector
+import torch
 from conftest import load_script
 
 from realnet import Detector, UserError
-from realnet.detection.calibration import Calibration
+from realnet.detection.calibration import Calibration, pixel_threshold
 from realnet.detection.recalibration import calibration_at, choose_threshold
 from realnet.models import checkpoint
+from realnet.runtime import distributed
+from realnet.runtime.distributed import World
 from realnet.runtime.lock import locked
+from realnet.runtime.precision import Precision
 
 TEST = Path("data/tiny/images/weave/test")
 
@@ -63,6 +68,15 @@ def test_pixels_move_with_the_image_threshold_or_lie_above_what_is_normal():
     assert 0.5 < fresh.pixel_threshold < 0.5001 and fresh.held_out and fresh.num_images == 2
 
 
+def test_pixels_move_with_a_threshold_that_no_score_reaches():
+    for middle in (1.0, 0.9):
+        earlier = Calibration(middle, 0.6, 0.9, held_out=False, num_images=1, num_anomalies=1)
+        assert pixel_threshold(middle, earlier) == 0.6
+        assert pixel_threshold(float(np.nextafter(1, 2)), earlier) == 1.0
+    unreachable = choose_threshold(scores(1.0, 0.2), max_false_alarm=0.0)
+    assert calibration_at(unreachable, earlier, [1.0], scores(1.0, 0.2)).pixel_threshold == 1.0
+
+
 def test_a_checkpoint_gets_new_thresholds_and_keeps_all_else(path, capsys):
     before = checkpoint.load(path, kind="realnet")
     calibrate("--detector", path, "--good", TEST / "good", "--defects", TEST / "hole", TEST / "stain/000.png")
@@ -94,10 +108,56 @@ def test_a_bundle_gets_them_too_or_a_copy_does(path, capsys):
     assert "would write a.realnet" in capsys.readouterr().out and Path("a.realnet").read_bytes() == kept
 
 
-def test_no_training_changes_the_weights_meanwhile(path):
-    for folder in (path.parent, Path("elsewhere")):
-        with locked(folder), pytest.raises(UserError, match="belongs to another run"):
-            calibrate("--detector", path, "--good", TEST / "good", "--output", "elsewhere/c.pth")
+def test_no_other_run_writes_the_folder_meanwhile(path):
+    for output in (path, Path("elsewhere/c.pth")):
+        with locked(output.parent), pytest.raises(UserError, match="belongs to another run"):
+            calibrate("--detector", path, "--good", TEST / "good", "--output", output)
+
+
+def test_of_a_folder_that_it_does_not_write_it_needs_nothing(path):
+    with locked(path.parent):  # writing there would be refused, as in a folder without rights
+        calibrate("--detector", path, "--good", TEST / "good", "--output", "elsewhere/c.pth")
+    assert Path("elsewhere/c.pth").is_file() and Detector.load(path, device="cpu").calibration.image_threshold == 0.65
+
+
+def test_thresholds_never_go_to_other_weights_than_those_that_scored(path, monkeypatch):
+    load = Detector.load
+
+    def replaced(*arguments, **settings):
+        detector = load(*arguments, **settings)
+        tiny_detector.save("weave", seed=1)
+        return detector
+
+    monkeypatch.setattr(Detector, "load", replaced)
+    with pytest.raises(UserError, match=r"ckpt_last\.pth has just been replaced"):
+        calibrate("--detector", path, "--good", TEST / "good", "--output", "elsewhere/c.pth")
+    assert not Path("elsewhere").exists()
+
+
+def test_the_stored_settings_score_as_the_thresholds_were_set(path):
+    calibrate("--detector", path, "--good", TEST / "good", "--set", "evaluation.score_pool=4")
+    detector = Detector.load(path, device="cpu")
+    highest = max(detector.predict(file).image_score for file in (TEST / "good").iterdir())
+    assert detector.config.evaluation.score_pool == 4
+    assert detector.calibration.image_threshold == np.nextafter(highest, 1)
+
+
+def test_of_several_processes_one_writes(path, monkeypatch, capsys):
+    @contextmanager
+    def second(*_):
+        yield World(1, 2, Precision(torch.float32, torch.device("cpu")))
+
+    before = path.read_bytes()
+    monkeypatch.setattr(distributed, "join_world", second)
+    calibrate("--detector", path, "--good", TEST / "good")
+    assert path.read_bytes() == before and capsys.readouterr().out == ""
+
+
+def test_a_published_checkpoint_is_refused_before_the_photographs_are_scored(tiny, monkeypatch):
+    monkeypatch.setattr(Detector, "predict", None)
+    tiny_detector.save_published(Path("published.pth"))
+    with pytest.raises(UserError, match=r"published\.pth is a published checkpoint, which stores no thresholds"):
+        calibrate("--dataset", "tiny", "--detector", "published.pth", "--good", TEST / "good")
 
 
 def test_what_cannot_be_calibrated_is_said(path):

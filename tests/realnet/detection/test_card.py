@@ -49,6 +49,13 @@ def test_training_evaluation_and_export_write_what_they_know(tiny, run_script, m
         assert json.loads(file.read("card.json")) == evaluated
         assert file.read("card.md").decode() == (FOLDER / "card.md").read_text()
 
+    pool = ("--set", "evaluation.score_pool=4")
+    run_script("export_realnet", "--dataset", "tiny", "--class_name", "weave", "--output", "four.realnet", *pool)
+    with zipfile.ZipFile("four.realnet") as file:
+        other = json.loads(file.read("card.json"))
+    assert "not evaluated" in other["Results"] and "none" in other["Calibration"]
+    assert other["Training"]["score pool"] == 4
+
     good = "data/tiny/images/weave/test/good"
     load_script("calibrate_realnet").main(["--detector", "weave.realnet", "--good", good, "--device", "cpu"])
     with zipfile.ZipFile("weave.realnet") as file:
