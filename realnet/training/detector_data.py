@@ -72,6 +72,7 @@ class DetectorData:
             "anomaly sources": state.fingerprint(file.as_posix() for file in sources),
             state.IMAGE_CONTENTS: digest(images, folder),
             state.SOURCE_CONTENTS: digest(sources, folder),
+            state.FOREGROUND: f"{self.synthesizer.foreground}",
             **(self._held_out_subject(folder) if config.features.normalise != "none" else {}),
             **reading_facts(self.image_bits),
             "backbone's weights (SHA-256)": backbone_identity,

@@ -39,7 +39,8 @@ FREE_KEYS = (
 
 IMAGE_CONTENTS, SOURCE_CONTENTS = "contents of the training images", "contents of the anomaly sources"
 HELD_OUT, HELD_OUT_CONTENTS = "held-out images", "contents of the held-out images"
-NEW_NAMES = {IMAGE_CONTENTS, SOURCE_CONTENTS, HELD_OUT, HELD_OUT_CONTENTS}
+FOREGROUND = "foreground in dataset.yaml"
+NEW_NAMES = {IMAGE_CONTENTS, SOURCE_CONTENTS, HELD_OUT, HELD_OUT_CONTENTS, FOREGROUND}
 """What earlier states do not record; a run that goes on from one takes them to be as they were."""
 
 

@@ -134,6 +134,15 @@ def test_held_out_images_are_of_the_run_where_they_enter_the_statistics(tiny, no
     assert changed <= state.NEW_NAMES
 
 
+def test_another_rule_for_the_foreground_is_another_run(tiny):
+    config, file = load(RealNetConfig, Path("experiments/tiny/realnet.yaml")), Path("experiments/tiny/dataset.yaml")
+    before = detector_data(open_dataset("tiny"), "weave", config).subject(config, "")
+    file.write_text(file.read_text().replace("full", "{polarity: dark}"))
+    now = detector_data(open_dataset("tiny"), "weave", config).subject(config, "")
+    changed = {name for name in {**before, **now} if before.get(name) != now.get(name)}
+    assert changed == {state.FOREGROUND} and changed <= state.NEW_NAMES
+
+
 def test_a_scaler_starts_anew_where_the_part_before_had_none():
     cpu = torch.device("cpu")
     parameters, config = [torch.ones(2, requires_grad=True)], OptimiserConfig()
