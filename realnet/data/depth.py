@@ -15,6 +15,11 @@ NUM_READ = 40
 _PNG_DEPTH, _PNG_COLOUR, _PNG_CHUNKS = 24, 25, 33
 
 
+def reading_facts(image_bits: int) -> dict[str, int]:
+    """Return what a network must know of its images to read others alike; nothing where 16-bit files use all bits."""
+    return {} if image_bits == 16 else {"image_bits": image_bits}
+
+
 def find_bits(files: Sequence[Path]) -> tuple[int, int]:
     """Return how many bits 16-bit files use, and how many of the files that were looked at are such files.
 

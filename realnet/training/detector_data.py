@@ -7,6 +7,7 @@ from typing import Any
 
 from realnet.anomalies.synthesis import AnomalySynthesizer, build_synthesizer
 from realnet.config import MaskRule, RealNetConfig, paths
+from realnet.data.depth import reading_facts
 from realnet.data.images import NON_ZERO
 from realnet.data.index import Entry
 from realnet.data.registry import OpenDataset
@@ -53,14 +54,10 @@ class DetectorData:
         """Return images to calibrate on, with local anomalies (:func:`calibration.draw_examples`)."""
         return draw_examples(entries, self.image_root, self.synthesizer, config, image_bits=self.image_bits)
 
-    def reading_facts(self) -> dict[str, int]:
-        """Return what a detector must know of its images; nothing where they are like any others."""
-        return {} if self.image_bits == 16 else {"image_bits": self.image_bits}
-
     def facts(self) -> dict[str, Any]:
         """Return what a checkpoint says of its data: numbers of images, versions of what read them, and how."""
         numbers = {"train": len(self.train), "held_out": len(self.held_out), "test": len(self.test)}
-        return {"data": numbers, "versions": checkpoint.versions(), **self.reading_facts()}
+        return {"data": numbers, "versions": checkpoint.versions(), **reading_facts(self.image_bits)}
 
     def subject(self, config: RealNetConfig, backbone_identity: str) -> dict[str, object]:
         """Describe the detector and its training data for a run's identity (:func:`state.identity`)."""
@@ -75,9 +72,19 @@ class DetectorData:
             "anomaly sources": state.fingerprint(file.as_posix() for file in sources),
             state.IMAGE_CONTENTS: digest(images, folder),
             state.SOURCE_CONTENTS: digest(sources, folder),
-            **self.reading_facts(),
+            state.FOREGROUND: f"{self.synthesizer.foreground}",
+            **(self._held_out_subject(folder) if config.features.normalise != "none" else {}),
+            **reading_facts(self.image_bits),
             "backbone's weights (SHA-256)": backbone_identity,
             "train.accumulation (batch norms see each micro-batch by itself)": config.train.accumulation,
+        }
+
+    def _held_out_subject(self, folder: Path) -> dict[str, object]:
+        """Describe the held-out images, which count in the statistics of normal features."""
+        images = [self.image_root / entry.filename for entry in self.held_out]
+        return {
+            state.HELD_OUT: state.fingerprint(entry.filename for entry in self.held_out),
+            state.HELD_OUT_CONTENTS: digest(images, folder),
         }
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from guided_diffusion.gaussian import GaussianDiffusion
 from realnet.config import ClassifierConfig, DiffusionConfig, paths
+from realnet.data.depth import reading_facts
 from realnet.data.index import Entry
 from realnet.data.items import DiffusionDataset
 from realnet.data.registry import keep_index, open_dataset
@@ -46,17 +47,16 @@ class NormalImages:
     entries: Sequence[Entry]
     image_bits: int = 16
 
-    def subject(self, stage: Literal["diffusion", "classifier"]) -> dict[str, str]:
+    def subject(self, stage: Literal["diffusion", "classifier"]) -> dict[str, object]:
         """Describe a stage and its training data for a run's identity (:func:`state.identity`)."""
         files = [self.image_root / entry.filename for entry in self.entries]
-        bits = {} if self.image_bits == 16 else {"image_bits": str(self.image_bits)}
         return {
-            **bits,
             "stage": stage,
             "dataset": self.dataset,
             "classes": ", ".join(self.classes),
             "training images": state.fingerprint((entry.class_name, entry.filename) for entry in self.entries),
             state.IMAGE_CONTENTS: digest(files, paths.output(self.dataset, stage, "checkpoints")),
+            **reading_facts(self.image_bits),
         }
 
 

@@ -71,7 +71,7 @@ class NormalStatistics:
         world: this process; the processes share the images.
 
     Raises:
-        UserError: for fewer images than folds, or if the statistics do not fit into memory.
+        UserError: for fewer images than folds or processes, or if the statistics do not fit into memory.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class NormalStatistics:
         augment: bool,
         world: World,
     ) -> None:
-        require_folds(len(images), config.folds)
+        require_folds(len(images), config.folds, world.size)
         if config.normalise != "channel":
             require_memory(model, images.image_size, config.folds, world.device)
         self.model, self.images, self.config, self.world = model, images, config, world

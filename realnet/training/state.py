@@ -38,8 +38,10 @@ FREE_KEYS = (
 
 
 IMAGE_CONTENTS, SOURCE_CONTENTS = "contents of the training images", "contents of the anomaly sources"
-NEW_NAMES = {IMAGE_CONTENTS, SOURCE_CONTENTS}
-"""What the states of version 1.0 do not record; a run that goes on from one takes them to be as they were."""
+HELD_OUT, HELD_OUT_CONTENTS = "held-out images", "contents of the held-out images"
+FOREGROUND = "foreground in dataset.yaml"
+NEW_NAMES = {IMAGE_CONTENTS, SOURCE_CONTENTS, HELD_OUT, HELD_OUT_CONTENTS, FOREGROUND}
+"""What earlier states do not record; a run that goes on from one takes them to be as they were."""
 
 
 FIRST_DRAWS = 1

@@ -8,12 +8,17 @@ from realnet.errors import UserError
 from realnet.models.realnet import RealNet
 
 
-def require_folds(num_images: int, num_folds: int) -> None:
-    """Raise UserError for fewer training images than folds."""
+def require_folds(num_images: int, num_folds: int, num_processes: int = 1) -> None:
+    """Raise UserError for fewer training images than folds or than processes, each of which needs one."""
     if num_images < num_folds:
         raise UserError(
             f"features.normalise needs at least as many training images as features.folds, {num_folds}, and there are "
             f"{num_images}; add images, or set features.normalise to none"
+        )
+    if num_images < num_processes:
+        raise UserError(
+            f"{num_processes} processes share the {num_images} training images, and each needs one for the statistics "
+            "of normal features; add images, or start fewer processes"
         )
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from alone import ALONE
+from alone import ALONE, FP32
 
 from realnet import Detector
 from realnet.config import FeatureConfig, RealNetConfig, load
@@ -12,6 +12,7 @@ from realnet.data.cache import ImageCache
 from realnet.errors import UserError
 from realnet.models import checkpoint
 from realnet.models.build import build_detector
+from realnet.runtime.distributed import World
 from realnet.runtime.precision import Precision
 from realnet.training.normal_statistics import Choice, NormalStatistics
 
@@ -27,7 +28,7 @@ FEATURES = (
 SETTINGS = tuple(word for setting in FEATURES for word in ("--set", setting))
 
 
-def statistics(*, number=None, held_out=False, **settings):
+def statistics(*, number=None, held_out=False, world=ALONE, **settings):
     model = build_detector(load(RealNetConfig, Path("experiments/tiny/realnet.yaml")))
     files = sorted(Path("data/tiny/images/weave/train/good").iterdir())
     images, rest = (ImageCache(part, (32, 32), bits=16) for part in (files[:number], files[number or 0 :]))
@@ -39,7 +40,7 @@ def statistics(*, number=None, held_out=False, **settings):
         held_out=rest if held_out else None,
         foreground="full",
         augment=settings.pop("augment", False),
-        world=ALONE,
+        world=world,
     )
 
 
@@ -96,6 +97,11 @@ def test_what_is_chosen_is_fitted(tiny, kind, caplog):
 def test_too_few_images_are_refused(tiny):
     with pytest.raises(UserError, match=r"features\.folds, 7, and there are 6"):
         statistics(folds=7)
+
+
+def test_fewer_images_than_processes_are_refused_before_they_wait_for_each_other(tiny):
+    with pytest.raises(UserError, match="7 processes share the 6 training images"):
+        statistics(world=World(6, 7, FP32))
 
 
 def test_a_run_in_two_parts_equals_a_run_in_one_and_the_file_holds_all(tiny, run_script):

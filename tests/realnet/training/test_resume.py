@@ -2,13 +2,14 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import timm
 import torch
 
-from realnet.config import OptimiserConfig, paths
+from realnet.config import OptimiserConfig, RealNetConfig, load, paths
 from realnet.data.images import write_image
 from realnet.data.registry import open_dataset
 from realnet.errors import UserError
@@ -16,6 +17,7 @@ from realnet.models import checkpoint
 from realnet.runtime.lock import locked
 from realnet.runtime.precision import Precision
 from realnet.training import state
+from realnet.training.detector_data import detector_data
 from realnet.training.optimisation import Optimisation
 
 STATES = {
@@ -117,6 +119,28 @@ def test_other_pictures_under_the_same_names_are_another_run(tiny, run_script):
     values["identity"] = {key: value for key, value in values["identity"].items() if key not in state.NEW_NAMES}
     checkpoint.write(stored, values)
     assert "at step 1" in run_script(*command, "train.num_steps=2", "--dry-run")
+
+
+@pytest.mark.parametrize("normalise", ["none", "position"])
+def test_held_out_images_are_of_the_run_where_they_enter_the_statistics(tiny, normalise):
+    settings = (f"features.normalise={normalise}", "features.folds=2", "calibration.holdout_fraction=0.2")
+    config = load(RealNetConfig, Path("experiments/tiny/realnet.yaml"), settings)
+    data = detector_data(open_dataset("tiny"), "weave", config)
+    before = data.subject(config, "")
+    shutil.copy(data.image_root / data.train[0].filename, data.image_root / data.held_out[0].filename)
+    now = detector_data(open_dataset("tiny"), "weave", config).subject(config, "")
+    changed = {name for name in {**before, **now} if before.get(name) != now.get(name)}
+    assert changed == (set() if normalise == "none" else {state.HELD_OUT_CONTENTS})
+    assert changed <= state.NEW_NAMES
+
+
+def test_another_rule_for_the_foreground_is_another_run(tiny):
+    config, file = load(RealNetConfig, Path("experiments/tiny/realnet.yaml")), Path("experiments/tiny/dataset.yaml")
+    before = detector_data(open_dataset("tiny"), "weave", config).subject(config, "")
+    file.write_text(file.read_text().replace("full", "{polarity: dark}"))
+    now = detector_data(open_dataset("tiny"), "weave", config).subject(config, "")
+    changed = {name for name in {**before, **now} if before.get(name) != now.get(name)}
+    assert changed == {state.FOREGROUND} and changed <= state.NEW_NAMES
 
 
 def test_a_scaler_starts_anew_where_the_part_before_had_none():
