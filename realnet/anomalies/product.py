@@ -8,8 +8,9 @@ from pathlib import Path
 from realnet.anomalies.items import item_generator
 from realnet.anomalies.synthesis import AnomalySynthesizer, LocalAnomaly
 from realnet.config import AnomalyConfig
+from realnet.data.folders import images_in
 from realnet.data.images import Image, read_image, resize_image, write_image
-from realnet.data.index import Entry, images_in
+from realnet.data.index import Entry
 from realnet.errors import UserError
 from realnet.runtime.files import whole_file
 from realnet.runtime.lock import locked

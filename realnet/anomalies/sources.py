@@ -27,10 +27,8 @@ def find_sdas(dataset: str, class_name: str) -> list[Path]:
     Raises:
         UserError: if there are none; the message names the command that makes them.
     """
-    folder, command = (
-        paths.sdas(dataset, class_name),
-        (f"python sample.py --dataset {shlex.quote(dataset)} --classes {shlex.quote(class_name)}"),
-    )
+    folder = paths.sdas(dataset, class_name)
+    command = f"python sample.py --dataset {shlex.quote(dataset)} --classes {shlex.quote(class_name)}"
     files, manifest = _image_files(folder, "*"), folder / paths.SDAS_MANIFEST
     is_sampled = (folder / paths.SDAS_SETTINGS).is_file()  # sample.py leaves other folders of images to their owner
     if is_sampled and manifest.is_file():

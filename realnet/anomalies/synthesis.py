@@ -98,6 +98,11 @@ class AnomalySynthesizer:
         # AFS sees anomalies only, with equally likely sources (docs/method.md, AFS)
         self.anomalous_types: dict[AnomalyType, float] = {kind: 1.0 for kind in self.all_types if kind != "normal"}
 
+    @property
+    def source_files(self) -> list[Path]:
+        """Return the files of all types."""
+        return [file for files in self.sources.values() for file in files]
+
     def synthesize(self, image: Image, rng: np.random.Generator, *, only_anomalous: bool = False) -> LocalAnomaly:
         """Draw a type and, unless it is ``normal``, a mask, a source and an opacity; return the blended image.
 

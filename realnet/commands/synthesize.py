@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
 
     synthesizers = dict(zip(classes, for_each(synthesizer_of, classes), strict=True))
-    sources = (file for made in synthesizers.values() for files in made.sources.values() for file in files)
+    sources = (file for made in synthesizers.values() for file in made.source_files)
     require_sound(dataset, classes, with_test=False, sources=sources)
     entries = {name: dataset.index(name, write=not flags.dry_run).train for name in classes}
     if flags.dry_run:

@@ -12,7 +12,7 @@ from realnet.errors import UserError
 DEPTHS = (8, 10, 12, 14, 16)
 NUM_READ = 40
 """Most files that are decoded, evenly spread; the largest value of all counts."""
-_PNG_DEPTH, _PNG_COLOUR, _PNG_CHUNKS = 24, 25, 33
+_PNG_DEPTH, _PNG_CHUNKS = 24, 33
 
 
 def reading_facts(image_bits: int) -> dict[str, int]:

@@ -128,11 +128,3 @@ class PositionGaussian(nn.Module):
         centred = by_position(features.float()) - self.mean[:, None]
         white = torch.bmm(centred, self.whitening.mT)  # (P, B, C)
         return white.permute(1, 2, 0).unflatten(2, self.size).contiguous()
-
-
-def mahalanobis(white: Tensor) -> Tensor:
-    """Return the distances (B, 1, h, w) of whitened features (B, C, h, w): √(Σ_c w² / C), about 1 for normal ones.
-
-    See docs/method.md, Normal statistics.
-    """
-    return white.square().mean(dim=1, keepdim=True).sqrt()

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from realnet import config
 from realnet.config import SampleConfig, paths
-from realnet.data.index import images_in
+from realnet.data.folders import images_in
 from realnet.errors import UserError
 from realnet.runtime.files import refusing, whole, whole_file
 from realnet.runtime.precision import Precision

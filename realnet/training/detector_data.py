@@ -61,7 +61,7 @@ class DetectorData:
 
     def subject(self, config: RealNetConfig, backbone_identity: str) -> dict[str, object]:
         """Describe the detector and its training data for a run's identity (:func:`state.identity`)."""
-        sources = [file for files in self.synthesizer.sources.values() for file in files]
+        sources = self.synthesizer.source_files
         images = [self.image_root / entry.filename for entry in self.train]
         folder = paths.output(self.dataset, "realnet", "checkpoints", self.class_name)
         return {
@@ -102,8 +102,7 @@ def detector_data(dataset: OpenDataset, class_name: str, config: RealNetConfig) 
         image_size=config.image_size,
         foreground=dataset.config.foreground_of(class_name),
     )
-    sources = [file for files in synthesizer.sources.values() for file in files]
-    require_sound(dataset, [class_name], sources=sources)
+    require_sound(dataset, [class_name], sources=synthesizer.source_files)
     advise(index.train)
     train, held_out = split_holdout(index.train, config.calibration.holdout_fraction)
     return DetectorData(
