@@ -42,7 +42,7 @@ def test_a_chosen_photograph_gets_verdict_regions_and_a_new_verdict_from_the_sli
     server = uvicorn.Server(uvicorn.Config(create_app({"weave": detector}), port=0, log_level="error"))
     thread = threading.Thread(target=server.run)
     thread.start()
-    wait = WebDriverWait(browser, 10)
+    wait = WebDriverWait(browser, 60)
     try:
         wait.until(lambda _: server.started)
         browser.get(f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/")
@@ -71,4 +71,4 @@ def test_the_page_of_a_prediction_judges_again(browser):
     slider = browser.find_element("css selector", "input[type=range]")
     for threshold, said in ((scores[1] - 1e-4, "2 defect, 3 normal"), (scores[4] - 1e-4, "5 defect, 0 normal")):
         browser.execute_script(MOVE, slider, threshold)
-        WebDriverWait(browser, 10).until(lambda driver, said=said: driver.find_element("id", "counts").text == said)
+        WebDriverWait(browser, 60).until(lambda driver, said=said: driver.find_element("id", "counts").text == said)
