@@ -10,7 +10,7 @@ from realnet.data.formats import is_image
 from realnet.data.groups import groups_of, split_normal
 from realnet.data.layout_file import NO_LAYOUT, Layout
 from realnet.data.pairing import Place, masks_by_name, pair_masks
-from realnet.data.words import names_defect
+from realnet.data.words import names_defect, names_derived
 
 Role = Literal["train", "normal", "good", "defect", "mask", "unused", "unclear"]
 UNKNOWN = "does not say whether it is good"
@@ -57,7 +57,7 @@ def roles_in_class(root: Path, class_name: str, layout: Layout = NO_LAYOUT) -> l
         for file, place in places.items()
         if file not in masks
     }
-    pairs = _roles_of_masks(places, masks, roles, set(told))
+    pairs = _roles_of_masks(places, masks, roles, set(told), is_flat=rules.is_flat)
     if rules.is_flat:
         roles = _with_masked(roles, pairs)
     both = roles | {file: replace(pair, is_told=file in told) for file, pair in pairs.items()}
@@ -66,12 +66,12 @@ def roles_in_class(root: Path, class_name: str, layout: Layout = NO_LAYOUT) -> l
 
 
 def _roles_of_masks(
-    places: Mapping[str, Place], masks: set[str], roles: Mapping[str, FileRole], told: set[str]
+    places: Mapping[str, Place], masks: set[str], roles: Mapping[str, FileRole], told: set[str], *, is_flat: bool
 ) -> dict[str, FileRole]:
     pairs = pair_masks(
         [place for file, place in places.items() if file in masks],
         [place for file, place in places.items() if file not in masks],
-        defects={file for file, role in roles.items() if role.role == "defect"},
+        defects={file for file, role in roles.items() if role.role == "defect" or is_flat},
         unused={file for file, role in roles.items() if role.role == "unused"},
         told=told,
     )
@@ -141,8 +141,10 @@ class _Rules:
     def role_of(self, place: Place) -> FileRole:
         """Return what an image that is no mask becomes."""
         split, quality, others = _said_by(place)
-        if any(name.is_derived for name in place.names):
+        if any(name.is_derived for name in place.names) or names_derived(place.stem):
             return FileRole(place.file, "unused", reason="made from other images")
+        if any(name.is_spare for name in place.names):
+            return FileRole(place.file, "unused", reason="its folder is called unsorted, or a copy")
         if split == "test":
             return self._in_test(place, quality, others)
         role, reason = self._in_train(quality, others) if split else self._without_split(quality, others)
@@ -165,8 +167,10 @@ class _Rules:
             return FileRole(place.file, "good")
         parts = zip(PurePosixPath(place.file).parts, place.names, strict=False)
         named = [part for part, name in parts if not (name.split or name.is_neutral)]
-        if others or named:
-            return FileRole(place.file, "defect", others[-1] if others else named[-1])
+        if others:
+            return FileRole(place.file, "defect", others[-1])
+        if named:
+            return FileRole(place.file, "unclear", reason=f"its folder {named[-1]} {UNKNOWN}")
         return FileRole(place.file, "unused", reason="no folder says its kind; expected test/good or test/<kind>")
 
     def _without_split(self, quality: str | None, others: Sequence[str]) -> tuple[Role, str]:

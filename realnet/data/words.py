@@ -17,7 +17,7 @@ def same_name(text: str) -> str:
 def _plain(text: str) -> str:
     """Return a name without case and accents; Japanese, Korean and Cyrillic letters stay letters."""
     parts = unicodedata.normalize("NFKD", text.casefold())
-    return unicodedata.normalize("NFC", "".join(c for c in parts if unicodedata.category(c) != "Mn"))
+    return unicodedata.normalize("NFC", "".join(c for c in parts if unicodedata.category(c) not in {"Mn", "Mc"}))
 
 
 def _words(text: str) -> frozenset[str]:
@@ -45,10 +45,11 @@ GOOD = _words(
     "anomalyfree noanomaly nonanomalous notdefective notanomalous inlier inliers free "
     "gut gute guten gutteil gutteile inordnung io fehlerfrei einwandfrei "
     "bon bons bonne bonnes conforme conformes sansdefaut sain bueno buenos buena buenas correcto correctos sindefecto "
+    "goedgekeurd goedgekeurde golden sindefectos "
     "buono buoni buona senzadifetti bom bons boa boas perfeito semdefeito goed goede dobry dobre dobra dobri "
     "god goda godkand bra hyva ehja iyi saglam hatasiz bun buni bune jo tot dat bagus baik "
     "норма норм хорошо хорошие хороший хорошая годен годные годный исправные добре καλο καλα "
-    "良品 正常 正常品 合格 合格品 好 好品 良好 良 无缺陷 無缺陷 양품 정상 합격 سليم جيد अच्छा ดี"
+    "良品 正常 正常品 合格 合格品 好 好品 良好 良 无缺陷 無缺陷 양품 정상 합격 سليم جيد अच्छा ดี תקין תקינים"
 )
 BAD = _words(
     "bad ng ngs ngpart nogood notgood nok notok nonok notpass nopass ko fail fails failed failure failures defect "
@@ -58,16 +59,24 @@ BAD = _words(
     "fehler fehlerhaft defekt defekte defekten kaputt schlecht schlechtteil schlechtteile ausschuss nio nichtinordnung "
     "nichtok mauvais mauvaise defaut defauts defectueux nonconforme nonconformes rebut malo malos mala defecto "
     "defectos defectuoso rechazado difetto difetti difettoso difettosi scarto scarti ruim defeito defeitos "
+    "afgekeurd afgekeurde condefecto condefectos sortedout rework reworked aussortiert nacharbeit "
     "slecht defecte wada wady wadliwe wadliwy zly zle vada vadny vadne dalig fel viallinen kotu hatali kusurlu rusak "
     "cacat loi брак дефект дефекты дефектные плохо плохие плохой негодные "
     "不良 不良品 不良好 不合格 次品 异常 異常 異常品 缺陷 欠陥 "
-    "불량 불량품 이상 결함 불합격"
+    "불량 불량품 이상 결함 불합격 खराब פגום פגומים פסול"
 )
 NEUTRAL = _words(
     "image images img imgs imgset data dataset datasets pic pics picture pictures photo photos jpg jpeg jpegs png pngs "
     "bmp tif tiff raw rgb sample samples frame frames file files input inputs original originals jpegimages "
     "bild bilder fotos foto immagini imagenes"
 )
+SPARE = _words(
+    "unlabelled unlabeled unknown unsorted unchecked undecided unsure unbekannt unsortiert backup backups "
+    "copy copies kopie archive archives archiv old trash papierkorb"
+)
+"""What names of folders call images that are not sorted, or kept twice."""
+OPPOSED = _words("negative positive neg pos n p true false yes no")
+"""Names that stand for good and bad, in an order that differs from folder to folder."""
 DERIVED = _words("overlay overlays heatmap heatmaps thumbnail thumbnails thumb thumbs preview previews visualization")
 KINDS = _words(
     "crack cracks scratch scratches dent dents hole holes stain stains rust spot spots bent cut cuts chip chips burr "
@@ -90,6 +99,7 @@ class FolderName:
         is_truth: whether it names masks.
         quality: whether it names good or bad products; None if neither.
         is_derived: whether it names pictures made of others, such as heatmaps.
+        is_spare: whether it names images that are not sorted or kept twice.
         is_lot: whether it only numbers its images' origin, such as ``lot 3``, ``cam2`` or ``2024-05-01``.
         is_neutral: whether it says nothing, such as ``images``.
         text: what else it says, such as a kind of defect, without accents; "" if nothing.
@@ -99,6 +109,7 @@ class FolderName:
     is_truth: bool = False
     quality: Literal["good", "bad"] | None = None
     is_derived: bool = False
+    is_spare: bool = False
     is_lot: bool = False
     is_neutral: bool = False
     text: str = ""
@@ -130,6 +141,7 @@ def read_name(name: str) -> FolderName:
         is_truth=is_truth,
         quality=quality,
         is_derived=bool(DERIVED.intersection(told)),
+        is_spare=bool(SPARE.intersection(told)),
         is_lot=is_lot,
         is_neutral=not told and not is_numbered,
         text="" if is_lot or not told else " ".join(rest),
@@ -139,7 +151,7 @@ def read_name(name: str) -> FolderName:
 def tokens_of(name: str) -> list[str]:
     """Return the words of a name, without case and accents: of ``GroundTruth_01``, ``ground``, ``truth`` and ``01``."""
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])", " ", unicodedata.normalize("NFC", name))
-    return [_plain(token) for token in re.split(r"[\W_]+", spaced) if token]
+    return [token for token in re.split(r"[\W_]+", _plain(spaced)) if token]
 
 
 def names_defect(stem: str) -> bool:
@@ -147,6 +159,18 @@ def names_defect(stem: str) -> bool:
     told = [token.rstrip("0123456789") for token in tokens_of(stem)]
     told = [token for token in told if token]
     return _quality(told) != "good" and bool((BAD | KINDS).intersection(told) or _quality(told) == "bad")
+
+
+def names_derived(stem: str) -> bool:
+    """Tell whether a file's name ends as those of pictures made of others do, such as ``012_overlay``."""
+    tokens = tokens_of(stem)
+    return len(tokens) > 1 and tokens[-1] in DERIVED
+
+
+def may_be_good_or_bad(name: str) -> bool:
+    """Tell whether a folder's name may stand for good or bad products: ``0``, ``class1``, ``positive``, ``P``."""
+    told = [token for token in tokens_of(name) if token not in NEUTRAL]
+    return bool(told) and all(token in OPPOSED or re.fullmatch(r"(class|label|y)?[01]?", token) for token in told)
 
 
 def _half(token: str) -> Split | None:

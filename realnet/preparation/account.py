@@ -14,7 +14,7 @@ from realnet.data.formats import is_image
 from realnet.data.images import read_pixels
 from realnet.data.layout_file import Layout
 from realnet.data.roles import FileRole, roles_in_class
-from realnet.data.words import names_defect, read_name
+from realnet.data.words import may_be_good_or_bad, names_defect, read_name
 from realnet.errors import UserError, printable
 from realnet.inspection.mask_looks import find_mask_looks
 from realnet.preparation.layouts import Recognised, as_one_class, recognise
@@ -141,7 +141,9 @@ def problems_of(account: Account) -> list[str]:
     }
     places = {title: [f"{role.file} ({meaning(role)})" for role in files] for title, files in found.items()}
     places["folders of test images that hold none"] = list(_empty_kinds(account))
-    places["classes named for defects"] = _kinds_as_classes(account)
+    flat = _flat_classes(account)
+    places["classes named for defects"] = [name for name in flat if names_defect(name)]
+    places["folders that may be classes, or good and bad products"] = [n for n in flat if may_be_good_or_bad(n)]
     places["folders that would be classes, but have no training folder as the others have"] = _bare_classes(account)
     texts = (_problem(title, files) for title, files in places.items())
     return [text for text in texts if text]
@@ -172,13 +174,15 @@ def _empty_kinds(account: Account) -> Iterator[str]:
                 yield below.as_posix()
 
 
-def _kinds_as_classes(account: Account) -> list[str]:
+def _flat_classes(account: Account) -> list[str]:
+    """Return the classes that are nothing but a folder of images each, unless the layout file says so."""
     if account.found.layout != "folders":
         return []
-    flat = (
-        name for name, roles in account.by_class.items() if not any(role.role in {"good", "defect"} for role in roles)
-    )
-    return [name for name in flat if names_defect(name)]
+    return [
+        name
+        for name, roles in account.by_class.items()
+        if not any(role.is_told or role.role in {"good", "defect"} for role in roles)
+    ]
 
 
 def _bare_classes(account: Account) -> list[str]:

@@ -114,6 +114,14 @@ FOLDERS = {
         ("mask", "ground_truth/bent", BAD),
     ],
     "heatmaps among the images": [("good", "good", GOOD), ("bad", "bent", BAD), ("held", "good/overlays", GOOD)],
+    "overlays beside the images": [*CLASSIC, ("unused", "test/bent", BAD, "{}_overlay.png")],
+    "images kept twice or not sorted": [
+        *CLASSIC,
+        ("unused", "backup/train/good", BAD),
+        ("unused", "test/unlabelled", BAD),
+        ("unused", "train/good - Copy", BAD),
+    ],
+    "Hindi": [("good", "अच्छा", GOOD), ("bad", "खराब", BAD)],
 }
 
 
@@ -170,6 +178,22 @@ REFUSED = {
         "names leave open",
     ),
     "kinds as classes": ([("good", "part", GOOD), ("bad", "crack", BAD)], "classes named for defects"),
+    "numbers that may be classes or good and bad": (
+        [("good", "0", GOOD), ("bad", "1", BAD)],
+        "may be classes, or good and bad products: 2\n  0\n  1\n",
+    ),
+    "words that may mean good or bad": (
+        [("good", "negative", GOOD), ("bad", "positive", BAD)],
+        "may be classes, or good and bad products",
+    ),
+    "numbers in training and in test": (
+        [(what, f"{half}/{n}", GOOD) for half in ("train", "test") for n, what in enumerate(("good", "bad"))],
+        r"photos/test/0/000\.png \(unclear: its folder 0 does not say whether it is good\)",
+    ),
+    "a mask that fits several images of a flat folder": (
+        [("good", "0", GOOD), ("bad", "1", BAD), ("bad", "0", BAD), ("mask", "masks", BAD)],
+        "several for one image",
+    ),
     "several masks of one image": (
         [*CLASSIC, ("mask", "gt/bent", BAD, "{}_mask1.png"), ("mask", "gt/bent", BAD, "{}_mask2.png")],
         "several for one image",
