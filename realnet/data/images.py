@@ -41,8 +41,6 @@ def read_image(source: Path | bytes, bits: int = 16) -> Image:
         UserError: if the file is missing, unreadable or truncated, or holds other than 8-bit and 16-bit values; the
             message names it.
     """
-    if bits == 16:
-        return cv2.cvtColor(decode(source, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
     pixels = decode(source, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     return cv2.cvtColor(to_8_bits(pixels, bits), cv2.COLOR_BGR2RGB)
 

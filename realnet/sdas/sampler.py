@@ -194,6 +194,8 @@ def sample_batch(
         )
     else:
         x = p_sample_loop(sampler.diffusion, predict, start, noise, y=y, anomaly_strength=strength, guidance=guidance)
+    if not x.isfinite().all():
+        raise UserError("the diffusion model gives NaN: its weights diverged, or try runtime.precision=fp32")
     return to_pixels(x)
 
 

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+import spoil
 import torch
 from conftest import ROOT, load_script
 from processes import free_port
@@ -70,6 +71,16 @@ def test_sampled_images_do_not_depend_on_the_batch_or_on_what_was_there(tiny, ru
     run_script("train_diffusion", "--dataset", "tiny", "--no-resume", "--seed", "5", "--set", "train.num_steps=1")
     with pytest.raises(UserError, match="other settings"):  # of another model at the same path and step
         run_script(*arguments, "--output", "a")
+
+
+def test_a_diffusion_model_that_diverged_makes_no_images(tiny, run_script):
+    spoil.diffusion()
+    stored = checkpoint.read(spoil.DIFFUSION)
+    stored["state_dict"]["out.2.bias"].fill_(torch.nan)
+    checkpoint.write(spoil.DIFFUSION, stored)
+    with pytest.raises(UserError, match="the diffusion model gives NaN: its weights diverged"):
+        run_script("sample", "--dataset", "tiny", "--no-guidance", "--device", "cpu")
+    assert not list(tiny.glob("data/tiny/sdas/*/*.jpg"))
 
 
 def test_a_sampling_run_that_goes_on_in_16_bits_makes_the_same_files(tiny, run_script, monkeypatch):

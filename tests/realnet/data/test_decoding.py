@@ -47,7 +47,7 @@ def test_bytes_after_the_end_do_not_count_and_missing_ones_do(tmp_path, form, tr
         assert decoding.is_truncated(data[:-cut])
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.int32, np.float64])
+@pytest.mark.parametrize("dtype", [np.float32, np.int32, np.float64, np.int16])
 def test_values_without_a_range_are_named_as_such(tmp_path, dtype):
     path = tmp_path / "x.tif"
     cv2.imwrite(str(path), COLOURS[..., 0].astype(dtype))
@@ -106,6 +106,19 @@ def test_ten_and_twelve_bits_are_found_over_all_files(tmp_path):
     assert len(np.unique(read)) > 180 and np.array_equal(read[..., 0], (ramp % 3000) >> 4)
     assert len(np.unique(read_image(bright))) < 13
     assert read_image(deep(tmp_path / "4.png", ramp * 16), 12).max() == 255  # brighter than any before: not wrapped
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14])
+def test_a_tiff_of_packed_bits_is_read(tmp_path, bits):
+    ramp = np.arange(64).reshape(8, 8) << (bits - 6)
+    packed = int("".join(f"{value:0{bits}b}" for value in ramp.ravel()), 2).to_bytes(8 * bits)
+    entries = {256: 8, 257: 8, 258: bits, 259: 1, 262: 1, 273: 8, 277: 1, 278: 8, 279: len(packed)}
+    table = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries.items())
+    path = tmp_path / "x.tif"
+    path.write_bytes(
+        struct.pack("<2sHI", b"II", 42, 8 + len(packed)) + packed + struct.pack("<H", 9) + table + bytes(4)
+    )
+    assert np.array_equal(read_image(path, depth.find_bits([path])[0])[..., 0], ramp >> (bits - 8))
 
 
 def test_a_png_may_say_its_bits(tmp_path):
