@@ -151,10 +151,12 @@ def _copies_visa(row: dict[str, str], source: Path, target: Path) -> Iterable[Fi
     beyond = [row[name] for name in ("object", "split", "image", "mask") if row[name] and not is_inside(row[name])]
     if beyond:
         raise UserError(f"{source / SPLIT_FILE} names {beyond[0]!r}, outside the archive; unpack the archive again")
-    folder = target / row["object"]
+    folder, split = target / row["object"], row["split"].strip()
+    if split not in {"train", "test"}:
+        raise UserError(f"{source / SPLIT_FILE} has the split {split!r}; expected train or test")
     kind = VISA_FOLDERS[row["label"].strip()]
     image = source / row["image"]
-    yield FileCopy(image, folder / row["split"].strip() / kind / image.name)
+    yield FileCopy(image, folder / split / kind / image.name)
     if row["mask"]:
         mask = source / row["mask"]
         yield FileCopy(mask, folder / TRUTH_FOLDER / kind / mask.name, is_id_mask=True)

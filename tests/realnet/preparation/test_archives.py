@@ -81,6 +81,20 @@ def test_a_split_file_names_nothing_outside(visa, tmp_path, name, value):
         plan_visa(visa, tmp_path / "visa")
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("Normal/0001.JPG", "Normal/0000.JPG", r"1 files would be written twice \(.*0000\.JPG\)"),
+        ("candle,train", "candle,training", "1cls.csv has the split 'training'; expected train or test"),
+    ],
+)
+def test_a_split_file_leaves_no_image_out(visa, tmp_path, name, value, message):
+    table = visa / "split_csv/1cls.csv"
+    table.write_text(table.read_text().replace(name, value, 1))
+    with pytest.raises(UserError, match=message):
+        plan_visa(visa, tmp_path / "visa")
+
+
 def test_incomplete_archives_are_refused_by_name(visa, tmp_path):
     (visa / "candle/Data/Images/Normal/0001.JPG").unlink()
     with pytest.raises(UserError, match=r"1 files of the archive do not exist .*Normal/0001\.JPG"):
