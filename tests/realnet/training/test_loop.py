@@ -17,6 +17,7 @@ from realnet.data.registry import open_dataset
 from realnet.detection.calibration import calibrate, draw_examples
 from realnet.errors import UserError
 from realnet.models import checkpoint
+from realnet.runtime import distributed
 from realnet.runtime.distributed import World
 from realnet.training import completion, detector_task, diffusion_task
 from realnet.training.detector_data import detector_data
@@ -126,6 +127,21 @@ def test_of_equals_the_last_is_best_and_each_file_is_calibrated_with_what_it_sto
         drawn, stored = asdict(again), asdict(detector.calibration)
         assert drawn.pop("note") == stored.pop("note") == ""
         assert drawn == pytest.approx(stored, rel=1e-4)
+
+
+def test_the_others_wait_for_a_calibration_however_long_it_takes(tiny, run_script, monkeypatch):
+    told = []
+
+    def tells(module, name, word):
+        call = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *values: told.append(word) or call(*values))
+
+    tells(detector_task, "completed", "calibrated")
+    tells(distributed, "meet", "met")
+    tells(distributed, "any_process", "sent a message, which times out")
+    run_script(*TRAIN_DETECTOR, "--set", "train.num_steps=1")
+    after = [word for word in told[told.index("calibrated") :] if word != "calibrated"]
+    assert after[0] == "met"
 
 
 @pytest.mark.parametrize(("num_workers", "fatal"), [(0, 6 + 11), (1, 11)])
