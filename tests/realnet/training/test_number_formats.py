@@ -11,6 +11,7 @@ from realnet.config import RealNetConfig
 from realnet.data.registry import open_dataset
 from realnet.models.realnet import RealNet
 from realnet.runtime.distributed import join_world
+from realnet.training import detector_task
 from realnet.training.detector_data import detector_data
 from realnet.training.detector_task import DetectorTask
 from realnet.training.normal_statistics import NormalStatistics
@@ -28,9 +29,17 @@ def begun(precision: str, *settings: str) -> tuple[DetectorTask, dict]:
         return task, default_collate([task.train_set[0, index] for index in range(3)])
 
 
-def test_afs_chooses_the_same_channels(tiny):
+def test_afs_chooses_the_same_channels_by_float32_features(tiny, monkeypatch):
+    dtypes, whole = set(), detector_task.afs_criteria
+
+    def criteria(afs, anomalous, *rest, **options):
+        dtypes.update(features.dtype for features in anomalous.values())
+        return whole(afs, anomalous, *rest, **options)
+
+    monkeypatch.setattr(detector_task, "afs_criteria", criteria)
     chosen = [dict(begun(name)[0].model.afs.indexes.named_buffers()) for name in ("fp32", "bf16")]
     assert all(torch.equal(value, chosen[1][key]) for key, value in chosen[0].items())
+    assert dtypes == {torch.float32}
 
 
 def test_statistics_are_fitted_in_float32_also_in_a_run_that_goes_on(tiny, monkeypatch):
