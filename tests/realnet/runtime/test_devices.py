@@ -26,6 +26,13 @@ def test_only_what_is_pinned_is_sent_without_waiting_and_only_to_cuda(device, pi
     assert told == calls
 
 
+def test_images_on_cuda_are_channels_last(monkeypatch):
+    monkeypatch.setattr(devices, "send", lambda value, device: value)
+    for device, is_last in (("cuda", True), ("cpu", False)):
+        sent = devices.send_images(torch.zeros(2, 3, 4, 5), torch.device(device))
+        assert sent.is_contiguous(memory_format=torch.channels_last) == is_last
+
+
 def test_one_function_alone_sends_without_waiting():
     sources = [
         path for folder in ("realnet", "guided_diffusion", "benchmarks") for path in (ROOT / folder).rglob("*.py")

@@ -38,6 +38,15 @@ class Scaled(torch.nn.Linear):
 
 
 @torch.no_grad()
+def test_a_part_in_float32_is_so_under_autocast_and_for_16_bits():
+    part, x = torch.nn.Linear(8, 8), torch.randn(2, 8).bfloat16()
+    expected = part(x.float())
+    with resolve("bf16", CPU).autocast():
+        assert torch.equal(in_float32(part, x), expected)
+    assert torch.equal(in_float32(part, x), expected)
+
+
+@torch.no_grad()
 def test_weights_that_are_cast_once_give_the_numbers_of_autocast():
     torch.manual_seed(0)
     layers = [torch.nn.Conv2d(4, 64, 3), torch.nn.GroupNorm(8, 64), torch.nn.SiLU(), torch.nn.ConvTranspose2d(64, 8, 2)]
