@@ -2,8 +2,10 @@
 
 import importlib.util
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import tiny_detector
@@ -13,6 +15,7 @@ from conftest import load_script
 from realnet import Detector, UserError
 from realnet.detection import export
 from realnet.detection.runtimes import open_exported
+from realnet.models import checkpoint
 from realnet.runtime.precision import Precision
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime", "openvino")
@@ -33,7 +36,10 @@ def exported(tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         write_configs(folder / "experiments/tiny")
-        detector = Detector.load(tiny_detector.save("weave"), device="cpu")
+        path = tiny_detector.save("weave")
+        stored = checkpoint.load(path, kind="realnet")
+        checkpoint.save(path, replace(stored, facts={**stored.facts, "image_bits": 12}))
+        detector = Detector.load(path, device="cpu")
         detector.predict(picture())
         patch.setattr(export, "_write_onnx", written_once(export._write_onnx))
         for suffix in (".onnx", ".xml"):
@@ -86,6 +92,14 @@ def test_the_file_gives_the_same_prediction(detector, name, runtime, shown):
         assert found.image_score == pytest.approx(expected.image_score, abs=1e-5)
         np.testing.assert_allclose(found.anomaly_map, expected.anomaly_map, atol=1e-5)
         assert (found.verdict, found.pixel_threshold) == (expected.verdict, expected.pixel_threshold)
+
+
+@needs_packages
+@pytest.mark.parametrize("name", ["weave.onnx", "weave.xml"])
+def test_a_file_of_12_bits_gets_the_same_score(detector, name, tmp_path):
+    cv2.imwrite(str(tmp_path / "deep.png"), picture().astype(np.uint16) * 16 + 7)
+    found = Detector.load(name).predict(tmp_path / "deep.png")
+    assert found.image_score == pytest.approx(detector.predict(picture()[..., ::-1]).image_score, abs=1e-5)
 
 
 @needs_packages
