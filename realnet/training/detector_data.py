@@ -16,7 +16,7 @@ from realnet.evaluation.files import TestFiles
 from realnet.evaluation.split import TestSplit
 from realnet.inspection.check import advise, require_sound
 from realnet.models import checkpoint
-from realnet.runtime.contents import digest
+from realnet.runtime.contents import digest, marks
 from realnet.runtime.distributed import World
 from realnet.training import state
 
@@ -55,36 +55,48 @@ class DetectorData:
         return draw_examples(entries, self.image_root, self.synthesizer, config, image_bits=self.image_bits)
 
     def facts(self) -> dict[str, Any]:
-        """Return what a checkpoint says of its data: numbers of images, versions of what read them, and how."""
+        """Return what a checkpoint says of its data: numbers and marks of images, versions of what read them, and how.
+
+        The marks are those of all images that weights, statistics or thresholds have seen.
+        """
         numbers = {"train": len(self.train), "held_out": len(self.held_out), "test": len(self.test)}
-        return {"data": numbers, "versions": checkpoint.versions(), **reading_facts(self.image_bits)}
+        seen = [self.image_root / entry.filename for entry in (*self.train, *self.held_out)]
+        return {
+            "data": numbers,
+            "training_images": marks(seen, self._folder),
+            "versions": checkpoint.versions(),
+            **reading_facts(self.image_bits),
+        }
+
+    @property
+    def _folder(self) -> Path:
+        return paths.output(self.dataset, "realnet", "checkpoints", self.class_name)
 
     def subject(self, config: RealNetConfig, backbone_identity: str) -> dict[str, object]:
         """Describe the detector and its training data for a run's identity (:func:`state.identity`)."""
         sources = self.synthesizer.source_files
         images = [self.image_root / entry.filename for entry in self.train]
-        folder = paths.output(self.dataset, "realnet", "checkpoints", self.class_name)
         return {
             "stage": "detector",
             "dataset": self.dataset,
             "class": self.class_name,
             "training images": state.fingerprint(entry.filename for entry in self.train),
             "anomaly sources": state.fingerprint(file.as_posix() for file in sources),
-            state.IMAGE_CONTENTS: digest(images, folder),
-            state.SOURCE_CONTENTS: digest(sources, folder),
+            state.IMAGE_CONTENTS: digest(images, self._folder),
+            state.SOURCE_CONTENTS: digest(sources, self._folder),
             state.FOREGROUND: f"{self.synthesizer.foreground}",
-            **(self._held_out_subject(folder) if config.features.normalise != "none" else {}),
+            **(self._held_out_subject() if config.features.normalise != "none" else {}),
             **reading_facts(self.image_bits),
             "backbone's weights (SHA-256)": backbone_identity,
             "train.accumulation (batch norms see each micro-batch by itself)": config.train.accumulation,
         }
 
-    def _held_out_subject(self, folder: Path) -> dict[str, object]:
+    def _held_out_subject(self) -> dict[str, object]:
         """Describe the held-out images, which count in the statistics of normal features."""
         images = [self.image_root / entry.filename for entry in self.held_out]
         return {
             state.HELD_OUT: state.fingerprint(entry.filename for entry in self.held_out),
-            state.HELD_OUT_CONTENTS: digest(images, folder),
+            state.HELD_OUT_CONTENTS: digest(images, self._folder),
         }
 
 
