@@ -72,6 +72,7 @@ class _Description(_Part):
     class_name: str | None = None
     config: dict[str, Any]
     facts: _Facts
+    seconds: dict[str, float] = {}
 
 
 def parse(text: str | bytes, path: Path) -> tuple[Checkpoint, Mapping[str, Any]]:
