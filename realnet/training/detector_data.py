@@ -11,7 +11,7 @@ from realnet.data.depth import reading_facts
 from realnet.data.images import NON_ZERO
 from realnet.data.index import Entry
 from realnet.data.registry import OpenDataset
-from realnet.detection.calibration import Examples, draw_examples, split_holdout
+from realnet.detection.calibration import Examples, draw_examples, holdout_share, split_holdout
 from realnet.evaluation.files import TestFiles
 from realnet.evaluation.split import TestSplit
 from realnet.inspection.check import advise, require_sound
@@ -116,7 +116,7 @@ def detector_data(dataset: OpenDataset, class_name: str, config: RealNetConfig) 
     )
     require_sound(dataset, [class_name], sources=synthesizer.source_files)
     advise(index.train)
-    train, held_out = split_holdout(index.train, config.calibration.holdout_fraction)
+    train, held_out = split_holdout(index.train, holdout_share(config, len(index.train)))
     return DetectorData(
         dataset.name,
         class_name,
