@@ -11,6 +11,7 @@ from realnet.commands.cli import location
 
 if TYPE_CHECKING:
     from realnet.detection.detector import Detector, Prediction
+    from realnet.prediction.inputs import Photographs
 
 EPILOG = """\
 reads    --detector (a checkpoint or a bundle), or the class's own; photographs that it was not trained on
@@ -76,16 +77,26 @@ def _calibrate(flags: argparse.Namespace, path: Path, output: Path, **known: Any
 
     from realnet.detection.bundle import is_bundle
     from realnet.detection.detector import Detector
-    from realnet.detection.recalibration import calibration_at, choose_threshold, read_storable, recalibrated, store
+    from realnet.detection.recalibration import (
+        calibration_at,
+        choose_threshold,
+        read_storable,
+        recalibrated,
+        require_unseen,
+        store,
+    )
     from realnet.errors import UserError
+    from realnet.prediction.inputs import find_images
     from realnet.runtime.contents import stamp
 
     before = stamp(path)
     stored, detector = read_storable(path), Detector.load(path, **known)
     if stamp(path) != before:
         raise UserError(f"{path} has just been replaced by another run; wait until it ends, then calibrate again")
-    good = _predictions(detector, flags.good, output, "good")
-    defects = _predictions(detector, flags.defects, output, "defects") if flags.defects else None
+    photographs = find_images(*flags.good, output=output)
+    require_unseen(stored, photographs.root, photographs.files)
+    good = _predictions(detector, photographs, "good")
+    defects = _predictions(detector, find_images(*flags.defects, output=output), "defects") if flags.defects else None
     scores = np.array([one.image_score for one in good])
     chosen = choose_threshold(
         scores,
@@ -112,15 +123,12 @@ def _calibrate(flags: argparse.Namespace, path: Path, output: Path, **known: Any
     )
 
 
-def _predictions(detector: "Detector", sources: Sequence[Path], output: Path, description: str) -> "list[Prediction]":
+def _predictions(detector: "Detector", found: "Photographs", description: str) -> "list[Prediction]":
     """Predict photographs, keeping neither the photographs nor their maps at full size."""
     from dataclasses import replace
 
     from realnet.errors import for_each
-    from realnet.prediction.inputs import find_images
     from realnet.runtime.progress import bar
-
-    found = find_images(*sources, output=output)
 
     def predict(name: str) -> "Prediction":
         one = detector.predict(found.root / name)

@@ -148,7 +148,9 @@ def _parser() -> ArgumentParser:
     )
     parser.add_argument("--checkpoint", type=location, metavar="FILE", help="a detector of the class, not its own")
     parser.add_argument(
-        "--runtime", choices=("openvino", "onnxruntime"), help="runs an ONNX file (default: the fastest installed)"
+        "--runtime",
+        choices=("openvino", "onnxruntime"),
+        help="runs an ONNX file (default: the installed one that was faster when it was exported)",
     )
     parser.add_argument(
         "--batch_size",

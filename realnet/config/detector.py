@@ -171,8 +171,10 @@ class DetectorTrainConfig(TrainConfig):
 class CalibrationConfig(Section):
     """Thresholds and display scale, fixed without test labels at the end of training."""
 
-    holdout_fraction: float = Field(
-        0.0, ge=0, lt=1, description="training images kept from the weights; 0: calibrated on the training images"
+    holdout_fraction: Auto | Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0,
+        description="training images kept from the weights; 0: calibrated on the training images; auto (own datasets): "
+        "a tenth and at least 32 images; of a class with fewer than 128 none, or a tenth if features.normalise is used",
     )
     num_anomalies: Positive = Field(64, description="local anomalies to calibrate on")
 

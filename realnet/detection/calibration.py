@@ -31,6 +31,8 @@ logger = logging.getLogger("realnet")
 CALIBRATION_EPOCH = 2**31 - 1
 """Anomalies are drawn from this epoch and the ones before it, which training never reaches, so they are new."""
 DISPLAY_QUANTILE = 0.95
+FEWEST_HELD_OUT = 32
+"""Fewer say too little of how high normal images score (docs/method.md, Calibration)."""
 
 
 @with_config(extra="forbid", strict=True, allow_inf_nan=False)
@@ -77,6 +79,16 @@ def pixel_threshold(image_threshold: float | None, calibration: Calibration | No
     if image_threshold < middle:
         return pixels * image_threshold / middle
     return 1 - (1 - pixels) * (1 - image_threshold) / (1 - middle) if image_threshold < 1 else 1.0
+
+
+def holdout_share(config: RealNetConfig, number: int) -> float:
+    """Return the share of a class's training images to hold out; ``number`` is how many it has."""
+    given = config.calibration.holdout_fraction
+    if given != "auto":
+        return given
+    if number >= 4 * FEWEST_HELD_OUT:
+        return max(0.1, FEWEST_HELD_OUT / number)
+    return 0.0 if config.features.normalise == "none" else 0.1
 
 
 def split_holdout(entries: Sequence[Entry], fraction: float) -> tuple[list[Entry], list[Entry]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from realnet.config import RealNetConfig, paths
+from realnet.detection.calibration import FEWEST_HELD_OUT
 from realnet.detection.loading import config_of
 from realnet.metrics.intervals import Rate, auroc_interval, percent
 from realnet.models.checkpoint import Checkpoint
@@ -166,6 +167,10 @@ def _limits(config: RealNetConfig, facts: Mapping[str, Any], results: Results | 
     calibration = facts.get("calibration")
     if calibration and not calibration["held_out"]:
         yield "thresholds", "set on training images, where scores are lower than on new ones: expect more false alarms"
+    elif calibration and not calibration.get("note") and calibration["num_images"] < FEWEST_HELD_OUT:
+        number, rate = calibration["num_images"], percent(1 / (calibration["num_images"] + 1))
+        few = f"set on {number} normal images: a new one scores above them all with a probability of {rate}"
+        yield "thresholds", f"{few}; set them on more photographs with calibrate_realnet.py"
     if results and results.num_normal:
         number, fewest = results.num_normal, percent(Rate.of(0, results.num_normal).high)
         yield (

@@ -63,6 +63,7 @@ class _Facts(_Part):
     calibration: Calibration | None = None
     backbone: _Backbone = _Backbone()
     image_bits: int = Field(16, ge=8, le=16)
+    training_images: list[str] = []
 
 
 class _Description(_Part):
@@ -71,6 +72,7 @@ class _Description(_Part):
     class_name: str | None = None
     config: dict[str, Any]
     facts: _Facts
+    seconds: dict[str, float] = {}
 
 
 def parse(text: str | bytes, path: Path) -> tuple[Checkpoint, Mapping[str, Any]]:

@@ -19,7 +19,7 @@ from realnet.detection.inputs import ImageInput, to_image, to_images
 from realnet.detection.loading import calibration_of, config_of, load_network
 from realnet.detection.maps import DIVERGED
 from realnet.detection.regions import Region, find_regions
-from realnet.detection.runtimes import READERS, Runtime, TorchRuntime, open_exported
+from realnet.detection.runtimes import READERS, Runtime, TorchRuntime, faster, open_exported
 from realnet.drawing.heatmaps import Display, overlay
 from realnet.errors import UserError
 from realnet.models import checkpoint
@@ -134,8 +134,8 @@ class Detector:
                 path used in training, relative to the current folder. A bundle brings them.
             dataset: if given, refuse detectors of other datasets.
             class_name: if given, refuse detectors of other classes.
-            runtime: what runs an ONNX file: ``openvino`` or ``onnxruntime``; None takes the faster one of those that
-                are installed.
+            runtime: what runs an ONNX file: ``openvino`` or ``onnxruntime``; None takes the one of those installed
+                that was faster when the file was exported.
 
         Raises:
             UserError: if the file is missing, does not fit, or was trained on other backbone weights, if the config's
@@ -144,7 +144,9 @@ class Detector:
         path = Path(path)
         if path.suffix in READERS:
             exported = open_exported(path, runtime)
-            stored, _ = description.parse(exported.description() or "{}", path)
+            stored, values = description.parse(exported.description() or "{}", path)
+            if runtime is None:
+                exported = faster(exported, path, values.get("seconds", {}))
             checkpoint.require_match(stored, path, kind="realnet", dataset=dataset, class_name=class_name)
             used = config_of(stored, config, path)
             if used.evaluation.pool != config_of(stored, None, path).evaluation.pool:

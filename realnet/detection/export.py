@@ -1,9 +1,12 @@
 """Export a detector for other machines: as a bundle, or as a network for ONNX Runtime and OpenVINO."""
 
 import copy
+import math
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+import timeit
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,18 +40,27 @@ SUFFIXES: Mapping[Format, str] = {"bundle": bundle.SUFFIX, "onnx": ".onnx", "ope
 TOLERANCE = 1e-3
 """Largest difference from torch of an exported network's maps and scores."""
 RESIZING = "before the network, by Pillow's antialiased bilinear filter (PIL.Image.Resampling.BILINEAR)"
+NUM_TIMED = 5
 EXAMPLE_BATCH = 3
 """A size that is none of the network's own, so that no size of the network is taken for that of the batch."""
 
 
 @dataclass(frozen=True)
 class Parity:
-    """The largest differences between torch and an exported network, over some images."""
+    """The largest differences between torch and an exported network, over some images, and what one takes.
+
+    Attributes:
+        anomaly_map, image_score: the differences.
+        num_images: how many images were compared.
+        runtime: the package that ran the exported network.
+        seconds: of one image by itself, the fastest of ``NUM_TIMED``.
+    """
 
     anomaly_map: float
     image_score: float
     num_images: int
     runtime: str
+    seconds: float = math.nan
 
     def __str__(self) -> str:
         largest = f"at most {self.anomaly_map:.1e} in maps and {self.image_score:.1e} in scores"
@@ -119,7 +131,8 @@ def export_network(detector: Detector, path: Path, *, images: Sequence[Image]) -
     """Write a detector for ONNX Runtime or OpenVINO, and compare it with torch in every runtime that is installed.
 
     The network takes uint8 RGB images (B, H, W, 3) of the detector's size, for any B, and gives anomaly maps (B, H, W)
-    and image scores (B,). Its metadata hold what a bundle's description holds.
+    and image scores (B,). Its metadata hold what a bundle's description holds, and those of ONNX how long each runtime
+    took for an image, by which :meth:`Detector.load` chooses.
 
     Args:
         detector: runs in torch, in float32, on the CPU.
@@ -132,7 +145,9 @@ def export_network(detector: Detector, path: Path, *, images: Sequence[Image]) -
     """
     network = ExportedNetwork(plain_network(detector), detector.config.evaluation.pool).eval()
     height, width = detector.config.image_size
-    text = describe(as_stored(detector, {}), input=[height, width, 3], resizing=RESIZING)
+    values: dict[str, Any] = {"input": [height, width, 3], "resizing": RESIZING}
+    text = describe(as_stored(detector, {}), **values)
+    small = [resize_image(image, (height, width)) for image in images]
     with refusing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
@@ -142,7 +157,11 @@ def export_network(detector: Detector, path: Path, *, images: Sequence[Image]) -
                 graph.replace(made)
             else:
                 _convert(graph, made, text)
-            found = _compare(network, made, [resize_image(image, (height, width)) for image in images])
+            found = _compare(network, made, small)
+            if made.suffix == ".onnx":  # which several runtimes read
+                torch_seconds = _timed(lambda: detector.runtime.judge(small[:1], network.pool))
+                seconds = {"torch": torch_seconds, **{parity.runtime: parity.seconds for parity in found}}
+                _describe_onnx(made, describe(as_stored(detector, {}), **values, seconds=seconds))
             graph.unlink(missing_ok=True)
             for file in sorted(Path(folder).iterdir()):  # the weights before the network that names them
                 file.replace(path.parent / file.name)
@@ -182,6 +201,14 @@ def _write_onnx(network: nn.Module, size: tuple[int, int], text: str, path: Path
     exported.save(path, external_data=False)
 
 
+def _describe_onnx(path: Path, text: str) -> None:
+    """Replace the description that an ONNX file carries."""
+    onnx = import_extra("onnx")
+    network = onnx.load(path)
+    onnx.helper.set_model_props(network, {METADATA: text})
+    onnx.save(network, path)
+
+
 def _median(values: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
     """Compute ``torch.median``, which ONNX does not have."""
     ordered, indexes = values.sort(dim=dim)
@@ -202,14 +229,21 @@ def _compare(network: ExportedNetwork, path: Path, images: Sequence[Image]) -> l
         maps, scores = (values.numpy() for values in network(torch.from_numpy(np.stack(images))))
     found = []
     for runtime in installed_readers(path):
-        other_maps, other_scores = open_exported(path, runtime).judge(images)
+        exported = open_exported(path, runtime)
+        other_maps, other_scores = exported.judge(images)
         parity = Parity(_apart(maps, other_maps), _apart(scores, other_scores), len(images), runtime)
         if not max(parity.anomaly_map, parity.image_score) <= TOLERANCE:  # NaN too
             raise UserError(f"the exported detector is refused: {parity}, more than {TOLERANCE}; nothing is written")
-        found.append(parity)
+        found.append(replace(parity, seconds=_timed(partial(exported.judge, images[:1]))))
     if not found:
         raise UserError("no runtime is installed to check the exported detector with; pip install 'realnet[export]'")
     return found
+
+
+def _timed(run: Callable[[], object]) -> float:
+    """Return the seconds of the fastest of ``NUM_TIMED`` runs, after one that prepares them."""
+    run()
+    return min(timeit.repeat(run, number=1, repeat=NUM_TIMED))
 
 
 def _apart(one: np.ndarray, other: np.ndarray) -> float:

@@ -20,6 +20,7 @@ from realnet.errors import UserError
 from realnet.metrics.intervals import Rate, images_needed, percent
 from realnet.models import checkpoint
 from realnet.models.checkpoint import Checkpoint
+from realnet.runtime.contents import marks
 
 Scores = NDArray[np.float64]
 
@@ -133,6 +134,24 @@ def read_storable(path: Path) -> Checkpoint:
     if stored.config is None:
         raise UserError(f"{path} is a published checkpoint, which stores no thresholds; export it as a bundle first")
     return stored
+
+
+def require_unseen(stored: Checkpoint, root: Path, files: Sequence[str]) -> None:
+    """Check that a detector was trained on none of some good photographs, by their contents.
+
+    Raises:
+        UserError: names those that it was; of detectors of earlier versions it cannot be told.
+    """
+    known = set(stored.facts.get("training_images", ())) - {""}
+    found = marks((root / file for file in files), root)
+    seen = [file for file, mark in zip(files, found, strict=True) if mark in known]
+    if seen:
+        number = "1 photograph" if len(seen) == 1 else f"{len(seen)} photographs"
+        raise UserError(
+            f"--good holds {number} that the detector was trained on: {', '.join(seen[:5])}{', …' * (len(seen) > 5)}. "
+            "What it has seen scores lower than what is new, so the threshold would come out too low; leave "
+            f"{'it' if len(seen) == 1 else 'them'} out"
+        )
 
 
 def recalibrated(

@@ -116,17 +116,18 @@ class OpenVinoRuntime:
         return type(self), (self._path,)
 
 
-RUNTIMES: Mapping[str, Callable[[Path], OnnxRuntime | OpenVinoRuntime]] = {
+ExportedRuntime = OnnxRuntime | OpenVinoRuntime
+RUNTIMES: Mapping[str, type[OnnxRuntime] | type[OpenVinoRuntime]] = {
     "openvino": OpenVinoRuntime,
     "onnxruntime": OnnxRuntime,
 }
-"""By the name of the package, the fastest first."""
+"""By the name of the package; without a measurement the first is taken to be the fastest."""
 READERS: Mapping[str, Sequence[str]] = {".onnx": ("openvino", "onnxruntime"), ".xml": ("openvino",)}
 """The runtimes that read exported networks, by the files' suffix."""
 
 
-def open_exported(path: Path, runtime: str | None = None) -> OnnxRuntime | OpenVinoRuntime:
-    """Open an exported network with a runtime; None takes the fastest that is installed.
+def open_exported(path: Path, runtime: str | None = None) -> ExportedRuntime:
+    """Open an exported network with a runtime; None takes the first of ``READERS`` that is installed.
 
     Raises:
         UserError: if no runtime that reads the file is installed, the one that is named does not read it, or the file
@@ -135,14 +136,26 @@ def open_exported(path: Path, runtime: str | None = None) -> OnnxRuntime | OpenV
     readers = READERS[path.suffix]
     if runtime is not None and runtime not in readers:
         raise UserError(f"--runtime {runtime} does not read {path}; give {' or '.join(readers)}")
-    installed = installed_readers(path)
     if not path.is_file():
         raise UserError(f"{path} does not exist; make it with python export_realnet.py")
-    return RUNTIMES[runtime or (installed or readers)[0]](path)
+    return RUNTIMES[runtime or next(iter(installed_readers(path)), readers[0])](path)
+
+
+def faster(opened: ExportedRuntime, path: Path, seconds: Mapping[str, float]) -> ExportedRuntime:
+    """Return the installed runtime that was the fastest in a measurement, with the same network.
+
+    Args:
+        opened: a runtime with the network.
+        path: the network's file.
+        seconds: what an image took, by the runtime's name; some may be missing.
+    """
+    measured = [name for name in installed_readers(path) if name in seconds]
+    fastest = RUNTIMES[min(measured, key=seconds.__getitem__)] if measured else type(opened)
+    return opened if isinstance(opened, fastest) else fastest(path)
 
 
 def installed_readers(path: Path) -> list[str]:
-    """Return the installed runtimes that read an exported network, the fastest first."""
+    """Return the installed runtimes that read an exported network."""
     return [name for name in READERS[path.suffix] if importlib.util.find_spec(name)]
 
 

@@ -193,7 +193,7 @@ def _stage_yamls(name: str, found: Recognised) -> dict[str, str]:
         "diffusion": same.format("train_diffusion", shlex.quote(name)),
         "classifier": (single if len(found.classes) == 1 else "") + same.format("train_classifier", shlex.quote(name)),
         "sample": same.format("sample", shlex.quote(name)),
-        "realnet": "calibration: {holdout_fraction: 0.1} # of the normal images, to set the verdict's threshold\n"
+        "realnet": "calibration: {holdout_fraction: auto} # of the normal images, to set the verdict's threshold\n"
         "evaluation: {mask_resize: regions} # thin regions of masks stay whole\n",
     }
 

@@ -14,6 +14,7 @@ from realnet.runtime.files import whole
 
 STORE = ".checksums.json"
 """Name of the file in which the runs of a folder keep the checksums of what they read."""
+MARK_DIGITS = 12
 NUM_THREADS = min(8, os.cpu_count() or 1)
 PACKAGES = Path(__file__).resolve().parents[2]
 
@@ -47,6 +48,11 @@ def checksums(files: Iterable[Path], folder: Path) -> list[str]:
 def digest(files: Iterable[Path], folder: Path) -> str:
     """Return one checksum of the contents of several files in their order; see :func:`checksums`."""
     return _hash(" ".join(checksums(files, folder)).encode())
+
+
+def marks(files: Iterable[Path], folder: Path) -> list[str]:
+    """Return the beginnings of :func:`checksums`, enough to recognise a file by; "" for one that cannot be read."""
+    return [value[:MARK_DIGITS] for value in checksums(files, folder)]
 
 
 def keep(folder: Path) -> None:

@@ -11,12 +11,12 @@ from realnet.data.depth import reading_facts
 from realnet.data.images import NON_ZERO
 from realnet.data.index import Entry
 from realnet.data.registry import OpenDataset
-from realnet.detection.calibration import Examples, draw_examples, split_holdout
+from realnet.detection.calibration import Examples, draw_examples, holdout_share, split_holdout
 from realnet.evaluation.files import TestFiles
 from realnet.evaluation.split import TestSplit
 from realnet.inspection.check import advise, require_sound
 from realnet.models import checkpoint
-from realnet.runtime.contents import digest
+from realnet.runtime.contents import digest, marks
 from realnet.runtime.distributed import World
 from realnet.training import state
 
@@ -55,36 +55,48 @@ class DetectorData:
         return draw_examples(entries, self.image_root, self.synthesizer, config, image_bits=self.image_bits)
 
     def facts(self) -> dict[str, Any]:
-        """Return what a checkpoint says of its data: numbers of images, versions of what read them, and how."""
+        """Return what a checkpoint says of its data: numbers and marks of images, versions of what read them, and how.
+
+        The marks are those of all images that weights, statistics or thresholds have seen.
+        """
         numbers = {"train": len(self.train), "held_out": len(self.held_out), "test": len(self.test)}
-        return {"data": numbers, "versions": checkpoint.versions(), **reading_facts(self.image_bits)}
+        seen = [self.image_root / entry.filename for entry in (*self.train, *self.held_out)]
+        return {
+            "data": numbers,
+            "training_images": marks(seen, self._folder),
+            "versions": checkpoint.versions(),
+            **reading_facts(self.image_bits),
+        }
+
+    @property
+    def _folder(self) -> Path:
+        return paths.output(self.dataset, "realnet", "checkpoints", self.class_name)
 
     def subject(self, config: RealNetConfig, backbone_identity: str) -> dict[str, object]:
         """Describe the detector and its training data for a run's identity (:func:`state.identity`)."""
         sources = self.synthesizer.source_files
         images = [self.image_root / entry.filename for entry in self.train]
-        folder = paths.output(self.dataset, "realnet", "checkpoints", self.class_name)
         return {
             "stage": "detector",
             "dataset": self.dataset,
             "class": self.class_name,
             "training images": state.fingerprint(entry.filename for entry in self.train),
             "anomaly sources": state.fingerprint(file.as_posix() for file in sources),
-            state.IMAGE_CONTENTS: digest(images, folder),
-            state.SOURCE_CONTENTS: digest(sources, folder),
+            state.IMAGE_CONTENTS: digest(images, self._folder),
+            state.SOURCE_CONTENTS: digest(sources, self._folder),
             state.FOREGROUND: f"{self.synthesizer.foreground}",
-            **(self._held_out_subject(folder) if config.features.normalise != "none" else {}),
+            **(self._held_out_subject() if config.features.normalise != "none" else {}),
             **reading_facts(self.image_bits),
             "backbone's weights (SHA-256)": backbone_identity,
             "train.accumulation (batch norms see each micro-batch by itself)": config.train.accumulation,
         }
 
-    def _held_out_subject(self, folder: Path) -> dict[str, object]:
+    def _held_out_subject(self) -> dict[str, object]:
         """Describe the held-out images, which count in the statistics of normal features."""
         images = [self.image_root / entry.filename for entry in self.held_out]
         return {
             state.HELD_OUT: state.fingerprint(entry.filename for entry in self.held_out),
-            state.HELD_OUT_CONTENTS: digest(images, folder),
+            state.HELD_OUT_CONTENTS: digest(images, self._folder),
         }
 
 
@@ -104,7 +116,7 @@ def detector_data(dataset: OpenDataset, class_name: str, config: RealNetConfig) 
     )
     require_sound(dataset, [class_name], sources=synthesizer.source_files)
     advise(index.train)
-    train, held_out = split_holdout(index.train, config.calibration.holdout_fraction)
+    train, held_out = split_holdout(index.train, holdout_share(config, len(index.train)))
     return DetectorData(
         dataset.name,
         class_name,

@@ -2,6 +2,7 @@
 
 import shutil
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from conftest import load_script
 
 from realnet import Detector, UserError
+from realnet.data.registry import open_dataset
 from realnet.detection.calibration import Calibration, pixel_threshold
 from realnet.detection.recalibration import calibration_at, choose_threshold
 from realnet.models import checkpoint
@@ -18,6 +20,7 @@ from realnet.runtime import distributed
 from realnet.runtime.distributed import World
 from realnet.runtime.lock import locked
 from realnet.runtime.precision import Precision
+from realnet.training.detector_data import detector_data
 
 TEST = Path("data/tiny/images/weave/test")
 
@@ -151,6 +154,24 @@ def test_of_several_processes_one_writes(path, monkeypatch, capsys):
     monkeypatch.setattr(distributed, "join_world", second)
     calibrate("--detector", path, "--good", TEST / "good")
     assert path.read_bytes() == before and capsys.readouterr().out == ""
+
+
+def test_images_of_the_training_are_refused_by_name_whatever_they_are_called(path):
+    data = detector_data(open_dataset("tiny"), "weave", tiny_detector.config())
+    stored = checkpoint.load(path, kind="realnet")
+    checkpoint.save(path, replace(stored, facts={**stored.facts, **data.facts()}))
+    before = path.read_bytes()
+    good = Path("photographs")
+    shutil.copytree(TEST / "good", good)
+    calibrate("--detector", path, "--good", good, "--dry-run")
+    shutil.copy("data/tiny/images/weave/train/good/002.png", good / "other.png")
+    with pytest.raises(UserError, match=r"--good holds 1 photograph .* trained on: other\.png\. .*; leave it out"):
+        calibrate("--detector", path, "--good", good)
+    with pytest.raises(
+        UserError, match=r"--good holds 6 photographs .* trained on: good/000\.png, .*, …\. .*; leave them out"
+    ):
+        calibrate("--detector", path, "--good", "data/tiny/images/weave/train")
+    assert path.read_bytes() == before
 
 
 def test_a_published_checkpoint_is_refused_before_the_photographs_are_scored(tiny, monkeypatch):

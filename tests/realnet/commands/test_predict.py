@@ -9,6 +9,7 @@ import re
 import shutil
 import threading
 import tracemalloc
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 from urllib.parse import unquote
@@ -22,14 +23,17 @@ from conftest import load_script
 from realnet.config import paths
 from realnet.data.images import read_image, write_image
 from realnet.detection.detector import Detector
+from realnet.detection.export import export_bundle
 from realnet.drawing import panels
 from realnet.drawing.thumbnails import fit_peaks
 from realnet.errors import UserError
+from realnet.models import checkpoint
 from realnet.prediction import run
 from realnet.prediction.inputs import find_images
 from realnet.prediction.run import predict_files
 from realnet.runtime.distributed import join_world
 from realnet.runtime.lock import locked
+from realnet.serving.uploads import decode
 
 OUTPUT = Path("experiments/tiny/realnet_vis/weave/predictions")
 TEST = Path("data/tiny/images/weave/test")
@@ -70,6 +74,20 @@ def test_a_folder_gives_verdicts_and_heatmaps_in_its_own_tree(capsys):
     printed = capsys.readouterr().out
     assert str(OUTPUT / "predictions.csv") in printed and "ckpt_last.pth" in printed
     assert "defect" in printed and "normal" in printed and "\nthreshold  0.65 (calibrated)\n" in printed
+
+
+def test_a_file_of_12_bits_gets_the_same_score_from_a_bundle_and_a_server():
+    path = tiny_detector.save("weave")
+    stored = checkpoint.load(path, kind="realnet")
+    checkpoint.save(path, replace(stored, facts={**stored.facts, "image_bits": 12}))
+    pixels = read_image(TEST / "hole/000.png")
+    detector = Detector.load(path, device="cpu")
+    cv2.imwrite("deep.png", pixels[..., ::-1].astype(np.uint16) * 16 + 7)
+    export_bundle(detector, Path("a.realnet"), with_backbone=False)
+    load_script("predict_realnet").main(["--detector", "a.realnet", "--input", "deep.png", "--output", "out"])
+    assert float(rows(Path("out"))["deep.png"]["image_score"]) == detector.predict(pixels).image_score
+    served = decode(Path("deep.png").read_bytes(), 10_000, bits=Detector.load("a.realnet").image_bits)
+    np.testing.assert_array_equal(served, pixels)
 
 
 def test_alone_in_a_batch_and_among_others_all_bits_are_equal():

@@ -13,7 +13,7 @@ from realnet.config import RealNetConfig
 from realnet.data.images import write_image
 from realnet.data.index import Entry
 from realnet.data.registry import open_dataset
-from realnet.detection.calibration import calibrate, draw_examples, split_holdout
+from realnet.detection.calibration import calibrate, draw_examples, holdout_share, split_holdout
 from realnet.detection.detector import Detector
 from realnet.models import checkpoint
 from realnet.runtime import placement
@@ -137,6 +137,17 @@ def test_split_holdout(number, fraction, expected):
     kept, held = split_holdout(everything, fraction)
     assert len(held) == expected
     assert sorted(kept + held, key=everything.index) == everything
+
+
+def test_enough_images_are_held_out_or_none():
+    def share(number, **settings):
+        return holdout_share(
+            RealNetConfig.model_validate({"calibration": {"holdout_fraction": "auto"}} | settings), number
+        )
+
+    assert [round(share(number) * number) for number in (6, 127, 128, 200, 320, 1000)] == [0, 0, 32, 32, 32, 100]
+    assert share(60, features={"normalise": "channel"}) == 0.1
+    assert holdout_share(RealNetConfig(), 1000) == 0
 
 
 def test_held_out_images_are_spread():

@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,11 @@ def test_a_file_that_says_little_has_a_card_that_says_so(tiny):
     sections = make_card(read_stored(path), path).sections
     assert sections["Data"]["images"] == "not recorded" and sections["Backbone"]["licence"] == "not recorded"
     assert "none" in sections["Calibration"]
+    few = replace(read_stored(path), facts={"calibration": asdict(tiny_detector.CALIBRATION)})
+    assert (
+        "set on 3 normal images: a new one scores above them all with a probability of 25 %"
+        in (make_card(few, path).sections["Limits"]["thresholds"])
+    )
     published = tiny_detector.save_published(tiny / "published.pth.tar")
     assert make_card(read_stored(published), published) is None
 

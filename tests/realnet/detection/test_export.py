@@ -1,9 +1,12 @@
 """Detectors as ONNX and OpenVINO files."""
 
 import importlib.util
+import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import tiny_detector
@@ -11,8 +14,12 @@ import torch
 from conftest import load_script
 
 from realnet import Detector, UserError
-from realnet.detection import export
+from realnet.config import RealNetConfig
+from realnet.detection import export, runtimes
+from realnet.detection.description import describe
 from realnet.detection.runtimes import open_exported
+from realnet.models import checkpoint
+from realnet.models.checkpoint import Checkpoint
 from realnet.runtime.precision import Precision
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime", "openvino")
@@ -33,7 +40,10 @@ def exported(tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         write_configs(folder / "experiments/tiny")
-        detector = Detector.load(tiny_detector.save("weave"), device="cpu")
+        path = tiny_detector.save("weave")
+        stored = checkpoint.load(path, kind="realnet")
+        checkpoint.save(path, replace(stored, facts={**stored.facts, "image_bits": 12}))
+        detector = Detector.load(path, device="cpu")
         detector.predict(picture())
         patch.setattr(export, "_write_onnx", written_once(export._write_onnx))
         for suffix in (".onnx", ".xml"):
@@ -69,7 +79,7 @@ def detector(exported, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "runtime", "shown"),
     [
-        ("weave.onnx", None, "OpenVINO"),
+        ("weave.onnx", None, ""),
         ("weave.onnx", "openvino", "OpenVINO"),
         ("weave.onnx", "onnxruntime", "ONNX Runtime"),
         ("weave.xml", None, "OpenVINO"),
@@ -89,6 +99,14 @@ def test_the_file_gives_the_same_prediction(detector, name, runtime, shown):
 
 
 @needs_packages
+@pytest.mark.parametrize("name", ["weave.onnx", "weave.xml"])
+def test_a_file_of_12_bits_gets_the_same_score(detector, name, tmp_path):
+    cv2.imwrite(str(tmp_path / "deep.png"), picture().astype(np.uint16) * 16 + 7)
+    found = Detector.load(name).predict(tmp_path / "deep.png")
+    assert found.image_score == pytest.approx(detector.predict(picture()[..., ::-1]).image_score, abs=1e-5)
+
+
+@needs_packages
 @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
 def test_a_batch_of_any_size_gives_each_images_own_map_and_score(exported, runtime):
     network = open_exported(exported / "weave.onnx", runtime)
@@ -99,6 +117,38 @@ def test_a_batch_of_any_size_gives_each_images_own_map_and_score(exported, runti
         one_map, one_score = network.judge([image])
         np.testing.assert_allclose(one_map[0], maps[index], atol=1e-5)
         np.testing.assert_allclose(one_score[0], scores[index], atol=1e-5)
+
+
+@needs_packages
+def test_an_onnx_file_knows_how_long_each_runtime_took(exported):
+    for runtime in ("openvino", "onnxruntime"):
+        seconds = json.loads(open_exported(exported / "weave.onnx", runtime).description())["seconds"]
+        assert seconds.keys() == {"torch", "openvino", "onnxruntime"} and min(seconds.values()) > 0
+
+
+def test_the_installed_runtime_that_was_fastest_at_the_export_is_taken(tmp_path, monkeypatch):
+    path = tmp_path / "weave.onnx"
+    path.touch()
+    config = RealNetConfig().model_dump(mode="json")
+    both, one_slower = {"openvino", "onnxruntime"}, {"torch": 0.1, "openvino": 0.3, "onnxruntime": 0.2}
+    for seconds, installed, asked, taken in [
+        (one_slower, both, None, "onnxruntime"),
+        ({"torch": 0.1, "openvino": 0.2, "onnxruntime": 0.3}, both, None, "openvino"),
+        (one_slower, {"openvino"}, None, "openvino"),
+        (one_slower, both, "openvino", "openvino"),
+        ({"openvino": 0.3}, both, None, "openvino"),
+        ({"onnxruntime": 0.3}, {"openvino"}, None, "openvino"),
+        ({}, both, None, "openvino"),
+    ]:
+        text = describe(Checkpoint("realnet", {}, config=config), seconds=seconds)
+        made = {
+            name: type(name, (), {"__init__": lambda *_: None, "name": name, "description": lambda _, text=text: text})
+            for name in ("openvino", "onnxruntime")
+        }
+        monkeypatch.setattr(runtimes, "RUNTIMES", made)
+        find_spec = {name: object() for name in installed}.get
+        monkeypatch.setattr(runtimes.importlib.util, "find_spec", find_spec)
+        assert Detector.load(path, runtime=asked).runtime.name == taken
 
 
 @needs_packages

@@ -74,7 +74,7 @@ def test_registered_configs_list_what_differs(tmp_path, monkeypatch):
         f"{stage}.yaml" for stage in ("dataset", "diffusion", "classifier", "sample", "realnet")
     }
     assert "not needed" in (folder / "classifier.yaml").read_text()
-    assert load(RealNetConfig, folder / "realnet.yaml").calibration.holdout_fraction == 0.1
+    assert load(RealNetConfig, folder / "realnet.yaml").calibration.holdout_fraction == "auto"
     assert load(DatasetConfig, folder / "dataset.yaml").foreground_of("one") == "auto"
     register("both", recognise(tmp_path, layout="folders"))
     assert "not needed" not in (tmp_path / "experiments/both/classifier.yaml").read_text()
