@@ -1,4 +1,4 @@
-"""Predict: verdicts, regions and heatmaps for photographs, without ground truth."""
+"""Predict: verdicts, regions and heatmaps for photographs and videos, without ground truth."""
 
 from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
@@ -49,16 +49,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise UserError(f"--threshold {flags.threshold} must be an image score, from 0 to 1")
     if flags.batch_size < 1:
         raise UserError(f"--batch_size {flags.batch_size} must be at least 1")
+    if flags.every < 1:
+        raise UserError(f"--every {flags.every} must be at least 1")
     path, class_name = cli.find_detector(flags)
     output = flags.output or _default_output(flags.dataset, class_name)
-    found = find_images(*flags.input, output=output)
+    found = find_images(*flags.input, output=output, videos=True)
     protect_files(found.root, found.files, output, flags.save)
     known = {"config": config, "dataset": flags.dataset, "class_name": class_name, "runtime": flags.runtime}
     number_format = config.runtime.precision if config else "auto"
     if flags.dry_run:
         world = plan_world(flags.device, number_format)
         detector = Detector.load(path, precision=world.precision.on("meta"), **known)
-        plan.show(detector.config, plan.prediction(detector, str(path), len(found.files), output, world), world)
+        plan.show(detector.config, plan.prediction(detector, str(path), found.number, output, world), world)
         return 0
     with join_world(flags.device, number_format) as world, console(world.is_main), one_run(output, world):
         detector = Detector.load(path, device=world.device, **known)
@@ -71,10 +73,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             threshold=flags.threshold,
             kinds=flags.save,
             batch_size=flags.batch_size,
+            every=flags.every,
             world=world,
         )
         title = detector.class_name or path.stem
-        shown = bar(verdicts, total=len(found.files), description=title, is_main=world.is_main)
+        shown = bar(verdicts, total=found.number, description=title, is_main=world.is_main)
         page = _page(title, about, detector, flags.threshold) if "page" in flags.save else None
         summary = write_predictions(shown, output, world, page=page)
     reasons = [one.reason for one in (*found.left_out, *summary.left_out)]
@@ -132,7 +135,10 @@ def _parser() -> ArgumentParser:
         nargs="+",
         required=True,
         metavar="PATH",
-        help="images, folders of images, patterns ('day*/**/*.png'), or - for paths on standard input",
+        help="images, videos, folders of images, patterns ('day*/**/*.png'), or - for paths on standard input",
+    )
+    parser.add_argument(
+        "--every", type=int, default=1, metavar="N", help="of a video, predict every N-th frame (default: 1, all)"
     )
     parser.add_argument("--output", type=location, metavar="DIR", help="where the verdicts and pictures go")
     parser.add_argument(

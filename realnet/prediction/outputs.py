@@ -17,6 +17,7 @@ from realnet.drawing.heatmaps import Display
 from realnet.drawing.panels import SMALLEST_SIDE, display_size, heatmap_name, heatmap_panel, verdict_title
 from realnet.errors import UserError, printable
 from realnet.prediction.inputs import LeftOut
+from realnet.prediction.videos import frame_name, is_video
 from realnet.runtime.distributed import World
 from realnet.runtime.files import refusing
 
@@ -87,7 +88,7 @@ def protect_files(root: Path, files: Sequence[str], output: Path, kinds: Collect
         raise UserError(f"--output {output} is the folder of the images; give heatmaps a folder of their own")
     inputs = {_identity(root / file) for file in files}
     is_own = (output / PREDICTIONS).is_file()
-    paths = [output / target for file in files for target in targets(file, kinds).values()]
+    paths = [output / target for file in files for target in _all_targets(file, output, kinds)]
     found = ((path, _identity(path)) for path in paths)
     lost = [str(path) for path, identity in found if identity is not None and (identity in inputs or not is_own)]
     if lost:
@@ -98,6 +99,15 @@ def protect_files(root: Path, files: Sequence[str], output: Path, kinds: Collect
     twice = [str(path) for path, number in Counter(paths).items() if number > 1]
     if twice:
         raise UserError(f"two pictures would be {twice[0]}: rename the folder of photographs, or --save fewer kinds")
+
+
+def _all_targets(file: str, output: Path, kinds: Collection[Kind]) -> list[Path]:
+    """Return the pictures of a photograph; of a video, those in the output folder that its frames may replace."""
+    if not is_video(file):
+        return list(targets(file, kinds).values())
+    firsts = targets(frame_name(file, 0), kinds).values()
+    places = [(first.parent, first.name.replace("#000000", "#*").replace("[", "[[]")) for first in firsts]
+    return [place / path.name for place, pattern in places for path in (output / place).glob(pattern)]
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
