@@ -193,7 +193,7 @@ def prediction(detector: Detector, source: str, num_files: int | None, output: P
     return {
         "checkpoint": source,
         "thresholds": detector.calibration or "none stored: no verdicts without --threshold",
-        "images": "as many as there are frames" if num_files is None else num_files,
+        "images": "not known beforehand" if num_files is None else num_files,
         "writes": str(output),
         **(
             {"memory": _detection_memory(detector, 1, world)}

@@ -40,8 +40,8 @@ class Photographs:
 
     @property
     def number(self) -> int | None:
-        """Return how many images there are; None if videos are among them, which do not say it reliably."""
-        return None if any(map(is_video, self.files)) else len(self.files)
+        """Return how many images there are; None if some are yet to come, or are frames of videos."""
+        return None if not self.files or any(map(is_video, self.files)) else len(self.files)
 
     def passed_over_text(self) -> str:
         """Return a text with the number of files passed over, by suffix; "" if there are none."""
@@ -70,6 +70,17 @@ def find_images(*sources: Path, output: Path, videos: bool = False) -> Photograp
     return Photographs(root, sorted(files, key=natural_key), others, list(left_out.values()))
 
 
+def watched_folder(folder: Path) -> Photographs:
+    """Return a folder of photographs that are yet to be found.
+
+    Raises:
+        UserError: if there is no such folder.
+    """
+    if not folder.is_dir():
+        raise UserError(f"--watch {folder} is no folder; give the one that photographs come to")
+    return Photographs(folder, [], {}, [])
+
+
 def _places(source: Path, videos: bool) -> list[Path]:
     """Return the files and folders that a path, a pattern (such as ``day*/**/*.png``) or standard input names."""
     if str(source) == "-":
@@ -94,7 +105,7 @@ def _find(source: Path, output: Path, videos: bool) -> Photographs:
     if not source.is_dir():
         raise UserError(f"--input {source} does not exist; give an image or a folder of images")
     left_out: list[LeftOut] = []
-    paths = list(_walk(source, output, left_out))
+    paths = list(walk(source, output, left_out))
     images = {path for path in paths if is_image(path)}
     files = [path.relative_to(source).as_posix() for path in paths if path in images]
     passed_over = Counter(path.suffix.lower() for path in paths if path not in images)
@@ -107,8 +118,11 @@ def _find(source: Path, output: Path, videos: bool) -> Photographs:
     return found
 
 
-def _walk(source: Path, output: Path, left_out: list[LeftOut]) -> Iterator[Path]:
-    """Yield all files; enter each folder once, even if several links lead to it, and by its own path if possible."""
+def walk(source: Path, output: Path, left_out: list[LeftOut]) -> Iterator[Path]:
+    """Yield all files in and below a folder, and add the folders that cannot be read to ``left_out``.
+
+    Each folder is entered once, even if several links lead to it, and by its own path if possible.
+    """
     folders, seen = deque([source]), {output.resolve()} - {source.resolve()}
     while folders:
         folder = folders.popleft()
