@@ -1,8 +1,9 @@
-"""Predict: verdicts, regions and heatmaps for photographs, without ground truth."""
+"""Predict: verdicts, regions and heatmaps for photographs and videos, without ground truth."""
 
 from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,8 @@ writes   --output (default: predictions/, or experiments/<dataset>/realnet_vis/<
                              mean score, polygon, in the photograph's pixels
          predictions.html    a page with every photograph, sorted and filtered; a slider moves the threshold; needs no
                              network and no other file, and has about 12 kB for a photograph
-         and for each photograph, under its own path, a heatmap that outlines the defects (or what --save names)
+         and for each photograph or frame (named clip.mp4#000123), under its own path, a heatmap that outlines the
+         defects (or what --save names); --watch adds to what an earlier --watch wrote
 exit     1 if a file or folder could not be read, or a heatmap could not be written under its file's name (all other
          images are predicted), 2 if the input cannot be used
 
@@ -38,9 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from realnet.detection.detector import Detector
     from realnet.dry_run import plan
     from realnet.errors import UserError
-    from realnet.prediction.inputs import find_images
-    from realnet.prediction.outputs import protect_files, write_predictions
+    from realnet.prediction.inputs import find_images, watched_folder
+    from realnet.prediction.outputs import judged_files, protect_files, write_predictions
     from realnet.prediction.run import predict_files
+    from realnet.prediction.watching import watch
     from realnet.runtime.distributed import join_world, plan_world
     from realnet.runtime.lock import one_run
     from realnet.runtime.progress import bar, console
@@ -49,34 +52,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise UserError(f"--threshold {flags.threshold} must be an image score, from 0 to 1")
     if flags.batch_size < 1:
         raise UserError(f"--batch_size {flags.batch_size} must be at least 1")
+    if flags.every < 1:
+        raise UserError(f"--every {flags.every} must be at least 1")
     path, class_name = cli.find_detector(flags)
     output = flags.output or _default_output(flags.dataset, class_name)
-    found = find_images(*flags.input, output=output)
+    found = watched_folder(flags.watch) if flags.watch else find_images(*flags.input, output=output, videos=True)
     protect_files(found.root, found.files, output, flags.save)
     known = {"config": config, "dataset": flags.dataset, "class_name": class_name, "runtime": flags.runtime}
     number_format = config.runtime.precision if config else "auto"
     if flags.dry_run:
         world = plan_world(flags.device, number_format)
         detector = Detector.load(path, precision=world.precision.on("meta"), **known)
-        plan.show(detector.config, plan.prediction(detector, str(path), len(found.files), output, world), world)
+        plan.show(detector.config, plan.prediction(detector, str(path), found.number, output, world), world)
         return 0
     with join_world(flags.device, number_format) as world, console(world.is_main), one_run(output, world):
+        if flags.watch and world.size > 1:
+            raise UserError("--watch runs as one process; start it without torchrun")
         detector = Detector.load(path, device=world.device, **known)
         about = [f"detector   {path}, in {detector.runtime.name}", *_threshold_line(detector, flags.threshold)]
-        verdicts = predict_files(
+        predict = partial(
+            predict_files,
             detector,
-            found.files,
-            found.root,
-            output,
+            root=found.root,
+            output=output,
             threshold=flags.threshold,
             kinds=flags.save,
             batch_size=flags.batch_size,
+            every=flags.every,
             world=world,
         )
         title = detector.class_name or path.stem
-        shown = bar(verdicts, total=len(found.files), description=title, is_main=world.is_main)
         page = _page(title, about, detector, flags.threshold) if "page" in flags.save else None
-        summary = write_predictions(shown, output, world, page=page)
+        if flags.watch:
+            judged = judged_files(output, detector.display(flags.threshold).threshold)
+            verdicts = watch(found.root, output, judged, predict, world.stop)
+        else:
+            verdicts = predict(found.files)
+        shown = bar(verdicts, total=found.number, description=title, is_main=world.is_main)
+        summary = write_predictions(shown, output, world, page=page, resume=bool(flags.watch))
     reasons = [one.reason for one in (*found.left_out, *summary.left_out)]
     cli.close(
         world.is_main,
@@ -126,13 +139,23 @@ def _written(output: Path, kinds: Sequence[str]) -> list[str]:
 
 def _parser() -> ArgumentParser:
     parser = cli.detector_parser(__doc__, epilog=EPILOG)
-    parser.add_argument(
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
         "--input",
         type=location,
         nargs="+",
-        required=True,
         metavar="PATH",
-        help="images, folders of images, patterns ('day*/**/*.png'), or - for paths on standard input",
+        help="images, videos, folders of images, patterns ('day*/**/*.png'), or - for paths on standard input",
+    )
+    source.add_argument(
+        "--watch",
+        type=location,
+        metavar="DIR",
+        help="a folder to watch: each photograph, old or new, is judged once, when it is complete, also if the command "
+        "is started again; Ctrl-C ends it",
+    )
+    parser.add_argument(
+        "--every", type=int, default=1, metavar="N", help="of a video, predict every N-th frame (default: 1, all)"
     )
     parser.add_argument("--output", type=location, metavar="DIR", help="where the verdicts and pictures go")
     parser.add_argument(

@@ -188,12 +188,12 @@ def evaluation(
     return facts
 
 
-def prediction(detector: Detector, source: str, num_files: int, output: Path, world: World) -> dict[str, object]:
-    """Return the plan of a prediction; the detector cannot be used afterwards."""
+def prediction(detector: Detector, source: str, num_files: int | None, output: Path, world: World) -> dict[str, object]:
+    """Return the plan of a prediction; None stands for an unknown number. The detector cannot be used afterwards."""
     return {
         "checkpoint": source,
         "thresholds": detector.calibration or "none stored: no verdicts without --threshold",
-        "images": num_files,
+        "images": "not known beforehand" if num_files is None else num_files,
         "writes": str(output),
         **(
             {"memory": _detection_memory(detector, 1, world)}

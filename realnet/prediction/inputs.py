@@ -1,4 +1,4 @@
-"""Find the images to predict: files, all images in and below folders, patterns, and lists of these."""
+"""Find the images to predict: files, videos, all images in and below folders, patterns, and lists of these."""
 
 import glob
 import os
@@ -11,6 +11,7 @@ from pathlib import Path
 from realnet.data.folders import natural_key
 from realnet.data.formats import IMAGE_SUFFIXES, is_image
 from realnet.errors import UserError
+from realnet.prediction.videos import is_video
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Photographs:
 
     Attributes:
         root: folder of the images.
-        files: paths of the images relative to ``root``, in natural order.
+        files: paths of the images and videos relative to ``root``, in natural order.
         passed_over: number of other files, by suffix.
         left_out: folders that cannot be read.
     """
@@ -37,6 +38,11 @@ class Photographs:
     passed_over: Mapping[str, int]
     left_out: Sequence[LeftOut]
 
+    @property
+    def number(self) -> int | None:
+        """Return how many images there are; None if some are yet to come, or are frames of videos."""
+        return None if not self.files or any(map(is_video, self.files)) else len(self.files)
+
     def passed_over_text(self) -> str:
         """Return a text with the number of files passed over, by suffix; "" if there are none."""
         suffixes = (f"{number} {suffix or 'without one'}" for suffix, number in sorted(self.passed_over.items()))
@@ -44,16 +50,17 @@ class Photographs:
         return f"{number:>6} passed over, not images: {', '.join(suffixes)}" if number else ""
 
 
-def find_images(*sources: Path, output: Path) -> Photographs:
+def find_images(*sources: Path, output: Path, videos: bool = False) -> Photographs:
     """Find the images that paths name: files, folders with all in and below them, patterns, ``-`` for standard input.
 
     Links are followed; hidden files and folders are left out, and so is everything under ``output``. With one file or
-    folder, names are relative to its folder; with several, to the folder that holds them all.
+    folder, names are relative to its folder; with several, to the folder that holds them all. Videos are taken, where
+    they may be, if they are named themselves or by a pattern; a folder is one of photographs.
 
     Raises:
         UserError: if there is no such file or folder, or no image in it.
     """
-    parts = [_find(place, output) for source in sources for place in _places(source)]
+    parts = [_find(place, output, videos) for source in sources for place in _places(source, videos)]
     if len(parts) == 1:
         return parts[0]
     root = Path(os.path.commonpath([part.root.absolute() for part in parts]))
@@ -63,7 +70,18 @@ def find_images(*sources: Path, output: Path) -> Photographs:
     return Photographs(root, sorted(files, key=natural_key), others, list(left_out.values()))
 
 
-def _places(source: Path) -> list[Path]:
+def watched_folder(folder: Path) -> Photographs:
+    """Return a folder of photographs that are yet to be found.
+
+    Raises:
+        UserError: if there is no such folder.
+    """
+    if not folder.is_dir():
+        raise UserError(f"--watch {folder} is no folder; give the one that photographs come to")
+    return Photographs(folder, [], {}, [])
+
+
+def _places(source: Path, videos: bool) -> list[Path]:
     """Return the files and folders that a path, a pattern (such as ``day*/**/*.png``) or standard input names."""
     if str(source) == "-":
         named = [Path(line) for line in sys.stdin.read().splitlines() if line.strip()]
@@ -73,19 +91,21 @@ def _places(source: Path) -> list[Path]:
     if source.exists() or not glob.has_magic(str(source)):
         return [source]
     found = [Path(name) for name in glob.glob(str(source), recursive=True)]  # noqa: PTH207 - as shells do
-    images = [path for path in found if path.is_dir() or is_image(path)]
+    images = [path for path in found if path.is_dir() or is_image(path) or (videos and is_video(path))]
     if not images:
         raise UserError(f"--input {source} matches no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
     return images
 
 
-def _find(source: Path, output: Path) -> Photographs:
+def _find(source: Path, output: Path, videos: bool) -> Photographs:
+    if source.is_file() and is_video(source) and not videos:
+        raise UserError(f"{source} is a video; give photographs")
     if source.is_file():
         return Photographs(source.parent, [source.name], {}, [])
     if not source.is_dir():
         raise UserError(f"--input {source} does not exist; give an image or a folder of images")
     left_out: list[LeftOut] = []
-    paths = list(_walk(source, output, left_out))
+    paths = list(walk(source, output, left_out))
     images = {path for path in paths if is_image(path)}
     files = [path.relative_to(source).as_posix() for path in paths if path in images]
     passed_over = Counter(path.suffix.lower() for path in paths if path not in images)
@@ -98,8 +118,11 @@ def _find(source: Path, output: Path) -> Photographs:
     return found
 
 
-def _walk(source: Path, output: Path, left_out: list[LeftOut]) -> Iterator[Path]:
-    """Yield all files; enter each folder once, even if several links lead to it, and by its own path if possible."""
+def walk(source: Path, output: Path, left_out: list[LeftOut]) -> Iterator[Path]:
+    """Yield all files in and below a folder, and add the folders that cannot be read to ``left_out``.
+
+    Each folder is entered once, even if several links lead to it, and by its own path if possible.
+    """
     folders, seen = deque([source]), {output.resolve()} - {source.resolve()}
     while folders:
         folder = folders.popleft()

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -17,6 +18,7 @@ from realnet.drawing.heatmaps import Display
 from realnet.drawing.panels import SMALLEST_SIDE, display_size, heatmap_name, heatmap_panel, verdict_title
 from realnet.errors import UserError, printable
 from realnet.prediction.inputs import LeftOut
+from realnet.prediction.videos import frame_name, is_video
 from realnet.runtime.distributed import World
 from realnet.runtime.files import refusing
 
@@ -27,6 +29,8 @@ Heatmaps lie in the output folder, the other pictures in a folder of their name.
 DEFAULT: tuple[Kind, ...] = ("page", "heatmaps")
 PREDICTIONS, REGIONS, PAGE = "predictions.csv", "predictions.jsonl", "predictions.html"
 COLUMNS = ("file", "image_score", "threshold", "verdict", "seconds")
+LONGEST_LINE = 2**20
+"""Bytes at the end of a file in which its last line begins."""
 LARGEST_SIDE = 1024
 """Longer side (px) that larger heatmaps are shrunk to."""
 
@@ -87,7 +91,7 @@ def protect_files(root: Path, files: Sequence[str], output: Path, kinds: Collect
         raise UserError(f"--output {output} is the folder of the images; give heatmaps a folder of their own")
     inputs = {_identity(root / file) for file in files}
     is_own = (output / PREDICTIONS).is_file()
-    paths = [output / target for file in files for target in targets(file, kinds).values()]
+    paths = [output / target for file in files for target in _all_targets(file, output, kinds)]
     found = ((path, _identity(path)) for path in paths)
     lost = [str(path) for path, identity in found if identity is not None and (identity in inputs or not is_own)]
     if lost:
@@ -100,6 +104,15 @@ def protect_files(root: Path, files: Sequence[str], output: Path, kinds: Collect
         raise UserError(f"two pictures would be {twice[0]}: rename the folder of photographs, or --save fewer kinds")
 
 
+def _all_targets(file: str, output: Path, kinds: Collection[Kind]) -> list[Path]:
+    """Return the pictures of a photograph; of a video, those in the output folder that its frames may replace."""
+    if not is_video(file):
+        return list(targets(file, kinds).values())
+    firsts = targets(frame_name(file, 0), kinds).values()
+    places = [(first.parent, first.name.replace("#000000", "#*").replace("[", "[[]")) for first in firsts]
+    return [place / path.name for place, pattern in places for path in (output / place).glob(pattern)]
+
+
 def _identity(path: Path) -> tuple[int, int] | None:
     """Return the device and inode of a file, which are the same under all its names; None if it does not exist."""
     try:
@@ -107,6 +120,43 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
+
+
+def judged_files(output: Path, threshold: float | None) -> set[str]:
+    """Return the printable names of the files that have a verdict in an output folder, to which others are then added.
+
+    Args:
+        output: the folder.
+        threshold: the image threshold of the verdicts to add.
+
+    Raises:
+        UserError: if the folder is not one of predictions, or its verdicts are by another threshold.
+    """
+    table = output / PREDICTIONS
+    if not table.is_file():
+        if output.is_dir() and any(not path.name.startswith(".") for path in output.iterdir()):
+            raise UserError(f"--output {output} holds files that no prediction wrote; give another --output")
+        return set()
+    for name in (REGIONS, PREDICTIONS, PAGE):
+        _drop_torn_line(output / name)
+    with table.open(encoding="utf-8", newline="") as file:
+        rows = [(row["file"], row["threshold"]) for row in csv.DictReader(file)]
+    other = {stored for _, stored in rows} - {"" if threshold is None else str(threshold)}
+    if other:
+        raise UserError(
+            f"{table} holds verdicts by the threshold {other.pop() or 'of no detector'}, and now it is {threshold}; "
+            "give another --output"
+        )
+    return {name for name, _ in rows}
+
+
+def _drop_torn_line(path: Path) -> None:
+    """Cut off what a power cut left of a last line."""
+    if path.is_file():
+        with refusing(path), path.open("r+b") as file:
+            start = max(0, file.seek(0, os.SEEK_END) - LONGEST_LINE)
+            file.seek(start)
+            file.truncate(start + file.read().rfind(b"\n") + 1)
 
 
 def write_pictures(prediction: Prediction, image: Image, file: str, output: Path, kinds: Collection[Kind]) -> None:
@@ -142,7 +192,12 @@ def _panel(image: Image, prediction: Prediction) -> Image:
 
 
 def write_predictions(
-    found: Iterable[FileVerdict | LeftOut], output: Path, world: World, *, page: str | None = None
+    found: Iterable[FileVerdict | LeftOut],
+    output: Path,
+    world: World,
+    *,
+    page: str | None = None,
+    resume: bool = False,
 ) -> Summary:
     """Write the files line by line as the verdicts come, on the main process, and count them.
 
@@ -151,33 +206,37 @@ def write_predictions(
         output: folder of the files.
         world: this process.
         page: start of the page; None writes none.
+        resume: adds to the files that are there.
 
     Raises:
         UserError: if they cannot be written.
     """
     verdicts: Counter[str | None] = Counter()
-    left_out: list[LeftOut] = []
-    with _writer(output, page) if world.is_main else nullcontext(_discard) as write:
+    left_out: dict[str, LeftOut] = {}
+    with _writer(output, page, resume) if world.is_main else nullcontext(_discard) as write:
         for one in found:
             if isinstance(one, LeftOut):
-                left_out.append(one)
+                left_out[one.file] = one
             else:
+                left_out.pop(one.file, None)  # it could not be read at first
                 verdicts[one.verdict] += 1
                 write(one)
-    return Summary(verdicts, left_out)
+    return Summary(verdicts, list(left_out.values()))
 
 
 @contextmanager
-def _writer(folder: Path, page: str | None) -> Iterator[Callable[[FileVerdict], None]]:
+def _writer(folder: Path, page: str | None, resume: bool) -> Iterator[Callable[[FileVerdict], None]]:
     """Open the files of a prediction, and yield what adds a verdict to each."""
     with ExitStack() as opened:
-        lines, table = (opened.enter_context(_opened(folder / name)) for name in (REGIONS, PREDICTIONS))
+        lines, table = (opened.enter_context(_opened(folder / name, resume)) for name in (REGIONS, PREDICTIONS))
         rows = csv.DictWriter(table, COLUMNS, lineterminator="\n")
-        rows.writeheader()
+        if table.tell() == 0:
+            rows.writeheader()
         entries = None
         if page is not None:
-            entries = opened.enter_context(_opened(folder / PAGE))
-            entries.write(page)
+            entries = opened.enter_context(_opened(folder / PAGE, resume))
+            if entries.tell() == 0:
+                entries.write(page)
 
         def write(one: FileVerdict) -> None:
             values = {"file": one.file, **one.values, "seconds": one.seconds}
@@ -194,8 +253,10 @@ def _discard(_: FileVerdict) -> None:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[TextIO]:
+def _opened(path: Path, resume: bool) -> Iterator[TextIO]:
     with refusing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", encoding="utf-8", errors="backslashreplace", newline="", buffering=1) as file:
+        with path.open(
+            "a" if resume else "w", encoding="utf-8", errors="backslashreplace", newline="", buffering=1
+        ) as file:
             yield file

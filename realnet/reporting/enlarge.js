@@ -6,7 +6,7 @@ const enlarge = (chosen) => {
   button = chosen;
   const [picture, text] = large.children;
   const card = [...button.closest(".card").querySelectorAll("header b, header i")].map((part) => part.textContent);
-  const caption = button.nextElementSibling.textContent;
+  const caption = button.nextElementSibling.firstChild.textContent;
   picture.src = button.firstElementChild.src;
   picture.alt = caption;
   text.textContent = [...card, caption].join(" · ");

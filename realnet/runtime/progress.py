@@ -22,8 +22,8 @@ class BarHandler(logging.Handler):
         sys.stdout.flush()
 
 
-def bar(iterable: Any = None, *, total: int, description: str, initial: int = 0, is_main: bool = True) -> tqdm:
-    """Return a progress bar with rate and remaining time; only the main process shows it."""
+def bar(iterable: Any = None, *, total: int | None, description: str, initial: int = 0, is_main: bool = True) -> tqdm:
+    """Return a progress bar with rate and, where the total is known, remaining time; only the main process shows it."""
     interval = 0.2 if sys.stderr.isatty() else 10.0
     return tqdm(
         iterable,

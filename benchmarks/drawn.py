@@ -1,0 +1,54 @@
+"""A detector of random weights, and drawn photographs, for benchmarks of what surrounds the network."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import cv2
+import torch
+
+from realnet import config
+from realnet.config import RealNetConfig
+from realnet.detection import bundle
+from realnet.detection.calibration import Calibration
+from realnet.models.build import build_detector
+from realnet.models.checkpoint import Checkpoint
+from realnet.preparation.toy import draw_photographs
+
+SIZE = (600, 800)
+NUM_DRAWN = 20
+JPEG_QUALITY = 90
+
+
+def write_detector(path: Path, described: Path) -> None:
+    """Write a bundle of the network that a config describes, with random weights and thresholds of 0.5."""
+    settings = config.load(RealNetConfig, described, ["backbone.weights=none"])
+    torch.manual_seed(0)
+    model = build_detector(settings).eval()
+    facts = {
+        "step": 0,
+        "backbone": {"name": settings.backbone.name, "checksum": model.backbone.checksum()},
+        "calibration": asdict(Calibration(0.5, 0.5, 1.0, held_out=True, num_images=1, num_anomalies=1)),
+    }
+    drawn = Checkpoint(
+        kind="realnet",
+        state_dict=model.state_dict(),
+        dataset="drawn",
+        classes=("drawn",),
+        class_name="drawn",
+        config=settings.model_dump(mode="json"),
+        facts=facts,
+    )
+    bundle.write(path, drawn)
+
+
+def write_photographs(folder: Path, number: int) -> list[Path]:
+    """Write JPEGs of 800×600 pixels; a few are drawn, and the others have the same pixels."""
+    folder.mkdir(parents=True, exist_ok=True)
+    encoded = [
+        cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
+        for image in draw_photographs(min(number, NUM_DRAWN), SIZE)
+    ]
+    files = [folder / f"{place:05}.jpg" for place in range(number)]
+    for place, file in enumerate(files):
+        file.write_bytes(encoded[place % len(encoded)])
+    return files

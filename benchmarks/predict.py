@@ -1,0 +1,120 @@
+"""Measure the share of the pure network's rate that ``predict`` reaches, and whether its memory grows.
+
+Usage: python -m benchmarks.predict [--config experiments/MTD/realnet.yaml] [--images 1000] [--device cpu]
+
+The pure network judges one image again and again, already read and resized. It is timed before and after each row, as
+a machine's speed varies; on a CPU it has all cores, which ``predict`` shares with reading and drawing. "Busy" is the
+share of its time in which ``predict`` runs the network; other programs change it less than the share of the pure rate.
+"Memory" is that of the process after a tenth of the images and after all of them. Weights are random, the photographs
+are drawn JPEGs of 800×600 pixels.
+"""
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from benchmarks import drawn, measure
+from realnet.data.images import Image, read_image, resize_image
+from realnet.detection.detector import Detector
+from realnet.detection.runtimes import Judged, Runtime
+from realnet.prediction.outputs import DEFAULT, FileVerdict, Kind, LeftOut, write_predictions
+from realnet.prediction.run import predict_files
+from realnet.reporting.predictions import start_of_page
+from realnet.runtime.distributed import join_world
+
+ROWS: dict[str, tuple[Kind, ...]] = {"verdicts only": (), "page": ("page",), "page and heatmaps": DEFAULT}
+NUM_PURE = 20
+
+
+@dataclass
+class Timed:
+    """A runtime that adds up its seconds."""
+
+    runtime: Runtime
+    seconds: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """Return the runtime's name."""
+        return self.runtime.name
+
+    def judge(self, images: Sequence[Image], pool: int) -> Judged:
+        """Judge images, and note the time."""
+        start = time.perf_counter()
+        found = self.runtime.judge(images, pool)
+        self.seconds += time.perf_counter() - start
+        return found
+
+
+def resident(process: int) -> float:
+    """Return the memory of a process, in MB."""
+    pages = int(Path(f"/proc/{process}/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def pure_seconds(detector: Detector, photograph: Path) -> float:
+    """Return the mean time of the network for an image that is ready."""
+    small = [resize_image(read_image(photograph), detector.config.image_size)]
+    for _ in range(3):
+        detector.runtime.judge(small, detector.config.evaluation.pool)
+    start = time.perf_counter()
+    for _ in range(NUM_PURE):
+        detector.runtime.judge(small, detector.config.evaluation.pool)
+    return (time.perf_counter() - start) / NUM_PURE
+
+
+def measured(
+    found: Iterator[FileVerdict | LeftOut], number: int, memory: list[float]
+) -> Iterator[FileVerdict | LeftOut]:
+    """Pass the verdicts on, and note the memory after a tenth of them and after all."""
+    for place, one in enumerate(found, 1):
+        yield one
+        if place in {max(1, number // 10), number}:
+            memory.append(resident(os.getpid()))
+
+
+def main() -> None:
+    """Print the table."""
+    parser = measure.arguments(__doc__)
+    parser.add_argument("--config", type=Path, default=Path("experiments/MTD/realnet.yaml"))
+    parser.add_argument("--images", type=int, default=1000)
+    flags = parser.parse_args()
+    print(measure.header(torch.device(flags.device)).splitlines()[0])
+    columns = (
+        f"{'pure network':>16}{'predict':>14}{'share':>8}{'busy':>8}{'memory, a tenth':>18}{'all':>14}{'page':>16}"
+    )
+    print(f"{'':<20}{columns}")
+    with tempfile.TemporaryDirectory() as name, join_world(flags.device) as world:
+        folder = Path(name)
+        drawn.write_detector(folder / "drawn.realnet", flags.config)
+        files = drawn.write_photographs(folder / "photographs", flags.images)
+        detector = Detector.load(folder / "drawn.realnet", device=world.device)
+        names = [file.name for file in files]
+        for row, kinds in ROWS.items():
+            output, memory = folder / row, []
+            page = start_of_page(row, [], detector.display()) if "page" in kinds else None
+            before = pure_seconds(detector, files[0])
+            timed = Timed(detector.runtime)
+            start = time.perf_counter()
+            found = predict_files(
+                replace(detector, runtime=timed), names, files[0].parent, output, kinds=kinds, world=world
+            )
+            write_predictions(measured(found, len(names), memory), output, world, page=page)
+            wall = (time.perf_counter() - start) / len(names)
+            pure = (before + pure_seconds(detector, files[0])) / 2
+            busy = timed.seconds / wall / len(names)
+            size = (output / "predictions.html").stat().st_size / len(names) / 1e3 if page else None
+            print(
+                f"{row:<20}{pure * 1e3:>13.1f} ms{wall * 1e3:>11.1f} ms{pure / wall:>8.2f}{busy:>8.2f}"
+                f"{memory[0]:>15.0f} MB{memory[-1]:>11.0f} MB{f'{size:.1f} kB/image' if size else '-':>16}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
