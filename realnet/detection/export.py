@@ -115,7 +115,7 @@ def export_bundle(
         detector: runs in torch, in float32.
         path: the file; an existing one is replaced.
         with_backbone: store the backbone's weights too, so that the bundle needs nothing else.
-        storage: bfloat16 halves the file, and rounds the weights of layers.
+        storage: bfloat16 rounds the weights of layers, which halves their space.
         texts: further files for people, by name.
 
     Raises:
