@@ -10,7 +10,9 @@ addEventListener("DOMContentLoaded", () => {
   const given = main.dataset.threshold;
   const scores = photographs.map(({ score }) => score);
   const all = given ? [...scores, Number(given)] : scores;
-  const low = all.reduce((a, b) => Math.min(a, b), 1), high = Math.max(all.reduce((a, b) => Math.max(a, b), 0), low + 1e-6);
+  // rounded away from the scores, as a slider keeps only 15 digits and could otherwise end above the lowest score
+  const low = Math.floor(all.reduce((a, b) => Math.min(a, b), 1) * 1e4) / 1e4;
+  const high = Math.max(Math.ceil(all.reduce((a, b) => Math.max(a, b), 0) * 1e4) / 1e4, low + 1e-4);
   let threshold = given ? Number(given) : (low + high) / 2;
   let verdict = "", order = "falling", words = "", page = 0;
 
