@@ -1,5 +1,6 @@
 """Set a finished detector's thresholds anew on photographs, without training (docs/method.md, Calibration)."""
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,6 +22,8 @@ from realnet.metrics.intervals import Rate, images_needed, percent
 from realnet.models import checkpoint
 from realnet.models.checkpoint import Checkpoint
 from realnet.runtime.contents import marks
+
+logger = logging.getLogger("realnet")
 
 Scores = NDArray[np.float64]
 
@@ -140,9 +143,15 @@ def require_unseen(stored: Checkpoint, root: Path, files: Sequence[str]) -> None
     """Check that a detector was trained on none of some good photographs, by their contents.
 
     Raises:
-        UserError: names those that it was; of detectors of earlier versions it cannot be told.
+        UserError: names those that it was. Detectors of earlier versions cannot tell, which is warned of.
     """
-    known = set(stored.facts.get("training_images", ())) - {""}
+    if "training_images" not in stored.facts:
+        logger.warning(
+            "WARNING: the detector does not say which images it was trained on (an earlier version made it); give none "
+            "of them as --good, or the threshold comes out too low"
+        )
+        return
+    known = set(stored.facts["training_images"]) - {""}
     found = marks((root / file for file in files), root)
     seen = [file for file, mark in zip(files, found, strict=True) if mark in known]
     if seen:

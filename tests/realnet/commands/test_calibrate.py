@@ -97,6 +97,12 @@ def test_a_checkpoint_gets_new_thresholds_and_keeps_all_else(path, capsys):
     assert "0 of 2" in str(detector.calibration)
 
 
+def test_a_detector_of_an_earlier_version_cannot_tell_its_images(path, caplog):
+    with caplog.at_level("WARNING", "realnet"):
+        calibrate("--detector", path, "--good", TEST / "good", "--dry-run")
+    assert "the detector does not say which images it was trained on" in caplog.text
+
+
 def test_a_bundle_gets_them_too_or_a_copy_does(path, capsys):
     load_script("export_realnet").main(["--detector", str(path), "--storage", "bfloat16", "--output", "a.realnet"])
     kept = Path("a.realnet").read_bytes()
@@ -156,7 +162,7 @@ def test_of_several_processes_one_writes(path, monkeypatch, capsys):
     assert path.read_bytes() == before and capsys.readouterr().out == ""
 
 
-def test_images_of_the_training_are_refused_by_name_whatever_they_are_called(path):
+def test_images_of_the_training_are_refused_by_name_whatever_they_are_called(path, caplog):
     data = detector_data(open_dataset("tiny"), "weave", tiny_detector.config())
     stored = checkpoint.load(path, kind="realnet")
     checkpoint.save(path, replace(stored, facts={**stored.facts, **data.facts()}))
@@ -164,6 +170,7 @@ def test_images_of_the_training_are_refused_by_name_whatever_they_are_called(pat
     good = Path("photographs")
     shutil.copytree(TEST / "good", good)
     calibrate("--detector", path, "--good", good, "--dry-run")
+    assert "does not say" not in caplog.text
     shutil.copy("data/tiny/images/weave/train/good/002.png", good / "other.png")
     with pytest.raises(UserError, match=r"--good holds 1 photograph .* trained on: other\.png\. .*; leave it out"):
         calibrate("--detector", path, "--good", good)
