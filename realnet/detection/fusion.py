@@ -28,9 +28,10 @@ POOLS = (1, 4, 16)
 TOLERANCE = 0.04
 """Drawn probes rank choices whose figures are nearer to each other than this wrongly (docs/method.md, Fusion)."""
 BLUR_SIGMA = 8.0
-"""In pixels, of the centres and variances: few images say little of a single pixel."""
+"""In pixels, of the centres: few images say little of a single pixel."""
 PRIOR_IMAGES = 8
-"""The values that all pixels share count as much as this many images."""
+"""The mean that all pixels share counts as much as this many images."""
+UPPER_QUANTILE = 0.8413  # a Gaussian's mean plus one deviation
 
 
 @torch.inference_mode()
@@ -64,19 +65,17 @@ def fit_fusion(model: RealNet, probes: Examples, *, config: RealNetConfig, world
 
 
 def _normal_values(maps: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return mean and deviation at each pixel, (K, H, W), of normal images' maps (N, K, H, W).
+    """Return the centre at each pixel, (K, H, W), and the scale, (K,), of normal images' maps (N, K, H, W).
 
-    Both are drawn towards the values that all pixels share, the more so the fewer images there are.
+    Centres are drawn towards the mean that all pixels share, the more so the fewer images there are. A scale of each
+    pixel would take more images than are held out.
     """
+    means = maps.mean(axis=0)
+    blurred = [cv2.GaussianBlur(one, (0, 0), BLUR_SIGMA, borderType=cv2.BORDER_REPLICATE) for one in means]
     share = len(maps) / (len(maps) + PRIOR_IMAGES)
-
-    def at_each_pixel(values: FloatArray) -> FloatArray:
-        blurred = [cv2.GaussianBlur(one, (0, 0), BLUR_SIGMA, borderType=cv2.BORDER_REPLICATE) for one in values]
-        return share * np.stack(blurred) + (1 - share) * values.mean(axis=(1, 2), keepdims=True)
-
-    centres = at_each_pixel(maps.mean(axis=0))
-    variances = at_each_pixel(np.square(maps - centres).mean(axis=0))
-    return centres, np.sqrt(variances).clip(1e-6)
+    centres = share * np.stack(blurred) + (1 - share) * means.mean(axis=(1, 2), keepdims=True)
+    middles, uppers = np.quantile(maps - centres, [0.5, UPPER_QUANTILE], axis=(0, 2, 3))
+    return centres, np.maximum(uppers - middles, 1e-6)
 
 
 def _choose_weights(
@@ -91,7 +90,7 @@ def _choose_weights(
         logger.warning("WARNING: no probe fell on the object, or the maps hold NaN; all signals get the same weight")
         equal = np.full(len(SIGNALS), 1 / len(SIGNALS))
         return equal, equal
-    normal, probes = ((part - centres) / scales for part in maps)
+    normal, probes = ((part - centres) / scales[:, None, None] for part in maps)
     images, pixels = {}, {}
     for chosen in product((0, 1), repeat=len(SIGNALS)):
         if any(chosen):

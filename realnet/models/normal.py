@@ -55,9 +55,9 @@ class ChannelScale(nn.Module):
 class Fusion(nn.Module):
     """Join maps of different scales: Σ_k w_k·(m_k - c_k)/s_k, squashed to (0, 1) (docs/method.md, Fusion).
 
-    At each pixel, centre c_k and scale s_k are mean and deviation of map k over held-out normal images there: maps are
-    hot where images vary, and along the edges. What finds pixels best is not what tells images apart best, so the
-    anomaly map and the image score have weights of their own.
+    The centre c_k is the mean of map k over held-out normal images at each pixel: maps are hot along the edges. The
+    scale s_k is one deviation from it: the distance from the median to the 84th percentile. What finds pixels best is
+    not what tells images apart best, so the anomaly map and the image score have weights of their own.
 
     Args:
         image_size: (H, W) of the maps.
@@ -74,7 +74,7 @@ class Fusion(nn.Module):
         self.register_buffer("weights", alone)
         self.register_buffer("score_weights", alone.clone())
         self.register_buffer("centres", torch.zeros(len(SIGNALS), *image_size))
-        self.register_buffer("scales", torch.ones(len(SIGNALS), *image_size))
+        self.register_buffer("scales", torch.ones(len(SIGNALS)))
 
     def forward(self, signals: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Join maps (B, 1, H, W), by the names of ``SIGNALS``.
@@ -83,7 +83,7 @@ class Fusion(nn.Module):
             The anomaly map, and the map that the image score is taken from, (B, 1, H, W) in (0, 1) each.
         """
         stacked = torch.cat([signals[name].float() for name in SIGNALS], dim=1)  # (B, 4, H, W)
-        deviations = (stacked - self.centres) / self.scales
+        deviations = (stacked - self.centres) / self.scales[:, None, None]
         joined, scored = (
             (weights[:, None, None] * deviations).sum(dim=1, keepdim=True)
             for weights in (self.weights, self.score_weights)

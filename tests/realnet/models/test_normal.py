@@ -42,7 +42,7 @@ def test_fusion_is_the_weighted_sum_of_deviations_and_its_map_is_less_half_of_th
     fusion.weights.copy_(torch.tensor([0.5, 0.0, 2.0, 0.0]))
     fusion.score_weights.copy_(torch.tensor([0.0, 1.0, 0.0, 3.0]))
     fusion.centres.copy_(torch.tensor([1.0, 9.0, -1.0, 0.0])[:, None, None])
-    fusion.scales.copy_(torch.tensor([2.0, 1.0, 4.0, 6.0])[:, None, None])
+    fusion.scales.copy_(torch.tensor([2.0, 1.0, 4.0, 6.0]))
     joined = 0.5 * (signals["logit"] - 1) / 2 + 2 * (signals["distance"] + 1) / 4
     medians = joined.flatten(1).median(dim=1).values[:, None, None, None]
     found, scored = fusion(signals)
