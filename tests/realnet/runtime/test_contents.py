@@ -43,3 +43,14 @@ def test_nothing_is_written_unasked_and_a_broken_store_costs_only_time(tmp_path)
     (tmp_path / "file").touch()
     assert checksums([tmp_path / "a"], tmp_path / "file") == found[:1]
     keep(tmp_path / "file")
+
+
+def test_another_version_of_the_program_has_another_checksum(tmp_path, monkeypatch):
+    monkeypatch.setattr(contents, "PACKAGES", tmp_path)
+    source = tmp_path / "realnet/models/afs.py"
+    source.parent.mkdir(parents=True)
+    found = []
+    for text in ("x = 1\n", "x = 2\n"):
+        source.write_text(text)
+        found.append(contents.code.__wrapped__())
+    assert len(set(found)) == 2
