@@ -60,6 +60,7 @@ def console(is_main: bool = True, *extra: logging.Handler) -> Iterator[None]:
     try:
         yield
     finally:
+        logger.propagate = True
         for each in handlers:
             logger.removeHandler(each)
             each.close()
