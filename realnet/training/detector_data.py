@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -55,18 +56,20 @@ class DetectorData:
         return draw_examples(entries, self.image_root, self.synthesizer, config, image_bits=self.image_bits)
 
     def facts(self) -> dict[str, Any]:
-        """Return what a checkpoint says of its data: numbers and marks of images, versions of what read them, and how.
-
-        The marks are those of all images that weights, statistics or thresholds have seen.
-        """
+        """Return what a checkpoint says of its data: its images, versions of what read them, and how."""
         numbers = {"train": len(self.train), "held_out": len(self.held_out), "test": len(self.test)}
-        seen = [self.image_root / entry.filename for entry in (*self.train, *self.held_out)]
         return {
             "data": numbers,
-            "training_images": marks(seen, self._folder),
+            "training_images": self._marks,
             "versions": checkpoint.versions(),
             **reading_facts(self.image_bits),
         }
+
+    @cached_property
+    def _marks(self) -> list[str]:
+        """Return the marks of all images that weights, statistics or thresholds see; each checkpoint holds them."""
+        seen = [self.image_root / entry.filename for entry in (*self.train, *self.held_out)]
+        return marks(seen, self._folder)
 
     @property
     def _folder(self) -> Path:
