@@ -145,23 +145,22 @@ def export_network(detector: Detector, path: Path, *, images: Sequence[Image]) -
     """
     network = ExportedNetwork(plain_network(detector), detector.config.evaluation.pool).eval()
     height, width = detector.config.image_size
-    values: dict[str, Any] = {"input": [height, width, 3], "resizing": RESIZING}
-    text = describe(as_stored(detector, {}), **values)
+    describe_with = partial(describe, as_stored(detector, {}), input=[height, width, 3], resizing=RESIZING)
     small = [resize_image(image, (height, width)) for image in images]
     with refusing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
             graph, made = Path(folder, "graph.onnx"), Path(folder, path.name)
-            _write_onnx(network, (height, width), text, graph)
+            _write_onnx(network, (height, width), graph)
             if path.suffix == ".onnx":
                 graph.replace(made)
             else:
-                _convert(graph, made, text)
+                _convert(graph, made, describe_with())
             found = _compare(network, made, small)
             if made.suffix == ".onnx":  # which several runtimes read
                 torch_seconds = _timed(lambda: detector.runtime.judge(small[:1], network.pool))
                 seconds = {"torch": torch_seconds, **{parity.runtime: parity.seconds for parity in found}}
-                _describe_onnx(made, describe(as_stored(detector, {}), **values, seconds=seconds))
+                _describe_onnx(made, describe_with(seconds=seconds))
             graph.unlink(missing_ok=True)
             for file in sorted(Path(folder).iterdir()):  # the weights before the network that names them
                 file.replace(path.parent / file.name)
@@ -184,7 +183,7 @@ def as_stored(detector: Detector, state: Mapping[str, Tensor]) -> Checkpoint:
     )
 
 
-def _write_onnx(network: nn.Module, size: tuple[int, int], text: str, path: Path) -> None:
+def _write_onnx(network: nn.Module, size: tuple[int, int], path: Path) -> None:
     for package in ("onnx", "onnxscript"):
         import_extra(package)
     example = (torch.zeros(EXAMPLE_BATCH, *size, 3, dtype=torch.uint8),)
@@ -197,12 +196,11 @@ def _write_onnx(network: nn.Module, size: tuple[int, int], text: str, path: Path
         output_names=[MAPS, SCORES],
         verbose=False,
     )
-    exported.model.metadata_props[METADATA] = text
     exported.save(path, external_data=False)
 
 
 def _describe_onnx(path: Path, text: str) -> None:
-    """Replace the description that an ONNX file carries."""
+    """Let an ONNX file carry a description."""
     onnx = import_extra("onnx")
     network = onnx.load(path)
     onnx.helper.set_model_props(network, {METADATA: text})

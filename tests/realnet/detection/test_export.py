@@ -60,9 +60,9 @@ def written_once(write):
     """Let the second export, of the same network, take the graph of the first: making it takes most of the time."""
     kept: list[bytes] = []
 
-    def once(network, size, text, path):
+    def once(network, size, path):
         if not kept:
-            write(network, size, text, path)
+            write(network, size, path)
             kept.append(path.read_bytes())
         path.write_bytes(kept[0])
 
@@ -154,7 +154,7 @@ def test_the_installed_runtime_that_was_fastest_at_the_export_is_taken(tmp_path,
 @needs_packages
 def test_a_network_that_differs_is_refused_and_nothing_is_written(detector, monkeypatch, tmp_path):
     graph = Path("weave.onnx").read_bytes()
-    monkeypatch.setattr(export, "_write_onnx", lambda network, size, text, path: path.write_bytes(graph))
+    monkeypatch.setattr(export, "_write_onnx", lambda network, size, path: path.write_bytes(graph))
     with torch.no_grad():
         detector.model.rrs.decoder3[2]._bias[1] += 0.5
     with pytest.raises(UserError, match=r"refused: openvino differs from torch by at most .*nothing is written"):
@@ -222,6 +222,6 @@ def test_a_map_joined_with_the_distance_from_normality_is_exported_too(tiny):
     model.fusion.weights.copy_(torch.tensor([0.3, 0.3, 0.2, 0.2]))
     model.fusion.score_weights.copy_(torch.tensor([0.0, 0.2, 0.3, 0.5]))
     network = export.ExportedNetwork(model.eval(), 4).eval()
-    export._write_onnx(network, (32, 32), "{}", Path("fused.onnx"))
+    export._write_onnx(network, (32, 32), Path("fused.onnx"))
     for parity in export._compare(network, Path("fused.onnx"), [picture(32, 32, seed) for seed in range(4)]):
         assert max(parity.anomaly_map, parity.image_score) < 1e-5
