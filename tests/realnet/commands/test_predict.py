@@ -1,57 +1,39 @@
 """predict_realnet.py, as users call it."""
 
-import base64
-import csv
 import io
 import json
 import os
-import re
 import shutil
-import signal
 import threading
 import tracemalloc
 from dataclasses import replace
-from html import unescape
 from pathlib import Path
-from urllib.parse import unquote
 
 import cv2
 import numpy as np
 import pytest
 import tiny_detector
 from conftest import load_script
+from prediction import OUTPUT, TEST, predict, rows
 
 from realnet.config import paths
 from realnet.data.images import read_image, write_image
 from realnet.detection.detector import Detector
 from realnet.detection.export import export_bundle
 from realnet.drawing import panels
-from realnet.drawing.thumbnails import fit_peaks
 from realnet.errors import UserError
 from realnet.models import checkpoint
-from realnet.prediction import run, watching
+from realnet.prediction import run
 from realnet.prediction.inputs import find_images
 from realnet.prediction.run import predict_files
 from realnet.runtime.distributed import join_world
 from realnet.runtime.lock import locked
 from realnet.serving.uploads import decode
 
-OUTPUT = Path("experiments/tiny/realnet_vis/weave/predictions")
-TEST = Path("data/tiny/images/weave/test")
-
 
 @pytest.fixture(autouse=True)
 def trained(tiny):
     tiny_detector.save("weave")
-
-
-def predict(*arguments: object) -> int:
-    flags = ["--dataset", "tiny", "--class_name", "weave", "--device", "cpu", *map(str, arguments)]
-    return load_script("predict_realnet").main(flags)
-
-
-def rows(output: Path = OUTPUT) -> dict[str, dict[str, str]]:
-    return {row["file"]: row for row in csv.DictReader((output / "predictions.csv").open())}
 
 
 def results(output: Path) -> dict[str, tuple]:
@@ -316,131 +298,6 @@ def test_the_next_images_are_read_while_one_is_scored(tiny, monkeypatch):
     assert [one.file for one in found] == files and waited == [True] * 4
 
 
-def film(path: Path, number: int) -> None:
-    """Write a video of the test images, again and again."""
-    images = [cv2.imread(str(file)) for file in sorted(TEST.rglob("*.png"))]
-    video = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, images[0].shape[1::-1])
-    for place in range(number):
-        video.write(images[place % len(images)])
-    video.release()
-
-
-def test_every_nth_frame_of_a_video_is_predicted_as_its_image_would_be(tiny):
-    film(Path("clip.avi"), 8)
-    assert predict("--input", "clip.avi", TEST / "good", "--every", 3, "--output", "found") == 0
-    found = rows(Path("found"))
-    frames = ["clip.avi#000000", "clip.avi#000003", "clip.avi#000006"]
-    assert list(found) == [*frames, *(f"{TEST}/good/{number}.png" for number in ("000", "001"))]
-    assert all(Path("found", f"{frame}.png").is_file() for frame in frames)
-    detector = Detector.load(paths.output("tiny", "realnet", "checkpoints", "weave") / paths.LAST, device="cpu")
-    video = cv2.VideoCapture("clip.avi")
-    images = [cv2.cvtColor(video.read()[1], cv2.COLOR_BGR2RGB) for _ in range(8)]
-    assert [float(found[frame]["image_score"]) for frame in frames] == [
-        detector.predict(image).image_score for image in images[::3]
-    ]
-
-
-def test_damaged_videos_are_named_and_the_frames_before_the_damage_are_kept(tiny, capsys):
-    Path("films").mkdir()
-    film(Path("films/short.avi"), 40)
-    whole = Path("films/short.avi").read_bytes()
-    Path("films/short.avi").write_bytes(whole[: len(whole) // 2])
-    Path("films/empty.mp4").write_text("nothing")
-    assert predict("--input", "films/*", "--output", "found") == 1
-    printed = capsys.readouterr().out
-    assert re.search("cannot read the video .*films/empty.mp4", printed)
-    assert re.search(r"films/short.avi is damaged: it ends after \d+ of its 40 frames", printed)
-    assert 10 < len(rows(Path("found"))) < 30
-
-
-def test_frames_replace_no_picture_that_no_prediction_wrote():
-    film(Path("clip.avi"), 2)
-    Path("found").mkdir()
-    Path("found/clip.avi#000001.png").write_text("mine")
-    with pytest.raises(UserError, match=r"clip\.avi#000001\.png"):
-        predict("--input", "clip.avi", "--output", "found")
-    assert Path("found/clip.avi#000001.png").read_text() == "mine"
-
-
-@pytest.fixture
-def between_looks(monkeypatch):
-    """Run actions, one between any two looks at a watched folder; then Ctrl-C."""
-
-    def between_looks(*actions):
-        coming = iter([*actions, lambda: signal.raise_signal(signal.SIGINT)])
-        monkeypatch.setattr(watching.time, "sleep", lambda _: next(coming)())
-
-    return between_looks
-
-
-def test_watching_judges_a_photograph_once_it_is_complete_and_each_once(between_looks, capsys):
-    data = (TEST / "hole/000.png").read_bytes()
-    come, late, third = (Path("come", name) for name in ("old.png", "late.png", "third.png"))
-    come.parent.mkdir()
-    come.write_bytes(data)
-    (come.parent / "notes.txt").write_text("no photograph")
-    looks: list[list[str]] = []
-    between_looks(
-        lambda: late.write_bytes(data[:50]),
-        lambda: looks.append(list(rows(Path("found")))),
-        lambda: late.write_bytes(data[:90]),  # it has been tried, and now comes on
-        lambda: None,
-        lambda: looks.append(list(rows(Path("found")))),
-        lambda: late.write_bytes(data),
-        lambda: third.write_bytes(data),
-        lambda: looks.append(list(rows(Path("found")))),
-        lambda: None,
-    )
-    assert predict("--watch", "come", "--output", "found") == 0
-    assert looks == [["old.png"], ["old.png"], ["old.png", "late.png"]]
-    assert list(rows(Path("found"))) == ["old.png", "late.png", "third.png"]
-    assert "     3 defect\n" in capsys.readouterr().out
-
-
-def test_watching_again_adds_the_new_ones_only(between_looks):
-    Path("come").mkdir()
-    for place in range(3):
-        shutil.copy(TEST / "good/000.png", f"come/{place}.png")
-        between_looks(lambda: None)
-        if place == 2:  # a power cut
-            with Path("found/predictions.csv").open("a") as file:
-                file.write("2.png,0.")
-        assert predict("--watch", "come", "--output", "found") == 0
-    lines = Path("found/predictions.csv").read_text().splitlines()
-    assert [line.split(",")[0] for line in lines] == ["file", "0.png", "1.png", "2.png"]
-    lines = Path("found/predictions.jsonl").read_text().splitlines()
-    assert [json.loads(line)["file"] for line in lines] == ["0.png", "1.png", "2.png"]
-    assert re.findall('data-file="(.*?)"', Path("found/predictions.html").read_text()) == ["0.png", "1.png", "2.png"]
-    with pytest.raises(UserError, match=r"by the threshold 0\.65, and now it is 0\.7"):
-        predict("--watch", "come", "--output", "found", "--threshold", 0.7)
-
-
-def test_watching_stops_at_a_signal_with_all_that_is_begun_written(between_looks, monkeypatch):
-    shutil.copytree(TEST, "come")
-    whole_predict = Detector.predict
-
-    def score(self, image, **how):
-        signal.raise_signal(signal.SIGTERM)
-        return whole_predict(self, image, **how)
-
-    monkeypatch.setattr(Detector, "predict", score)
-    between_looks(lambda: None)
-    assert predict("--watch", "come", "--output", "found", "--batch_size", 1) == 0
-    judged = list(rows(Path("found")))
-    assert 1 <= len(judged) < 5
-    assert judged == sorted(path.relative_to("found").as_posix() for path in Path("found").rglob("*.png"))
-
-
-def test_watching_refuses_what_it_cannot_use():
-    with pytest.raises(UserError, match="--watch nowhere is no folder"):
-        predict("--watch", "nowhere")
-    Path("come").mkdir()
-    Path("found").mkdir()
-    Path("found/mine.txt").write_text("mine")
-    with pytest.raises(UserError, match="found holds files that no prediction wrote"):
-        predict("--watch", "come", "--output", "found")
-
-
 def test_images_without_a_usual_ending_are_known_by_their_content(tiny):
     for name in ("one", "two.jpe", "three.PNG"):
         Path("photos").mkdir(exist_ok=True)
@@ -503,39 +360,6 @@ def test_verdicts_regions_masks_and_maps_are_of_one_prediction():
     assert not Path("found/photo.jpg.png").exists()
     row = rows(Path("found"))["photo.jpg"]
     assert float(row["image_score"]) == line["image_score"] and row["verdict"] == line["verdict"]
-
-
-def test_the_page_shows_every_photograph_and_needs_nothing_but_itself():
-    Path("photos/a").mkdir(parents=True)
-    evil = 'a/<script>"1&.png'
-    for name in ("a/#1.png", evil):
-        shutil.copy(TEST / "hole/000.png", Path("photos", name))
-    assert predict("--input", "photos", "--output", "found", "--save", "page", "heatmaps") == 0
-    html = Path("found/predictions.html").read_text(encoding="utf-8")
-    entries = re.findall(r'data-file="(.*?)" data-score="(.*?)" data-regions="(.*?)" data-picture="(.*?)">(.*?)<', html)
-    assert {unescape(name): float(score) for name, score, *_ in entries} == {
-        name: float(row["image_score"]) for name, row in rows(Path("found")).items()
-    }
-    for _, _, _, link, data in entries:
-        assert Path("found", unquote(link)).is_file()
-        assert cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR).shape == (32, 64, 3)
-    assert (
-        'data-threshold="0.65"' in html
-        and "default-src 'none'" in html
-        and "http://" not in html.replace("http://www.w3.org", "")
-    )
-    assert html.count("<script") == 3
-    predict("--input", "photos", "--output", "bare", "--save")
-    assert sorted(path.name for path in Path("bare").iterdir()) == ["predictions.csv", "predictions.jsonl"]
-
-
-def test_a_small_defect_is_outlined_on_the_page_too():
-    anomaly_map = np.zeros((400, 600), np.float32)
-    anomaly_map[201, 403] = 0.9
-    small = fit_peaks(anomaly_map, (128, 192))
-    assert small.shape == (128, 192) and small.max() == np.float32(0.9)
-    row, column = np.unravel_index(small.argmax(), small.shape)
-    assert abs(row - 64) <= 1 and abs(column - 129) <= 1
 
 
 def test_outlines_move_with_the_threshold():
