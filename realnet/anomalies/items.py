@@ -25,7 +25,7 @@ NUM_FOREGROUND_PROBES = 8
 
 
 class DetectorItem(TypedDict):
-    """A training item of the detector; (H, W) is the input size."""
+    """A training item of the detector; (H, W) is the input size, with tiles that of a tile."""
 
     image: Tensor
     """(3, H, W) float32, ImageNet-normalised, with the anomaly if there is one."""
@@ -39,6 +39,8 @@ class DetectorItem(TypedDict):
 
 class DetectorTrainDataset(Dataset[DetectorItem]):
     """Normal images of one class, with or without a local anomaly (docs/method.md, Detector training).
+
+    With a synthesizer of tiles, an item is a tile of an image, drawn anew in each epoch (docs/method.md, Tiles).
 
     For AFS, which takes no ``normal`` items, set ``only_anomalous`` before the loader's workers start.
     """
@@ -74,7 +76,7 @@ class DetectorTrainDataset(Dataset[DetectorItem]):
         if self.augment:
             image = flip_and_turn(image, rng)
         anomaly = self.synthesizer.synthesize(image, rng, only_anomalous=self.only_anomalous)
-        clean, has_anomaly = normalise(image), bool(anomaly.mask.any())
+        clean, has_anomaly = normalise(self.synthesizer.tile_at(image, anomaly.corner)), bool(anomaly.mask.any())
         return DetectorItem(
             image=normalise(anomaly.image) if has_anomaly else clean,
             clean=clean,

@@ -10,6 +10,7 @@ from realnet.anomalies.synthesis import AnomalySynthesizer, build_synthesizer
 from realnet.config import AnomalyConfig, AnomalyType, Foreground
 from realnet.data.images import Image, read_image, resize_image
 from realnet.data.registry import OpenDataset
+from realnet.data.tiles import Tiling
 from realnet.drawing.grids import label_grid
 from realnet.drawing.heatmaps import draw_mask
 from realnet.errors import UserError
@@ -27,6 +28,7 @@ def contact_sheet(
     image_size: tuple[int, int],
     num_images: int,
     seed: int,
+    tiling: Tiling | None = None,
 ) -> Image:
     """Draw normal images, their foreground and, for each configured anomaly source, a local anomaly with its mask.
 
@@ -36,9 +38,10 @@ def contact_sheet(
         dataset: the dataset; a missing index is built but not written.
         class_name: one of its classes.
         config: anomaly settings; shows the types with a weight above 0, except ``normal``.
-        image_size: (height, width) of each tile.
+        image_size: (height, width) of an image.
         num_images: number of rows, spread evenly over the training images.
         seed: seed of the anomalies.
+        tiling: shows a tile of each image, as the detector sees it; None: the whole image.
 
     Returns:
         uint8 RGB (H, W, 3).
@@ -49,11 +52,15 @@ def contact_sheet(
     foreground = dataset.config.foreground_of(class_name)
     entries = dataset.index(class_name, write=False).train
     chosen = [entries[number] for number in np.linspace(0, len(entries) - 1, min(num_images, len(entries))).astype(int)]
-    synthesizers = _synthesizers(dataset, class_name, config, image_size, foreground)
+    synthesizers = _synthesizers(dataset, class_name, config, image_size, foreground, tiling)
     rows = []
     for number, entry in enumerate(chosen):
         image = resize_image(read_image(dataset.image_root / entry.filename, dataset.config.image_bits), image_size)
-        rows.append([image, _dim_background(image, foreground), *_anomalies(image, synthesizers, (seed, 0, number))])
+        pictures = [image, _dim_background(image, foreground)]
+        drawn = [each.synthesize(image, np.random.default_rng((seed, 0, number))) for each in synthesizers.values()]
+        if tiling:  # the same one of all, as they draw it from equal generators
+            pictures = [tiling.cut(picture, drawn[0].corner) for picture in pictures]
+        rows.append([*pictures, *(picture for one in drawn for picture in (one.image, draw_mask(one.mask)))])
     columns = ["normal", "foreground", *(title for kind in synthesizers for title in (kind, f"{kind}: mask"))]
     names = [entry.filename.rpartition("/")[2] for entry in chosen]
     title = f"{dataset.name} / {class_name}, foreground {_text(foreground)}"
@@ -61,26 +68,24 @@ def contact_sheet(
 
 
 def _synthesizers(
-    dataset: OpenDataset, class_name: str, config: AnomalyConfig, image_size: tuple[int, int], foreground: Foreground
+    dataset: OpenDataset,
+    class_name: str,
+    config: AnomalyConfig,
+    image_size: tuple[int, int],
+    foreground: Foreground,
+    tiling: Tiling | None,
 ) -> Mapping[AnomalyType, AnomalySynthesizer]:
     made: dict[AnomalyType, AnomalySynthesizer] = {}
     for kind in (kind for kind, weight in config.types.items() if weight > 0 and kind != "normal"):
         alone = config.model_copy(update={"types": {kind: 1.0}})
         try:
             made[kind] = build_synthesizer(
-                alone, dataset.name, class_name, image_size=image_size, foreground=foreground
+                alone, dataset.name, class_name, image_size=image_size, foreground=foreground, tiling=tiling
             )
         except UserError as error:
             logger.warning("left out of the preview: %s", error)
     own = AnomalyConfig(types={"self": 1.0})
-    return made or {"self": AnomalySynthesizer(own, {}, image_size=image_size, foreground=foreground)}
-
-
-def _anomalies(
-    image: Image, synthesizers: Mapping[AnomalyType, AnomalySynthesizer], seeds: tuple[int, int, int]
-) -> list[Image]:
-    drawn = [each.synthesize(image, np.random.default_rng(seeds)) for each in synthesizers.values()]
-    return [picture for anomaly in drawn for picture in (anomaly.image, draw_mask(anomaly.mask))]
+    return made or {"self": AnomalySynthesizer(own, {}, image_size=image_size, foreground=foreground, tiling=tiling)}
 
 
 def _dim_background(image: Image, foreground: Foreground) -> Image:

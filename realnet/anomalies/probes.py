@@ -7,8 +7,6 @@ normal images. Such choices therefore use anomalies of another kind (docs/method
 import cv2
 import numpy as np
 
-from realnet.anomalies.foreground import foreground_mask
-from realnet.config import Foreground
 from realnet.data.images import Image, Mask
 
 CONTRAST = (10, 50)
@@ -17,21 +15,20 @@ MAX_DRAWS = 20
 OVERSAMPLING = 2
 
 
-def draw_probe(image: Image, foreground: Foreground, rng: np.random.Generator) -> tuple[Image, Mask]:
+def draw_probe(image: Image, foreground: Mask, rng: np.random.Generator) -> tuple[Image, Mask]:
     """Draw a bent scratch or a spot with soft edges on the foreground of an image.
 
     Args:
         image: clean uint8 RGB (H, W, 3); it is not modified.
-        foreground: foreground rule of the class.
+        foreground: where it may lie, (H, W).
         rng: generator of all draws.
 
     Returns:
         The image with the probe, and its mask (H, W); all False if no draw fell on the foreground.
     """
-    allowed = foreground_mask(image, foreground)
-    for _ in range(MAX_DRAWS if allowed.any() else 0):
+    for _ in range(MAX_DRAWS if foreground.any() else 0):
         draw = _scratch if rng.random() < 0.6 else _spot
-        cover = draw(image.shape[:2], rng) * allowed
+        cover = draw(image.shape[:2], rng) * foreground
         mask = cover > 0.4
         if mask.any():
             level = rng.uniform(*CONTRAST) * rng.choice([-1, 1])

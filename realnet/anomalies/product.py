@@ -133,6 +133,7 @@ def _draw(
         epoch, index = divmod(turn, len(entries))
         source = resize_image(read_image(image_root / entries[index].filename, bits), synthesizer.image_size)
         anomaly = synthesizer.synthesize(source, item_generator(seed, epoch, index, draws=draws))
+        source = synthesizer.tile_at(source, anomaly.corner)
         turn += 1
         failures = 0 if anomaly.mask.any() else failures + 1
         if failures == MAX_FAILURES:

@@ -13,7 +13,8 @@ from realnet.anomalies.perlin import draw_periods, perlin_mask
 from realnet.anomalies.sources import find_sdas, find_textures
 from realnet.anomalies.textures import augment_texture, is_grey, shuffle_grid, to_grey
 from realnet.config import AnomalyConfig, AnomalyType, Foreground
-from realnet.data.images import Image, Mask, read_image, resize_image
+from realnet.data.images import Image, Mask, Pixels, read_image, resize_image
+from realnet.data.tiles import Corner, Tiling
 
 logger = logging.getLogger("realnet")
 
@@ -26,7 +27,7 @@ CONTRAST_WINDOW = 5
 
 @dataclass(frozen=True)
 class LocalAnomaly:
-    """An image with a local anomaly, or a clean one.
+    """An image with a local anomaly, or a clean one; with tiles, a tile of a photograph.
 
     Attributes:
         image: uint8 RGB (H, W, 3), with the anomaly if there is one.
@@ -35,6 +36,7 @@ class LocalAnomaly:
         source: file of the pasted pixels; None if the image is clean, or if they come from the image itself.
         opacity: weight of the pasted pixels, in (0, 1]; 0 if the image is clean.
         periods: cells of the Perlin lattice along height and width; (0, 0) if the image is clean.
+        corner: where the tile lies in the photograph.
     """
 
     image: Image
@@ -43,6 +45,7 @@ class LocalAnomaly:
     source: Path | None = None
     opacity: float = 0.0
     periods: tuple[int, int] = (0, 0)
+    corner: Corner = (0, 0)
 
 
 def blend(image: Image, source: Image, mask: Mask, opacity: float) -> Image:
@@ -88,12 +91,16 @@ class AnomalySynthesizer:
         *,
         image_size: tuple[int, int],
         foreground: Foreground = "full",
+        tiling: Tiling | None = None,
     ) -> None:
-        """Take the files of each type that reads files (``sdas``, ``dtd``); ``image_size`` is (height, width)."""
+        """Take the files of each type that reads files (``sdas``, ``dtd``).
+
+        ``image_size`` is the (height, width) of the images; with ``tiling``, the results are tiles of them.
+        """
         self.config = config
         self.sources = dict(sources)
-        self.image_size = image_size
-        self.foreground = foreground
+        self.image_size, self._drawn_size = image_size, tiling.size if tiling else image_size
+        self.foreground, self.tiling = foreground, tiling
         self.all_types: dict[AnomalyType, float] = {kind: share for kind, share in config.types.items() if share > 0}
         # AFS sees anomalies only, with equally likely sources (docs/method.md, AFS)
         self.anomalous_types: dict[AnomalyType, float] = {kind: 1.0 for kind in self.all_types if kind != "normal"}
@@ -118,29 +125,49 @@ class AnomalySynthesizer:
             UserError: if the source file cannot be read.
         """
         kind = _draw_type(self.anomalous_types if only_anomalous else self.all_types, rng)
-        mask, periods = self._draw_mask(image, rng) if kind != "normal" else (_nothing(image), (0, 0))
+        if kind == "normal":
+            corner = self.tiling.draw(rng) if self.tiling else (0, 0)
+            return _clean(self.tile_at(image, corner), corner)
+        corner, foreground = self.place(image, rng)
+        image = self.tile_at(image, corner)
+        mask, periods = self._draw_mask(foreground, rng)
         if not mask.any():
-            return LocalAnomaly(image, mask, "normal")
+            return _clean(image, corner)
         source, path = self._draw_source(kind, image, rng)
-        opacity_range = self.config.opacity[kind]  # type: ignore[index]  # "normal" has returned above
+        opacity_range = self.config.opacity[kind]
         opacity = float(rng.uniform(opacity_range.low, opacity_range.high))
         if self.config.min_contrast:
             mask = visible_part(mask, image, blend(image, source, mask, opacity), self.config.min_contrast)
             if not mask.any():
-                return LocalAnomaly(image, mask, "normal")
-        return LocalAnomaly(blend(image, source, mask, opacity), mask, kind, path, opacity, periods)
+                return _clean(image, corner)
+        return LocalAnomaly(blend(image, source, mask, opacity), mask, kind, path, opacity, periods, corner)
 
-    def _draw_mask(self, image: Image, rng: np.random.Generator) -> tuple[Mask, tuple[int, int]]:
-        foreground = foreground_mask(image, self.foreground)
+    def tile_at(self, pixels: Pixels, corner: Corner) -> Pixels:
+        """Return the tile of a photograph, or of its mask, at a place; without tiles the whole one."""
+        return self.tiling.cut(pixels, corner) if self.tiling else pixels
+
+    def place(self, image: Image, rng: np.random.Generator) -> tuple[Corner, Mask]:
+        """Draw where to put an anomaly on a photograph: a tile with foreground, if one of ``MAX_MASK_DRAWS`` has some.
+
+        Returns:
+            The tile's place, and the foreground in it; the rule sees the whole photograph.
+        """
+        foreground, corner = foreground_mask(image, self.foreground), (0, 0)
+        if self.tiling is not None:
+            drawn = [self.tiling.draw(rng) for _ in range(MAX_MASK_DRAWS)]
+            corner = next((one for one in drawn if self.tile_at(foreground, one).any()), drawn[0])
+        return corner, self.tile_at(foreground, corner)
+
+    def _draw_mask(self, foreground: Mask, rng: np.random.Generator) -> tuple[Mask, tuple[int, int]]:
         for _ in range(MAX_MASK_DRAWS if foreground.any() else 0):
             periods = draw_periods(rng, scale=self.config.perlin_scale, min_scale=self.config.min_perlin_scale)
-            mask = perlin_mask(self.image_size, rng, periods=periods, threshold=self.config.perlin_threshold)
+            mask = perlin_mask(self._drawn_size, rng, periods=periods, threshold=self.config.perlin_threshold)
             mask &= foreground
             if self.config.max_regions:
                 mask = keep_regions(mask, int(rng.integers(1, self.config.max_regions + 1)), rng)
             if mask.any():
                 return mask, periods
-        return _nothing(image), (0, 0)
+        return np.zeros_like(foreground), (0, 0)
 
     def _draw_source(self, kind: AnomalyType, image: Image, rng: np.random.Generator) -> tuple[Image, Path | None]:
         if kind == "self":
@@ -148,12 +175,18 @@ class AnomalySynthesizer:
             return (to_grey(source) if is_grey(image) else source), None
         files = self.sources[kind]
         path = files[int(rng.integers(len(files)))]
-        source = resize_image(read_image(path), self.image_size)
+        source = resize_image(read_image(path), self._drawn_size)
         return (augment_texture(source, rng) if kind == "dtd" else source), path
 
 
 def build_synthesizer(
-    config: AnomalyConfig, dataset: str, class_name: str, *, image_size: tuple[int, int], foreground: Foreground
+    config: AnomalyConfig,
+    dataset: str,
+    class_name: str,
+    *,
+    image_size: tuple[int, int],
+    foreground: Foreground,
+    tiling: Tiling | None = None,
 ) -> AnomalySynthesizer:
     """Find the source files that the configured types need, and build the class's synthesizer.
 
@@ -165,7 +198,17 @@ def build_synthesizer(
         sources["sdas"] = find_sdas(dataset, class_name)
     if config.types.get("dtd"):
         sources["dtd"] = find_textures(Path(config.dtd_root))
-    return AnomalySynthesizer(config, sources, image_size=image_size, foreground=foreground)
+    return AnomalySynthesizer(config, sources, image_size=image_size, foreground=foreground, tiling=tiling)
+
+
+def in_photograph(anomaly: LocalAnomaly, photograph: Image, tiling: Tiling | None) -> tuple[Image, Mask]:
+    """Return a photograph with an anomaly that was drawn on a tile of it, and its mask (H, W)."""
+    if tiling is None:
+        return anomaly.image, anomaly.mask
+    image, mask = photograph.copy(), np.zeros(photograph.shape[:2], np.bool_)
+    tiling.paste(anomaly.image, anomaly.corner, image)
+    tiling.paste(anomaly.mask, anomaly.corner, mask)
+    return image, mask
 
 
 def _draw_type(weights: Mapping[AnomalyType, float], rng: np.random.Generator) -> AnomalyType:
@@ -173,5 +216,5 @@ def _draw_type(weights: Mapping[AnomalyType, float], rng: np.random.Generator) -
     return kinds[int(rng.choice(len(kinds), p=shares / shares.sum()))]
 
 
-def _nothing(image: Image) -> Mask:
-    return np.zeros(image.shape[:2], np.bool_)
+def _clean(image: Image, corner: Corner) -> LocalAnomaly:
+    return LocalAnomaly(image, np.zeros(image.shape[:2], np.bool_), "normal", corner=corner)

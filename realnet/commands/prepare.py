@@ -17,6 +17,7 @@ python prepare_data.py add     --name bolts --source PHOTOS  your own images, wh
 python prepare_data.py preview --dataset bolts               a sheet of images, foregrounds and local anomalies
 python prepare_data.py check   --dataset bolts               reads every file; exit code 2 if a finding is fatal
 python prepare_data.py toy                                   draws the synthetic dataset of ./run.sh demo
+python prepare_data.py toy-large                             draws one of large photographs with small defects
 
 data/README.md shows the layouts. Each command takes --help.
 """
@@ -36,6 +37,7 @@ COMMANDS = {
         ("--dataset", "--class_name", "--config", "--set", "--seed"),
     ),
     "toy": ("draw the synthetic dataset", ("--force", "--dry-run")),
+    "toy-large": ("draw a synthetic dataset of large photographs with small defects", ("--force", "--dry-run")),
 }
 
 FLAGS: dict[str, dict[str, Any]] = {
@@ -101,8 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             preparation.add_dataset(
                 flags.name, flags.source, layout=flags.layout, force=flags.force, dry_run=flags.dry_run
             )
-        case "toy":
-            preparation.draw_toy(force=flags.force, dry_run=flags.dry_run)
+        case "toy" | "toy-large":
+            preparation.draw_toy(flags.command, force=flags.force, dry_run=flags.dry_run)
         case _:
             _run_on_dataset(flags)
 

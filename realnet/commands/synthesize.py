@@ -30,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from realnet.anomalies.product import anomalous_only, check_request, export_anomalies
     from realnet.anomalies.synthesis import AnomalySynthesizer, build_synthesizer
     from realnet.data.registry import open_dataset
+    from realnet.data.tiles import tiling_of
     from realnet.errors import for_each
     from realnet.inspection.check import require_sound
 
@@ -45,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             class_name,
             image_size=config.image_size,
             foreground=dataset.config.foreground_of(class_name),
+            tiling=tiling_of(config),
         )
 
     synthesizers = dict(zip(classes, for_each(synthesizer_of, classes), strict=True))

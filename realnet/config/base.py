@@ -16,6 +16,8 @@ from pydantic import (
 
 from realnet.config.paths import is_inside
 
+Auto = Literal["auto"]
+"""Follows from something else, such as the backbone's levels, before it is needed."""
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]

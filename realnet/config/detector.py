@@ -5,13 +5,12 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from realnet.config.base import Fraction, ImageSize, Positive, Range, Section, Seed, TrainConfig, TrainingConfig
+from realnet.config.base import Auto, Fraction, ImageSize, Positive, Range, Section, Seed, TrainConfig, TrainingConfig
 from realnet.config.presets import DETECTOR_PRESETS
+from realnet.config.scoring import CalibrationConfig, EvaluationConfig, TilesConfig
 
 AnomalyType = Literal["normal", "sdas", "dtd", "self"]
 Colour = tuple[float, float, float]
-Auto = Literal["auto"]
-"""Follows from the backbone's levels and the size, before anything is built."""
 BlockName = Annotated[str, Field(pattern=r"^\w+$")]
 """Part of the names of stored tensors, hence letters, digits and underscores."""
 
@@ -168,42 +167,6 @@ class DetectorTrainConfig(TrainConfig):
     evaluation: bool = Field(True, description="score the test split while training, to keep ckpt_best as published")
 
 
-class CalibrationConfig(Section):
-    """Thresholds and display scale, fixed without test labels at the end of training."""
-
-    holdout_fraction: Auto | Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0,
-        description="training images kept from the weights; 0: calibrated on the training images; auto (own datasets): "
-        "a tenth and at least 32 images; of a class with fewer than 128 none, or a tenth if features.normalise is used",
-    )
-    num_anomalies: Positive = Field(64, description="local anomalies to calibrate on")
-
-
-class EvaluationConfig(Section):
-    """Scores and their metrics."""
-
-    batch_size: Positive = 16
-    score_pool: Positive | Literal["auto"] | None = Field(
-        None,
-        description="side of the average pool (px) before an image's maximum; None: in training the published 16, in "
-        "use the detector's own; auto: chosen after training on held-out normal images with drawn anomalies",
-    )
-    aupro_fpr_limit: float = Field(0.3, gt=0, le=1)
-    resolution: Literal["input", "file"] = Field(
-        "input", description="pixels that pixel metrics count: of the detector's input, or of the files, maps enlarged"
-    )
-    mask_resize: Literal["nearest", "regions"] = Field(
-        "nearest",
-        description="of masks, to the input: the nearest pixel (published), which breaks thin regions and loses small "
-        "ones; or regions: each stays one",
-    )
-
-    @property
-    def pool(self) -> int:
-        """Return the pool's side in pixels; where none is chosen yet, the published one."""
-        return self.score_pool if isinstance(self.score_pool, int) else 16
-
-
 PUBLISHED_BACKBONE = "wide_resnet50_2"
 """With any of its weights (what follows the dot)."""
 PUBLISHED_BLOCKS = {
@@ -225,6 +188,14 @@ def _given(section: object) -> Mapping[str, Any]:
     return section if isinstance(section, Mapping) else {}
 
 
+def _measured_by_channel(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Let ``features.normalise: auto`` be ``channel``: tiles lie anywhere, so no place can be measured by itself."""
+    features = values.get("features")
+    if _given(features).get("normalise") != "auto":
+        return values
+    return {**values, "features": {**_given(features), "normalise": "channel"}}
+
+
 class RealNetConfig(TrainingConfig):
     """``realnet.yaml``: the detector of a class."""
 
@@ -235,6 +206,9 @@ class RealNetConfig(TrainingConfig):
     )
     seed: Seed = 100
     image_size: ImageSize = (256, 256)
+    tiles: TilesConfig | None = Field(
+        None, description="None: the network sees the whole photograph; else tiles of one of image_size"
+    )
     backbone: BackboneConfig = BackboneConfig()
     size: Literal["small", "medium", "published"] = Field(
         "published", description="what blocks: auto may spend; a size that is named asks for it"
@@ -264,6 +238,7 @@ class RealNetConfig(TrainingConfig):
         """Have what follows from the backbone follow from it, where the user names neither it nor the published one."""
         if not isinstance(values, Mapping):
             return values
+        values = _measured_by_channel(values) if values.get("tiles") else values
         name = _given(values.get("backbone")).get("name", PUBLISHED_BACKBONE)
         is_published = str(name).split(".")[0] == PUBLISHED_BACKBONE and values.get("size", "published") == "published"
         blocks = values.get("blocks", None if is_published else "auto")
@@ -287,10 +262,32 @@ class RealNetConfig(TrainingConfig):
             )
         return self
 
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Return the (height, width) that the network sees at once: of a tile, or without tiles of the photograph."""
+        return self.tiles.size if self.tiles else self.image_size
+
+    @model_validator(mode="after")
+    def _check_tiles(self) -> Self:
+        if self.tiles is None:
+            return self
+        (height, width), (tile_height, tile_width) = self.image_size, self.tiles.size
+        if tile_height > height and tile_width > width:
+            raise ValueError(
+                f"tiles.size {tile_height}x{tile_width} is more than image_size {height}x{width}, which is the size of "
+                "the whole photograph; raise image_size, or leave tiles out"
+            )
+        if self.features.normalise == "position":
+            raise ValueError(
+                "features.normalise position measures each place of a photograph by itself, and tiles lie anywhere; "
+                "set it to channel"
+            )
+        return self
+
     @model_validator(mode="after")
     def _check_score_pool(self) -> Self:
-        height, width = self.image_size
-        pool = self.evaluation.pool
+        height, width = self.input_size
+        pool, name = self.evaluation.pool, "tiles.size" if self.tiles else "image_size"
         if pool > min(height, width):
-            raise ValueError(f"evaluation.score_pool {pool} is more than image_size {height}x{width} holds")
+            raise ValueError(f"evaluation.score_pool {pool} is more than {name} {height}x{width} holds")
         return self

@@ -4,32 +4,33 @@ See docs/method.md, Calibration.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from pydantic import with_config
-from torch import Tensor
 
-from realnet.anomalies.probes import draw_probe
-from realnet.anomalies.synthesis import AnomalySynthesizer
-from realnet.config import Foreground, RealNetConfig
-from realnet.data.images import Image, normalise, read_image, resize_image
+from realnet.config import RealNetConfig
+from realnet.data.images import Image
 from realnet.data.index import Entry
-from realnet.detection.maps import anomaly_maps
-from realnet.metrics.curves import FloatArray, MaskArray, MetricUndefined, ScoreCurve, image_curve, pixel_curve
+from realnet.data.tiles import tiling_of
+from realnet.detection.examples import Examples, Measured, spread
+from realnet.detection.maps import anomaly_maps, to_batch
+from realnet.detection.tiling import judge_by_tiles, network_of_tiles
+from realnet.metrics.curves import (
+    FloatArray,
+    MaskArray,
+    MetricUndefined,
+    ScoreCurve,
+    image_curve,
+    pixel_curve_of_images,
+)
 from realnet.models.realnet import RealNet
 from realnet.runtime.distributed import World
-from realnet.runtime.progress import stoppable_bar
-from realnet.runtime.randomness import generator
 
 logger = logging.getLogger("realnet")
 
-CALIBRATION_EPOCH = 2**31 - 1
-"""Anomalies are drawn from this epoch and the ones before it, which training never reaches, so they are new."""
 DISPLAY_QUANTILE = 0.95
 FEWEST_HELD_OUT = 32
 """Fewer say too little of how high normal images score (docs/method.md, Calibration)."""
@@ -99,7 +100,7 @@ def split_holdout(entries: Sequence[Entry], fraction: float) -> tuple[list[Entry
     """
     groups = list(dict.fromkeys(_group(entry) for entry in entries))
     number = min(len(groups) - 1, max(1, round(fraction * len(groups)))) if fraction > 0 else 0
-    held = {groups[index] for index in _spread(len(groups), number + 2)[1:-1]} if number > 0 else set()
+    held = {groups[index] for index in spread(len(groups), number + 2)[1:-1]} if number > 0 else set()
     return (
         [entry for entry in entries if _group(entry) not in held],
         [entry for entry in entries if _group(entry) in held],
@@ -109,78 +110,6 @@ def split_holdout(entries: Sequence[Entry], fraction: float) -> tuple[list[Entry
 def _group(entry: Entry) -> tuple[str, str]:
     """Return what an image is split by: its group, or else itself."""
     return ("group", entry.group) if entry.group else ("file", entry.filename)
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Normal images and local anomalies on them, uint8 RGB (H, W, 3), to calibrate a trained detector on.
-
-    Attributes:
-        normal: at the detector's input size.
-        anomalous: likewise.
-        masks: (N, H, W) bool, of the anomalous ones.
-    """
-
-    normal: Sequence[Image]
-    anomalous: Sequence[Image]
-    masks: MaskArray
-
-    def measure(
-        self, of_batch: Callable[[Tensor], tuple[FloatArray, ...]], batch_size: int, description: str, world: World
-    ) -> tuple["Measured", ...]:
-        """Apply a function of images (B, 3, H, W) to all examples, batch by batch; return each of its results."""
-        pictures = [*self.normal, *self.anomalous]
-        batches = [pictures[start : start + batch_size] for start in range(0, len(pictures), batch_size)]
-        shown = stoppable_bar(batches, description, world)
-        found = [of_batch(torch.stack([normalise(image) for image in batch])) for batch in shown]
-        whole = (np.concatenate(parts) for parts in zip(*found, strict=True))
-        return tuple(Measured(values[: len(self.normal)], values[len(self.normal) :]) for values in whole)
-
-
-class Measured(NamedTuple):
-    """A result for each normal and for each anomalous example."""
-
-    normal: FloatArray
-    anomalous: FloatArray
-
-
-def draw_examples(
-    entries: Sequence[Entry],
-    image_root: Path,
-    synthesizer: AnomalySynthesizer,
-    config: RealNetConfig,
-    *,
-    image_bits: int = 16,
-) -> Examples:
-    """Read normal images and draw new local anomalies on them, reproducibly from the seed.
-
-    Args:
-        entries: normal images; at most ``calibration.num_anomalies`` of them are used, evenly spread.
-        image_root: the folder that the entries' file names are relative to.
-        synthesizer: makes the anomalies.
-        config: of the detector.
-        image_bits: bits that 16-bit values use.
-    """
-    number = config.calibration.num_anomalies
-    used = [entries[index] for index in _spread(len(entries), min(len(entries), number))]
-    images = [resize_image(read_image(image_root / entry.filename, image_bits), config.image_size) for entry in used]
-    drawn = [
-        synthesizer.synthesize(images[i % len(images)], rng, only_anomalous=True)
-        for i, rng in enumerate(_generators("calibration", config, config.seed, len(images)))
-    ]
-    anomalies = [anomaly for anomaly in drawn if anomaly.mask.any()]
-    masks = np.array([anomaly.mask for anomaly in anomalies])
-    return Examples(images, [anomaly.image for anomaly in anomalies], masks)
-
-
-def draw_probes(examples: Examples, foreground: Foreground, config: RealNetConfig) -> Examples:
-    """Draw anomalies that no detector is trained on onto the same normal images, reproducibly from the seed."""
-    drawn = [
-        draw_probe(examples.normal[i % len(examples.normal)], foreground, rng)
-        for i, rng in enumerate(_generators("probes", config, config.seed + 1, config.calibration.num_anomalies))
-    ]
-    found = [(image, mask) for image, mask in drawn if mask.any()]
-    return Examples(examples.normal, [image for image, _ in found], np.array([mask for _, mask in found]))
 
 
 def calibrate(
@@ -209,15 +138,19 @@ def calibrate(
         The calibration; None, with a warning, if there is nothing to tell apart (no anomaly fell on the object, or the
         network returns NaN).
     """
-    was_training = model.training
+    was_training, tiling = model.training, tiling_of(config)
     model.eval()
+
+    def judge(images: Sequence[Image]) -> tuple[FloatArray, FloatArray]:
+        if tiling is None:
+            return anomaly_maps(model, to_batch(images), world.precision).scored(config.evaluation.pool)
+        maps_of = network_of_tiles(model, world.precision)
+        found = [judge_by_tiles(image, tiling, maps_of, config.evaluation) for image in images]
+        return np.stack([one for one, _ in found]), np.array([[score] for _, score in found])
+
     try:
-        maps, scores = examples.measure(
-            lambda batch: anomaly_maps(model, batch, world.precision).scored(config.evaluation.pool),
-            config.evaluation.batch_size,
-            description,
-            world,
-        )
+        at_once = 1 if tiling else config.evaluation.batch_size
+        maps, scores = examples.measure(judge, at_once, description, world)
     finally:
         model.train(was_training)
     try:
@@ -227,24 +160,11 @@ def calibrate(
         return None
 
 
-def _generators(purpose: str, config: RealNetConfig, seed: int, num_images: int) -> Iterator[np.random.Generator]:
-    """Yield a generator for each anomaly to calibrate on."""
-    for number in range(config.calibration.num_anomalies):
-        again, index = divmod(number, num_images)
-        yield generator(purpose, seed, CALIBRATION_EPOCH - again, index, draws=config.draws)
-
-
-def _spread(length: int, number: int) -> list[int]:
-    """Return ``number`` indexes into ``length`` items, evenly spread from first to last."""
-    return [int(index) for index in np.linspace(0, length - 1, number).round()]
-
-
 def _calibration(maps: Measured, scores: Measured, masks: MaskArray, *, held_out: bool) -> Calibration:
     normal, anomalous = maps
     if not len(anomalous):
         raise MetricUndefined("no local anomaly fell on the object in these images")
-    truth = np.concatenate([np.zeros(normal.shape, bool), masks])
-    pixel_threshold = pixel_curve(np.concatenate([normal, anomalous]), truth).f1_max.threshold
+    pixel_threshold = pixel_curve_of_images(lambda: _pixels(maps, masks)).f1_max.threshold
     scale = max(float(np.quantile(anomalous[masks], DISPLAY_QUANTILE)), pixel_threshold, 1e-6)
     return Calibration(
         image_threshold=_image_threshold(scores.normal[:, 0], scores.anomalous[:, 0]),
@@ -254,6 +174,14 @@ def _calibration(maps: Measured, scores: Measured, masks: MaskArray, *, held_out
         num_images=len(normal),
         num_anomalies=len(anomalous),
     )
+
+
+def _pixels(maps: Measured, masks: MaskArray) -> Iterator[tuple[FloatArray, NDArray[np.int32]]]:
+    """Yield the map of each example, and 1 where there is an anomaly."""
+    for values in maps.normal:
+        yield values, np.zeros(values.shape, np.int32)
+    for values, mask in zip(maps.anomalous, masks, strict=True):
+        yield values, mask.astype(np.int32)
 
 
 def _image_threshold(normal: FloatArray, anomalous: FloatArray) -> float:

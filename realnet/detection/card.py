@@ -124,6 +124,7 @@ def _training(config: RealNetConfig, facts: Mapping[str, Any]) -> Rows:
         "preset": config.preset,
         "seed": config.seed,
         "image size": "x".join(map(str, config.image_size)),
+        **({"tiles": "x".join(map(str, config.tiles.size))} if config.tiles else {}),
         "batch": config.train.batch_size * config.train.accumulation,
         "learning rate": f"{config.optimiser.learning_rate:g}, {config.optimiser.schedule}",
         "features": f"normalised by {config.features.normalise}",

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from realnet.config import RealNetConfig
 from realnet.data.images import Image, resize_image
+from realnet.data.tiles import tiling_of
 from realnet.detection import description
 from realnet.detection.calibration import Calibration, pixel_threshold
 from realnet.detection.inputs import ImageInput, to_image, to_images
@@ -20,6 +21,7 @@ from realnet.detection.loading import calibration_of, config_of, load_network
 from realnet.detection.maps import DIVERGED
 from realnet.detection.regions import Region, find_regions
 from realnet.detection.runtimes import READERS, Runtime, TorchRuntime, faster, open_exported
+from realnet.detection.tiling import judge_by_tiles
 from realnet.drawing.heatmaps import Display, overlay
 from realnet.errors import UserError
 from realnet.models import checkpoint
@@ -257,14 +259,12 @@ class Detector:
 
     def _predict_one(self, picture: ImageInput, threshold: float | None) -> Prediction:
         image = to_image(picture, bits=self.image_bits)
-        small = [resize_image(image, self.config.image_size)]
-        anomaly_map, scores = self.runtime.judge(small, self.config.evaluation.pool)
-        score = float(scores[0])
+        anomaly_map, score = self._judge(resize_image(image, self.config.image_size))
         if not np.isfinite(score):
             raise UserError(f"the detector gives NaN: {DIVERGED}")
         display = self.display(threshold)
         height, width = image.shape[:2]
-        full = cv2.resize(anomaly_map[0], (width, height), interpolation=cv2.INTER_LINEAR)
+        full = np.asarray(cv2.resize(anomaly_map, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
         return Prediction(
             image_score=score,
             anomaly_map=full,
@@ -273,3 +273,11 @@ class Detector:
             display_scale=display.scale,
             image=image,
         )
+
+    def _judge(self, image: Image) -> tuple[NDArray[np.float32], float]:
+        """Return the anomaly map (H, W) and the score of an image of ``config.image_size``."""
+        tiling = tiling_of(self.config)
+        if tiling:
+            return judge_by_tiles(image, tiling, self.runtime.maps, self.config.evaluation)
+        maps, scores = self.runtime.judge([image], self.config.evaluation.pool)
+        return maps[0], float(scores[0])

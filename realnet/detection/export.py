@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from realnet.data.images import IMAGENET_MEAN, IMAGENET_STD, Image, resize_image
+from realnet.data.tiles import Tiling, tiling_of
 from realnet.detection import bundle
 from realnet.detection.description import describe
 from realnet.detection.detector import Detector
@@ -23,12 +24,14 @@ from realnet.detection.runtimes import (
     INPUT,
     MAPS,
     METADATA,
+    SCORED,
     SCORES,
     import_extra,
     installed_readers,
     open_exported,
 )
 from realnet.errors import UserError
+from realnet.metrics.image_score import image_scores
 from realnet.models.checkpoint import Checkpoint
 from realnet.models.realnet import RealNet
 from realnet.runtime.files import refusing
@@ -68,24 +71,37 @@ class Parity:
 
 
 class ExportedNetwork(nn.Module):
-    """A detector's network with what surrounds it: uint8 RGB images in, anomaly maps and image scores out."""
+    """A detector's network with what surrounds it: uint8 RGB images in, anomaly maps and image scores out.
+
+    Of tiles it gives the maps that scores are taken from instead of scores, which are those of whole photographs.
+    """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: RealNet, pool: int) -> None:
+    def __init__(self, model: RealNet, pool: int, *, of_tiles: bool = False) -> None:
         super().__init__()
-        self.model, self.pool = model, pool
+        self.model, self.pool, self.of_tiles = model, pool, of_tiles
+        second = [SCORED] if model.fusion is not None else []
+        self.outputs = [MAPS, *second] if of_tiles else [MAPS, SCORES]
         self.register_buffer("mean", 255 * torch.tensor(IMAGENET_MEAN)[:, None, None])
         self.register_buffer("std", 255 * torch.tensor(IMAGENET_STD)[:, None, None])
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Map images (B, H, W, 3) uint8 to anomaly maps (B, H, W) and image scores (B,), float32."""
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Map images (B, H, W, 3) uint8 to anomaly maps (B, H, W) and image scores (B,), float32; see ``outputs``."""
         pixels = images.permute(0, 3, 1, 2).to(torch.float32)
         detection = self.model((pixels - self.mean) / self.std)
         maps = detection.anomaly_map.float()  # (B, 1, H, W)
         scored = maps if detection.scored is None else detection.scored
+        if self.of_tiles:
+            return (maps[:, 0], scored[:, 0])[: len(self.outputs)]
         return maps[:, 0], F.avg_pool2d(scored, self.pool, stride=1).amax(dim=(1, 2, 3))
+
+    @torch.inference_mode()
+    def judge(self, images: Sequence[Image]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the anomaly maps and the scores of a batch of images or tiles."""
+        found = [values.numpy() for values in self(torch.from_numpy(np.stack(images)))]
+        return found[0], image_scores(found[-1], self.pool) if self.of_tiles else found[1]
 
 
 def plain_network(detector: Detector) -> RealNet:
@@ -131,8 +147,9 @@ def export_network(detector: Detector, path: Path, *, images: Sequence[Image]) -
     """Write a detector for ONNX Runtime or OpenVINO, and compare it with torch in every runtime that is installed.
 
     The network takes uint8 RGB images (B, H, W, 3) of the detector's size, for any B, and gives anomaly maps (B, H, W)
-    and image scores (B,). Its metadata hold what a bundle's description holds, and those of ONNX how long each runtime
-    took for an image, by which :meth:`Detector.load` chooses.
+    and image scores (B,). Of a detector that sees photographs in tiles it takes tiles; cutting and blending stay
+    outside (:class:`ExportedNetwork`). Its metadata hold what a bundle's description holds, and those of ONNX how long
+    each runtime took for an image, by which :meth:`Detector.load` chooses.
 
     Args:
         detector: runs in torch, in float32, on the CPU.
@@ -143,10 +160,14 @@ def export_network(detector: Detector, path: Path, *, images: Sequence[Image]) -
         UserError: as :func:`plain_network`; if the packages of the extra ``export`` are not installed; if a runtime
             differs from torch by more than ``TOLERANCE`` (nothing is written then), or the file cannot be written.
     """
-    network = ExportedNetwork(plain_network(detector), detector.config.evaluation.pool).eval()
-    height, width = detector.config.image_size
-    describe_with = partial(describe, as_stored(detector, {}), input=[height, width, 3], resizing=RESIZING)
-    small = [resize_image(image, (height, width)) for image in images]
+    config, tiling = detector.config, tiling_of(detector.config)
+    network = ExportedNetwork(plain_network(detector), config.evaluation.pool, of_tiles=tiling is not None).eval()
+    height, width = config.input_size
+    about = {"input": [height, width, 3], "resizing": RESIZING, **({"tiles": _describe(tiling)} if tiling else {})}
+    describe_with = partial(describe, as_stored(detector, {}), **about)
+    small = [resize_image(image, config.image_size) for image in images]
+    if tiling:
+        small = [tiling.cut(image, tiling.corners[len(tiling) // 2]) for image in small]
     with refusing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
@@ -183,7 +204,18 @@ def as_stored(detector: Detector, state: Mapping[str, Tensor]) -> Checkpoint:
     )
 
 
-def _write_onnx(network: nn.Module, size: tuple[int, int], path: Path) -> None:
+def _describe(tiling: Tiling) -> dict[str, Any]:
+    """Return how the tiles of a photograph are cut, and what joins their maps."""
+    return {
+        "photograph": list(tiling.image_size),
+        "rows": tiling.starts(0),
+        "columns": tiling.starts(1),
+        "blending": "mean weighted by sin² ramps over the overlaps; the image score is that of the blended scored map, "
+        "its largest mean over a window of evaluation.score_pool pixels",
+    }
+
+
+def _write_onnx(network: ExportedNetwork, size: tuple[int, int], path: Path) -> None:
     for package in ("onnx", "onnxscript"):
         import_extra(package)
     example = (torch.zeros(EXAMPLE_BATCH, *size, 3, dtype=torch.uint8),)
@@ -193,7 +225,7 @@ def _write_onnx(network: nn.Module, size: tuple[int, int], path: Path) -> None:
         program,
         dynamo=True,
         input_names=[INPUT],
-        output_names=[MAPS, SCORES],
+        output_names=network.outputs,
         verbose=False,
     )
     exported.save(path, external_data=False)
@@ -223,16 +255,15 @@ def _convert(graph: Path, path: Path, text: str) -> None:
 
 
 def _compare(network: ExportedNetwork, path: Path, images: Sequence[Image]) -> list[Parity]:
-    with torch.inference_mode():
-        maps, scores = (values.numpy() for values in network(torch.from_numpy(np.stack(images))))
+    maps, scores = network.judge(images)
     found = []
     for runtime in installed_readers(path):
         exported = open_exported(path, runtime)
-        other_maps, other_scores = exported.judge(images)
+        other_maps, other_scores = exported.judge(images, network.pool)
         parity = Parity(_apart(maps, other_maps), _apart(scores, other_scores), len(images), runtime)
         if not max(parity.anomaly_map, parity.image_score) <= TOLERANCE:  # NaN too
             raise UserError(f"the exported detector is refused: {parity}, more than {TOLERANCE}; nothing is written")
-        found.append(replace(parity, seconds=_timed(partial(exported.judge, images[:1]))))
+        found.append(replace(parity, seconds=_timed(partial(exported.judge, images[:1], network.pool))))
     if not found:
         raise UserError("no runtime is installed to check the exported detector with; pip install 'realnet[export]'")
     return found

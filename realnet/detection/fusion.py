@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from realnet.config import RealNetConfig
-from realnet.detection.calibration import Examples, Measured
-from realnet.detection.maps import anomaly_maps
+from realnet.detection.examples import Examples, Measured
+from realnet.detection.maps import anomaly_maps, to_batch
 from realnet.metrics.curves import FloatArray, MaskArray, MetricUndefined, image_curve, pixel_curve
 from realnet.models.normal import SIGNALS, centred
 from realnet.models.realnet import RealNet
@@ -54,7 +54,7 @@ def fit_fusion(model: RealNet, probes: Examples, *, config: RealNetConfig, world
     """
     assert model.fusion is not None
     (maps,) = probes.measure(
-        lambda batch: (signal_maps(model, batch, world),), config.evaluation.batch_size, description, world
+        lambda images: (signal_maps(model, to_batch(images), world),), config.evaluation.batch_size, description, world
     )
     centres, scales = _normal_values(maps.normal)
     weights, score_weights = _choose_weights(maps, probes.masks, centres, scales, config)
@@ -127,9 +127,9 @@ def choose_pool(model: RealNet, probes: Examples, *, config: RealNetConfig, worl
 
     A smaller side must separate probes from normal images by an image AUROC higher by ``TOLERANCE``.
     """
-    pools = sorted((pool for pool in POOLS if pool <= min(config.image_size)), reverse=True)
+    pools = sorted((pool for pool in POOLS if pool <= min(config.input_size)), reverse=True)
     _, scores = probes.measure(
-        lambda batch: anomaly_maps(model.eval(), batch, world.precision).scored(*pools),
+        lambda images: anomaly_maps(model.eval(), to_batch(images), world.precision).scored(*pools),
         config.evaluation.batch_size,
         description,
         world,

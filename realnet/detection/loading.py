@@ -109,7 +109,7 @@ def config_of(stored: Checkpoint, config: RealNetConfig | None, path: Path) -> R
     evaluation = config.evaluation
     if not isinstance(evaluation.score_pool, int):
         evaluation = evaluation.model_copy(update={"score_pool": used.evaluation.score_pool})
-    pool, (height, width) = evaluation.pool, used.image_size
+    pool, (height, width) = evaluation.pool, used.input_size
     if pool > min(height, width):
         raise UserError(f"evaluation.score_pool is {pool}, but {path} is for {height}x{width} pixels; lower score_pool")
     weights = _backbone_weights(used.backbone.weights, config.backbone.weights)

@@ -1,5 +1,6 @@
 """Run a detector on images."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -7,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from realnet.data.images import Image, normalise
 from realnet.metrics.image_score import image_scores
 from realnet.models.realnet import RealNet
 from realnet.runtime.devices import send_images
@@ -27,11 +29,19 @@ class AnomalyMaps(NamedTuple):
     maps: Tensor
     scored_maps: Tensor | None
 
+    def arrays(self) -> tuple[NDArray[np.float32], ...]:
+        """Return the anomaly maps, and the scored ones where they are others, as arrays (B, H, W)."""
+        return tuple(maps.cpu().numpy() for maps in self if maps is not None)
+
     def scored(self, *pools: int) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         """Return the maps as an array, and the images' scores (B, number of pools) (docs/method.md, Image score)."""
-        maps = self.maps.cpu().numpy()
-        scored = maps if self.scored_maps is None else self.scored_maps.cpu().numpy()
-        return maps, np.stack([image_scores(scored, pool) for pool in pools], axis=1)
+        found = self.arrays()
+        return found[0], np.stack([image_scores(found[-1], pool) for pool in pools], axis=1)
+
+
+def to_batch(images: Sequence[Image]) -> Tensor:
+    """Return images, uint8 RGB (H, W, 3), as an ImageNet-normalised batch (B, 3, H, W)."""
+    return torch.stack([normalise(image) for image in images])
 
 
 def anomaly_maps(model: RealNet, image: Tensor, precision: Precision) -> AnomalyMaps:

@@ -1,6 +1,7 @@
 """What computes a detector's anomaly maps: torch, ONNX Runtime or OpenVINO."""
 
 import importlib.util
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +11,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from realnet.data.images import Image, normalise
-from realnet.detection.maps import anomaly_maps
+from realnet.data.images import Image
+from realnet.detection.maps import anomaly_maps, to_batch
 from realnet.errors import UserError
+from realnet.metrics.image_score import image_scores
 from realnet.models.realnet import RealNet
 from realnet.runtime.precision import Precision
 
-INPUT, MAPS, SCORES = "images", "anomaly_maps", "image_scores"
-"""Names of the input and the outputs of exported networks."""
+INPUT, MAPS, SCORES, SCORED = "images", "anomaly_maps", "image_scores", "scored_maps"
+"""Names of the input and the outputs of exported networks. A network of tiles has no scores, as the score is that of
+the photograph, but the maps that it is taken from, where they are not the anomaly maps (docs/method.md, Tiles)."""
 METADATA = "realnet"
 """The key under which an exported network carries its description."""
 
@@ -38,6 +41,10 @@ class Runtime(Protocol):
         """Return the anomaly maps and the scores of a batch of images; ``pool`` is that of the scores, in pixels."""
         ...
 
+    def maps(self, tiles: Sequence[Image]) -> tuple[NDArray[np.float32], ...]:
+        """Return the anomaly maps (B, h, w) of tiles, and the maps that scores are taken from where they are others."""
+        ...
+
 
 @dataclass(frozen=True)
 class TorchRuntime:
@@ -53,12 +60,35 @@ class TorchRuntime:
 
     def judge(self, images: Sequence[Image], pool: int) -> Judged:
         """Return the anomaly maps and the scores of a batch of images."""
-        batch = torch.stack([normalise(image) for image in images])
-        maps, scores = anomaly_maps(self.model, batch, self.precision).scored(pool)
+        maps, scores = anomaly_maps(self.model, to_batch(images), self.precision).scored(pool)
         return maps, scores[:, 0]
 
+    def maps(self, tiles: Sequence[Image]) -> tuple[NDArray[np.float32], ...]:
+        """Return the maps of tiles."""
+        return anomaly_maps(self.model, to_batch(tiles), self.precision).arrays()
 
-class OnnxRuntime:
+
+class _Exported(ABC):
+    """An exported network, in whatever runtime."""
+
+    @abstractmethod
+    def outputs(self, images: Sequence[Image]) -> Mapping[str, NDArray[np.float32]]:
+        """Return all that the network gives for a batch of images, by name."""
+
+    def judge(self, images: Sequence[Image], pool: int) -> Judged:
+        """Return the anomaly maps and the scores of a batch of images; ``pool`` is for tiles, others hold their own."""
+        found = self.outputs(images)
+        if SCORES in found:
+            return found[MAPS], found[SCORES]
+        return found[MAPS], image_scores(found.get(SCORED, found[MAPS]), pool)
+
+    def maps(self, tiles: Sequence[Image]) -> tuple[NDArray[np.float32], ...]:
+        """Return the maps of tiles."""
+        found = self.outputs(tiles)
+        return tuple(found[name] for name in (MAPS, SCORED) if name in found)
+
+
+class OnnxRuntime(_Exported):
     """ONNX Runtime on the CPU.
 
     Raises:
@@ -75,16 +105,16 @@ class OnnxRuntime:
         """Return the description that the file carries; "" if it has none."""
         return self._session.get_modelmeta().custom_metadata_map.get(METADATA, "")
 
-    def judge(self, images: Sequence[Image], pool: int | None = None) -> Judged:  # noqa: ARG002 - it is in the file
-        """Return the anomaly maps and the scores of a batch of images."""
-        maps, scores = self._session.run([MAPS, SCORES], {INPUT: np.stack(images)})
-        return maps, scores
+    def outputs(self, images: Sequence[Image]) -> Mapping[str, NDArray[np.float32]]:
+        """Return all that the network gives for a batch of images, by name."""
+        names = [output.name for output in self._session.get_outputs()]
+        return dict(zip(names, self._session.run(names, {INPUT: np.stack(images)}), strict=True))
 
     def __reduce__(self) -> tuple[type[Self], tuple[Path]]:
         return type(self), (self._path,)
 
 
-class OpenVinoRuntime:
+class OpenVinoRuntime(_Exported):
     """OpenVINO on the CPU, in float32, for its own files and for ONNX.
 
     Raises:
@@ -107,10 +137,11 @@ class OpenVinoRuntime:
                 return cast(str, self._network.get_rt_info(place).astype(str))
         return ""
 
-    def judge(self, images: Sequence[Image], pool: int | None = None) -> Judged:  # noqa: ARG002 - it is in the file
-        """Return the anomaly maps and the scores of a batch of images."""
+    def outputs(self, images: Sequence[Image]) -> Mapping[str, NDArray[np.float32]]:
+        """Return all that the network gives for a batch of images, by name."""
         found = self._compiled(np.stack(images))
-        return np.array(found[MAPS]), np.array(found[SCORES])
+        known = {name for output in self._compiled.outputs for name in output.get_names()}
+        return {name: np.array(found[name]) for name in (MAPS, SCORES, SCORED) if name in known}
 
     def __reduce__(self) -> tuple[type[Self], tuple[Path]]:
         return type(self), (self._path,)

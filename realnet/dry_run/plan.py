@@ -19,6 +19,7 @@ from realnet.config import (
     paths,
 )
 from realnet.data.registry import OpenDataset
+from realnet.data.tiles import tiling_of
 from realnet.detection.checkpoints import REFERENCES, Protocol, ReferenceName
 from realnet.detection.detector import Detector
 from realnet.detection.loading import require_fit
@@ -41,6 +42,8 @@ from realnet.training.diffusion_task import NormalImages, load_pretrained
 from realnet.training.statistics_need import require_folds, require_memory
 
 MAP_BYTES = 4 + 1  # for each pixel: float32 of the anomaly map, and the mask
+
+PHOTOGRAPH_BYTES = 3 + 2 * 4  # for each pixel of a photograph in tiles: its colours, and both maps in float32
 
 
 def show(config: Section, facts: Mapping[str, object], world: World) -> None:
@@ -131,9 +134,20 @@ def detectors(
         **steps,
         **_beginning([begins(job) if resume else 0 for job in jobs]),
         **_statistics(config, model, jobs, world.device),
+        **_tiles(config),
         "memory": _memory(rehearsal.detector_training(model, config, world.precision), world.precision),
         **({"advice": SLOW} if is_slow(config, world.device) else {}),
     }
+
+
+def _tiles(config: RealNetConfig) -> dict[str, object]:
+    """Return how many tiles a photograph is judged by; nothing where it is seen whole."""
+    if (tiling := tiling_of(config)) is None:
+        return {}
+    (height, width), (tile_height, tile_width) = tiling.image_size, tiling.size
+    number = f"{len(tiling)} of {tile_height}x{tile_width} for a photograph of {height}x{width}"
+    photograph = height * width * PHOTOGRAPH_BYTES
+    return {"tiles": f"{number}, {config.evaluation.batch_size} at once, and {_gigabytes(photograph)} beside them"}
 
 
 def _statistics(
@@ -183,6 +197,7 @@ def evaluation(
         facts["references"] = f"fitted to the training images: {', '.join(REFERENCES[name] for name in references)}"
     height, width = detector.config.image_size if detector else config.image_size
     if detector:
+        facts |= _tiles(detector.config)
         facts["memory"] = _detection_memory(detector, config.evaluation.batch_size, world)
     facts["memory of maps and masks"] = f"{_gigabytes(max(numbers.values()) * height * width * MAP_BYTES)} in addition"
     return facts
@@ -190,13 +205,15 @@ def evaluation(
 
 def prediction(detector: Detector, source: str, num_files: int | None, output: Path, world: World) -> dict[str, object]:
     """Return the plan of a prediction; None stands for an unknown number. The detector cannot be used afterwards."""
+    tiled = detector.config.tiles is not None
     return {
         "checkpoint": source,
         "thresholds": detector.calibration or "none stored: no verdicts without --threshold",
         "images": "not known beforehand" if num_files is None else num_files,
         "writes": str(output),
+        **_tiles(detector.config),
         **(
-            {"memory": _detection_memory(detector, 1, world)}
+            {"memory": _detection_memory(detector, detector.config.evaluation.batch_size if tiled else 1, world)}
             if detector.is_torch
             else {"runs in": detector.runtime.name}
         ),
@@ -205,7 +222,7 @@ def prediction(detector: Detector, source: str, num_files: int | None, output: P
 
 def _detection_memory(detector: Detector, batch: int, world: World) -> str:
     return _memory(
-        rehearsal.detection(detector.model, detector.config.image_size, batch, world.precision), world.precision
+        rehearsal.detection(detector.model, detector.config.input_size, batch, world.precision), world.precision
     )
 
 

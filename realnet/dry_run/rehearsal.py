@@ -65,7 +65,7 @@ def detector_training(model: RealNet, config: RealNetConfig, precision: Precisio
 
     def loss() -> Tensor:
         detection, clean = detect_joined(model, _images(2 * batch, config), _classes(batch))
-        mask = torch.empty(batch, 1, *config.image_size)
+        mask = torch.empty(batch, 1, *config.input_size)
         return detector_losses(detection, clean, mask, config.loss).sum()
 
     return _training(model.train(), loss, config, precision)
@@ -121,7 +121,8 @@ def _training(
 
 
 def _images(batch: int, config: DiffusionConfig | ClassifierConfig | RealNetConfig) -> Tensor:
-    return torch.empty(batch, 3, *config.image_size)
+    size = config.input_size if isinstance(config, RealNetConfig) else config.image_size
+    return torch.empty(batch, 3, *size)
 
 
 def _classes(batch: int) -> Tensor:

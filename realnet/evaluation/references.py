@@ -13,6 +13,7 @@ from realnet.data.images import normalise
 from realnet.data.registry import OpenDataset
 from realnet.detection.checkpoints import ReferenceName
 from realnet.detection.references import Reference, build_reference
+from realnet.errors import UserError
 from realnet.evaluation.scores import ClassScores, scores_of
 from realnet.evaluation.split import TestSplit, interleave
 from realnet.models import checkpoint
@@ -32,6 +33,9 @@ class ReferenceMaker:
         class_name: name of the class.
         config: names the backbone, its levels and the image size.
         world: this process; each process fits its own reference, with the same result.
+
+    Raises:
+        UserError: for a config with tiles.
     """
 
     def __init__(
@@ -43,6 +47,11 @@ class ReferenceMaker:
         *,
         checkpoint_path: Path | None = None,
     ) -> None:
+        if config.tiles:
+            raise UserError(
+                "--references see photographs whole, as PaDiM knows each position of them; they take no detector with "
+                "tiles: leave --references out, or set tiles to null to learn what whole photographs show"
+            )
         self.class_name, self.config, self.world = class_name, config, world
         self.backbone = make_ready(_backbone(config, checkpoint_path), world.precision.in_float32(), config.runtime)
         files = [dataset.image_root / entry.filename for entry in dataset.index(class_name).train]

@@ -10,15 +10,21 @@ from numpy.typing import NDArray
 
 from realnet.config import EvaluationConfig
 from realnet.data.index import Entry
-from realnet.data.regions import Regions
+from realnet.data.regions import Regions, label_regions
+from realnet.data.tiles import Tiling
 from realnet.detection.maps import DIVERGED, anomaly_maps
+from realnet.detection.tiling import judge_by_tiles, network_of_tiles
 from realnet.evaluation.split import TestSplit, interleave
 from realnet.metrics.curves import MetricUndefined, ScoreCurve, image_curve, pixel_curve, pixel_curve_of_images
 from realnet.models.realnet import RealNet
 from realnet.runtime import distributed
+from realnet.runtime.files import scratch
 from realnet.runtime.precision import Precision
 
 METRICS = ("image_auroc", "pixel_auroc", "aupro", "image_ap", "pixel_ap", "image_f1_max", "pixel_f1_max")
+
+PIXELS_AT_ONCE = 2**29
+"""Bytes of maps beyond which the curve of pixels is built image by image, which takes longer and gives the same."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,13 @@ class Curves:
 
 
 def score_split(
-    model: RealNet, split: TestSplit, *, config: EvaluationConfig, precision: Precision, description: str = ""
+    model: RealNet,
+    split: TestSplit,
+    *,
+    config: EvaluationConfig,
+    precision: Precision,
+    tiling: Tiling | None = None,
+    description: str = "",
 ) -> ClassScores:
     """Score a test split (docs/method.md, Evaluation).
 
@@ -93,6 +105,7 @@ def score_split(
         split: the images and their truth.
         config: batch size and pooling window of the image score.
         precision: the number format to compute in.
+        tiling: the tiles in which the network sees images; None: it sees them whole.
         description: names the progress bar; "" shows none.
 
     Raises:
@@ -100,15 +113,33 @@ def score_split(
     """
     was_training = model.training
     model.eval()
-    maps, scores = np.zeros((split.num_own, *split.image_size), np.float32), np.zeros((split.num_own, 1))
+    maps, scores = scratch((split.num_own, *split.image_size), np.float32), np.zeros((split.num_own, 1))
     try:
         with distributed.refusing_together():
-            for part, images in split.batches(config.batch_size, description):
-                maps[part], scores[part] = anomaly_maps(model, images, precision).scored(config.pool)
+            for part, its_maps, its_scores in _judged(model, split, config, precision, tiling, description):
+                maps[part], scores[part] = its_maps, its_scores
     finally:
         model.train(was_training)
     whole, whole_scores = (interleave(distributed.gather(mine)) for mine in (maps, scores))
     return scores_of(split, whole, whole_scores[:, 0], resolution=config.resolution)
+
+
+def _judged(
+    model: RealNet,
+    split: TestSplit,
+    config: EvaluationConfig,
+    precision: Precision,
+    tiling: Tiling | None,
+    description: str,
+) -> Iterator[tuple[slice | int, NDArray[np.float32], NDArray[np.float64] | float]]:
+    """Yield which of this process's images come next, their maps and their scores."""
+    if tiling is None:
+        for part, images in split.batches(config.batch_size, description):
+            yield part, *anomaly_maps(model, images, precision).scored(config.pool)
+        return
+    maps_of = network_of_tiles(model, precision)
+    for number, image in split.photographs(description):
+        yield number, *judge_by_tiles(image, tiling, maps_of, config)
 
 
 def scores_of(
@@ -157,10 +188,19 @@ def _pixel_curve(scores: ClassScores) -> ScoreCurve:
     maps, masks, regions = scores.anomaly_maps, scores.masks, scores.regions
     if scores.regions_in_file is not None:
         return pixel_curve_of_images(lambda: _images_in_files(scores))
+    if maps.nbytes > PIXELS_AT_ONCE:
+        return pixel_curve_of_images(lambda: _images(scores))
     if not scores.has_mask.all():
         maps, masks = maps[scores.has_mask], masks[scores.has_mask]
         regions = None if regions is None else regions[scores.has_mask]
     return pixel_curve(maps, masks, regions)
+
+
+def _images(scores: ClassScores) -> Iterator[tuple[NDArray[np.float32], Regions]]:
+    """Yield the map and the mask's regions of each image whose truth is known."""
+    for number in np.flatnonzero(scores.has_mask):
+        known = scores.regions
+        yield scores.anomaly_maps[number], label_regions(scores.masks[number]) if known is None else known[number]
 
 
 def _images_in_files(scores: ClassScores) -> Iterator[tuple[NDArray[np.float32], Regions]]:

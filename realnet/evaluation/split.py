@@ -1,8 +1,5 @@
 """A class's test split, read and decoded once for all detectors and pictures."""
 
-import math
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +16,7 @@ from realnet.drawing.thumbnails import THUMBNAIL_SIDE
 from realnet.evaluation.files import TestFiles
 from realnet.runtime import distributed
 from realnet.runtime.distributed import World
+from realnet.runtime.files import scratch
 from realnet.runtime.progress import bar
 from realnet.runtime.signals import leave_signals_to_main
 
@@ -100,6 +98,34 @@ class TestSplit:
         Raises:
             UserError: if an image or a mask cannot be used.
         """
+        for part in self._parts(batch_size, description):
+            yield part, torch.stack([normalise(image) for image in self._pixels[part]])
+
+    def photographs(self, description: str = "") -> Iterator[tuple[int, Image]]:
+        """Yield this process's images one by one, uint8 RGB (H, W, 3), each with its number among them.
+
+        Raises:
+            UserError: as :meth:`batches`.
+        """
+        for part in self._parts(1, description):
+            yield part.start, self._pixels[part.start]
+
+    def truth(self) -> Truth:
+        """Return the truth of all images; every process must call this, after a pass over :meth:`batches`."""
+        if self._truth is None:
+            regions = _joined(self._regions) if self.files.mask_resize == "regions" else None
+            masks = _joined(self._masks) if regions is None else scratch(regions.shape, np.bool_)
+            if regions is not None:
+                np.greater(regions, 0, out=masks)
+            self._truth = Truth(masks, _joined(self._has_mask), regions, _joined(self._counts))
+        return self._truth
+
+    def pictures(self) -> Pictures:
+        """Return the pictures of all images; every process must call this, after a pass over :meth:`batches`."""
+        return Pictures(_joined(self._panels), _joined(self._canvases), _joined(self._sizes))
+
+    def _parts(self, batch_size: int, description: str) -> Iterator[slice]:
+        """Yield slices of this process's images as soon as ``_pixels`` holds them."""
         number = self.num_own
         parts = [slice(start, min(start + batch_size, number)) for start in range(0, number, batch_size)]
         is_shown = self._world.is_main and bool(description)
@@ -108,20 +134,8 @@ class TestSplit:
             self._num_read, self._truth = 0, None
         with bar(total=number, description=description, is_main=is_shown) as progress:
             for part in parts if self._num_read else self._read(parts, batch_size):
-                yield part, torch.stack([normalise(image) for image in self._pixels[part]])
+                yield part
                 progress.update(part.stop - part.start)
-
-    def truth(self) -> Truth:
-        """Return the truth of all images; every process must call this, after a pass over :meth:`batches`."""
-        if self._truth is None:
-            regions = _joined(self._regions) if self.files.mask_resize == "regions" else None
-            masks = _joined(self._masks) if regions is None else regions > 0
-            self._truth = Truth(masks, _joined(self._has_mask), regions, _joined(self._counts))
-        return self._truth
-
-    def pictures(self) -> Pictures:
-        """Return the pictures of all images; every process must call this, after a pass over :meth:`batches`."""
-        return Pictures(_joined(self._panels), _joined(self._canvases), _joined(self._sizes))
 
     def _read(self, parts: Sequence[slice], batch_size: int) -> Iterator[slice]:
         loader = DataLoader(
@@ -148,16 +162,16 @@ class TestSplit:
     def _clear_truth(self, number: int) -> None:
         self._has_mask, self._counts = np.zeros(number, np.bool_), np.zeros((number, 3), np.int64)
         if self.files.mask_resize == "regions":
-            self._regions = np.zeros((number, *self.image_size), np.uint16)
+            self._regions = scratch((number, *self.image_size), np.uint16)
         else:
-            self._masks = np.zeros((number, *self.image_size), np.bool_)
+            self._masks = scratch((number, *self.image_size), np.bool_)
 
     def _make_room(self) -> None:
         number, shown = self.num_own, self.num_own if self.files.with_pictures else 0
-        self._pixels = _spool((number, *self.image_size, 3))
+        self._pixels = scratch((number, *self.image_size, 3))
         self._clear_truth(number)
-        self._panels = _spool((shown, *panel_size(self.image_size), 3))
-        self._canvases = _spool((shown, THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3))
+        self._panels = scratch((shown, *panel_size(self.image_size), 3))
+        self._canvases = scratch((shown, THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3))
         self._sizes = np.zeros((shown, 2), np.int64)
 
 
@@ -173,15 +187,3 @@ def interleave(shares: Sequence[NDArray]) -> NDArray:
 
 def _joined(mine: NDArray) -> NDArray:
     return interleave(distributed.gather(mine))
-
-
-def _spool(shape: tuple[int, ...]) -> Image:
-    """Return uint8 zeros in a temporary file, which disappears with the process; in memory where there is no room."""
-    if 0 in shape or not hasattr(os, "posix_fallocate"):
-        return np.zeros(shape, np.uint8)
-    try:
-        with tempfile.TemporaryFile() as file:
-            os.posix_fallocate(file.fileno(), 0, math.prod(shape))  # a full disk shows here, not as a bus error later
-            return np.memmap(file, np.uint8, "r+", shape=shape)
-    except OSError:
-        return np.zeros(shape, np.uint8)

@@ -92,7 +92,7 @@ def build_backbone(config: RealNetConfig, weights: str | None = None) -> Backbon
     """
     chosen = config.backbone
     given = Statistics(chosen.mean, chosen.std) if chosen.mean and chosen.std else None
-    return Backbone(chosen.name, weights or chosen.weights, image_size=config.image_size, statistics=given)
+    return Backbone(chosen.name, weights or chosen.weights, image_size=config.input_size, statistics=given)
 
 
 def settle(config: RealNetConfig) -> RealNetConfig:
@@ -104,12 +104,12 @@ def settle(config: RealNetConfig) -> RealNetConfig:
     recon, modes = config.reconstruction, config.rrs.modes
     if "auto" not in (config.blocks, modes, recon.channel_mult, recon.num_head_channels):
         return config
-    budget, levels = BUDGETS[config.size], measure_levels(config.backbone.name, config.image_size)
+    budget, levels = BUDGETS[config.size], measure_levels(config.backbone.name, config.input_size)
     if isinstance(config.blocks, dict):
         blocks = [_block(name, block, levels, config.backbone.name) for name, block in config.blocks.items()]
     else:
-        blocks = choose_blocks(levels, config.image_size, budget)
-    mult = fitting_mult(blocks, config.image_size, budget) if recon.channel_mult == "auto" else recon.channel_mult
+        blocks = choose_blocks(levels, config.input_size, budget)
+    mult = fitting_mult(blocks, config.input_size, budget) if recon.channel_mult == "auto" else recon.channel_mult
     size = ReconstructionSize(recon.hidden_ratio, mult, recon.num_res_blocks, recon.attention_downsampling)
     heads = head_channels(blocks, size) if recon.num_head_channels == "auto" else recon.num_head_channels
     settled: dict[str, Any] = {
@@ -153,10 +153,10 @@ def build_detector(
             use_checkpoint=config.runtime.activation_checkpointing,
         )
         if config.features.normalise != "auto":  # training chooses for auto
-            model.measure_by(config.features.normalise, config.image_size)
+            model.measure_by(config.features.normalise, config.input_size)
         if config.detector.fuse.position:
-            model.fuse_maps(config.image_size)
-    model.check_image_size(config.image_size)
+            model.fuse_maps(config.input_size)
+    model.check_image_size(config.input_size, name="tiles.size" if config.tiles else "image_size")
     return model
 
 

@@ -124,29 +124,32 @@ class RealNet(nn.Module):
         device = next(iter(self.afs.indexes.buffers())).device
         return nn.ModuleDict(made).to(device).train(self.training)
 
-    def check_image_size(self, image_size: tuple[int, int]) -> None:
-        """Raise UserError if (height, width) are not multiples of the coarsest map's stride, or too small."""
+    def check_image_size(self, image_size: tuple[int, int], *, name: str = "image_size") -> None:
+        """Raise UserError if (height, width) are not multiples of the coarsest map's stride, or too small.
+
+        ``name`` is the config's key that sets them.
+        """
         factor = math.lcm(*(block.stride for block in self.afs.blocks)) * self.reconstruction.downsampling
         if any(side % factor for side in image_size):
             height, width = image_size
             raise UserError(
-                f"image_size {height}x{width}: both sides must be multiples of {factor} (the least common multiple of "
+                f"{name} {height}x{width}: both sides must be multiples of {factor} (the least common multiple of "
                 f"the blocks' strides, times the reconstruction's downsampling); "
-                f"{self._repair_of_size(image_size, factor)}"
+                f"{self._repair_of_size(image_size, factor, name)}"
             )
         for block in self.afs.blocks:
             height, width = (side // (block.stride * self.reconstruction.downsampling) for side in image_size)
             channels = self.reconstruction.width(block.num_channels) * min(self.reconstruction.channel_mult[-2:])
             if height * width * channels <= NUM_GROUPS:
                 raise UserError(
-                    f"image_size {image_size[0]}x{image_size[1]}: the reconstruction of {block.name} has a map of one "
-                    f"pixel with too few channels to normalise; set image_size to {2 * factor}x{2 * factor}, or keep "
+                    f"{name} {image_size[0]}x{image_size[1]}: the reconstruction of {block.name} has a map of one "
+                    f"pixel with too few channels to normalise; set {name} to {2 * factor}x{2 * factor}, or keep "
                     f"more channels in {block.name}"
                 )
 
-    def _repair_of_size(self, image_size: tuple[int, int], factor: int) -> str:
+    def _repair_of_size(self, image_size: tuple[int, int], factor: int, name: str) -> str:
         height, width = (max(1, round(side / factor)) * factor for side in image_size)
-        other, mult = f"set image_size to {height}x{width}", self.reconstruction.channel_mult
+        other, mult = f"set {name} to {height}x{width}", self.reconstruction.channel_mult
         for length in range(len(mult) - 1, 0, -1):
             shallower = factor // 2 ** (len(mult) - length)
             if not any(side % shallower for side in image_size):

@@ -4,7 +4,7 @@ import importlib.util
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 from realnet.anomalies.preview import contact_sheet
 from realnet.anomalies.sources import inspect_sources
@@ -13,6 +13,7 @@ from realnet.data.depth import find_bits
 from realnet.data.images import write_image
 from realnet.data.layout_file import NO_LAYOUT, ROLES, read_layout
 from realnet.data.registry import OpenDataset, open_dataset
+from realnet.data.tiles import tiling_of
 from realnet.errors import UserError, as_called_here
 from realnet.inspection.check import inspect_class
 from realnet.inspection.findings import fatal, report
@@ -22,6 +23,8 @@ from realnet.preparation.archives import FileCopy, copy_files, plan_mtd, plan_so
 from realnet.preparation.layouts import LAYOUTS, LayoutName, check_name, recognise, register
 from realnet.preparation.summary import summary_table
 from realnet.preparation.toy import is_complete, make_toy_dataset
+from realnet.preparation.toy_large import is_complete as large_is_complete
+from realnet.preparation.toy_large import make_large_toy
 from realnet.runtime.progress import bar, console
 
 
@@ -159,6 +162,7 @@ def preview_classes(
                 image_size=config.image_size,
                 num_images=num_images,
                 seed=config.seed,
+                tiling=tiling_of(config),
             )
         default = paths.output(dataset.name, "realnet", "vis", class_name) / "preview.png"
         path = output / f"{class_name}.png" if output else default
@@ -184,15 +188,15 @@ def check_dataset(dataset: OpenDataset, classes: Sequence[str], config: RealNetC
     print(f"sound      {dataset.name}: {', '.join(classes)}")
 
 
-def draw_toy(*, force: bool = False, dry_run: bool = False) -> None:
-    """Draw the synthetic dataset, unless it is complete and ``force`` is False."""
-    root = open_dataset("toy").image_root
-    if is_complete(root) and not force:
+def draw_toy(name: Literal["toy", "toy-large"] = "toy", *, force: bool = False, dry_run: bool = False) -> None:
+    """Draw a synthetic dataset, unless it is complete and ``force`` is False."""
+    root, is_large = open_dataset(name).image_root, name == "toy-large"
+    if (large_is_complete if is_large else is_complete)(root) and not force:
         print(f"complete   {root}")
     elif dry_run:
         print(f"would draw {root}")
     else:
-        make_toy_dataset(root)
+        (make_large_toy if is_large else make_toy_dataset)(root)
         print(f"written    {root}")
 
 

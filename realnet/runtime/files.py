@@ -1,12 +1,17 @@
 """Write files that readers only ever see whole, and name those that cannot be written."""
 
+import math
 import os
 import re
 import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
 from realnet.errors import UserError
 
@@ -78,3 +83,16 @@ def whole_file(path: Path) -> Iterator[TextIO]:
     """
     with whole(path) as part, part.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         yield file
+
+
+def scratch(shape: tuple[int, ...], dtype: DTypeLike = np.uint8) -> NDArray[Any]:
+    """Return zeros in a temporary file, which disappears with the process; in memory where there is no room."""
+    if 0 in shape or not hasattr(os, "posix_fallocate"):
+        return np.zeros(shape, dtype)
+    try:
+        with tempfile.TemporaryFile() as file:
+            # a full disk shows here, not as a bus error later
+            os.posix_fallocate(file.fileno(), 0, math.prod(shape) * np.dtype(dtype).itemsize)
+            return np.memmap(file, dtype, "r+", shape=shape)
+    except OSError:
+        return np.zeros(shape, dtype)

@@ -8,7 +8,8 @@ from pathlib import Path
 from torch import nn
 
 from realnet.config import RealNetConfig
-from realnet.detection.calibration import Calibration, calibrate, draw_probes
+from realnet.detection.calibration import Calibration, calibrate
+from realnet.detection.examples import draw_probes
 from realnet.detection.fusion import choose_pool, fit_fusion
 from realnet.models import checkpoint
 from realnet.models.checkpoint import Checkpoint
@@ -57,7 +58,7 @@ def _fit(
     """Fit the model's fusion; return the config with the score pool, and the thresholds."""
     entries, description = data.held_out or data.train, f"{data.class_name}: calibration"
     examples = data.draw_examples(entries, config)
-    probes = draw_probes(examples, data.synthesizer.foreground, config)
+    probes = draw_probes(examples, data.synthesizer, config)
     if config.detector.fuse.position:
         fit_fusion(model, probes, config=config, world=world, description=description)
     if config.evaluation.score_pool == "auto":

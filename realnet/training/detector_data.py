@@ -12,7 +12,9 @@ from realnet.data.depth import reading_facts
 from realnet.data.images import NON_ZERO
 from realnet.data.index import Entry
 from realnet.data.registry import OpenDataset
-from realnet.detection.calibration import Examples, draw_examples, holdout_share, split_holdout
+from realnet.data.tiles import tiling_of
+from realnet.detection.calibration import holdout_share, split_holdout
+from realnet.detection.examples import Examples, draw_examples
 from realnet.evaluation.files import TestFiles
 from realnet.evaluation.split import TestSplit
 from realnet.inspection.check import advise, require_sound
@@ -52,7 +54,7 @@ class DetectorData:
         return TestSplit(files, runtime=config.runtime, world=world)
 
     def draw_examples(self, entries: Sequence[Entry], config: RealNetConfig) -> Examples:
-        """Return images to calibrate on, with local anomalies (:func:`calibration.draw_examples`)."""
+        """Return images to calibrate on, with local anomalies (:func:`examples.draw_examples`)."""
         return draw_examples(entries, self.image_root, self.synthesizer, config, image_bits=self.image_bits)
 
     def facts(self) -> dict[str, Any]:
@@ -116,6 +118,7 @@ def detector_data(dataset: OpenDataset, class_name: str, config: RealNetConfig) 
         class_name,
         image_size=config.image_size,
         foreground=dataset.config.foreground_of(class_name),
+        tiling=tiling_of(config),
     )
     require_sound(dataset, [class_name], sources=synthesizer.source_files)
     advise(index.train)

@@ -16,6 +16,7 @@ from realnet.config import PUBLISHED_BLOCKS, RealNetConfig, paths
 from realnet.data.cache import ImageCache
 from realnet.data.order import EpochOrder
 from realnet.data.registry import keep_index
+from realnet.data.tiles import tiling_of
 from realnet.detection.card import make_card
 from realnet.errors import Stopped
 from realnet.evaluation.scores import curves_of, published_score, score_split, summarise
@@ -130,12 +131,13 @@ class DetectorTask:
             held_out=ImageCache(held_out, self.config.image_size, bits=self.data.image_bits) if held_out else None,
             foreground=self.data.synthesizer.foreground,
             augment=augment,
+            tiling=tiling_of(self.config),
             world=self.world,
         )
         is_worth_it = self.world.device.type == "cpu" and self.world.size == 1  # on a GPU the backbone hardly counts
         with torch.autocast(self.world.device.type, enabled=False):  # in a run that goes on, a step has begun
             self.choice = self.statistics.fit(self.choice)
-            if is_worth_it and not augment:
+            if is_worth_it and not augment and not self.config.tiles:  # which are drawn anew each time
                 self.known = CleanFeatures(len(images), self.statistics.of_images)
 
     def losses(self, batch: dict[str, Any]) -> Tensor:
@@ -158,6 +160,7 @@ class DetectorTask:
             self.test_split,
             config=self.config.evaluation,
             precision=self.world.precision,
+            tiling=tiling_of(self.config),
             description=f"{self.data.class_name}: test split",
         )
         metrics = summarise(curves_of(scores), fpr_limit=self.config.evaluation.aupro_fpr_limit)
@@ -182,7 +185,7 @@ class DetectorTask:
         """Restore what :meth:`state` returned."""
         self.choice = Choice(*stored["features"]) if stored.get("features") else None
         if self.choice:
-            self.model.measure_by(self.choice.kind, self.config.image_size)
+            self.model.measure_by(self.choice.kind, self.config.input_size)
         self._load(stored["model"], source)
         self.best_score = stored["best_score"]
 

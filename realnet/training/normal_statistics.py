@@ -9,16 +9,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import reduce
 from itertools import groupby, islice
 from operator import add
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from realnet.anomalies.foreground import foreground_mask
 from realnet.anomalies.probes import draw_probe
 from realnet.config import FeatureConfig, Foreground
 from realnet.data.cache import ImageCache
 from realnet.data.images import Image, normalise
+from realnet.data.tiles import Tiling
 from realnet.errors import Stopped
 from realnet.metrics.curves import image_curve
 from realnet.models.gaussian import Moments, PositionGaussian, by_position, shrink
@@ -34,6 +36,7 @@ from realnet.training.statistics_need import require_folds, require_memory
 
 logger = logging.getLogger("realnet")
 
+ItemT = TypeVar("ItemT")
 Kind = Literal["channel", "position"]
 SHRINKAGES = (0.0, 0.1, 0.5, 1.0)  # of these, ``auto`` prefers the first
 TOLERANCE = 0.04
@@ -41,7 +44,8 @@ TOLERANCE = 0.04
 nearer ones wrongly (docs/method.md, Normal statistics)."""
 NUM_JUDGED, PROBE_SEED = 16, 3
 """Images of each fold on which ``auto`` decides, each with a probe and without."""
-BATCH = 8
+BATCH, VIEWS_AT_ONCE = 8, 64
+"""Images that are read, and views of them that the backbone sees, at once."""
 
 
 class Choice(NamedTuple):
@@ -68,6 +72,7 @@ class NormalStatistics:
         held_out: normal images that training does not use, a fold of their own.
         config: the kind of statistics, shrinkage, ridge and number of folds.
         augment: whether training flips and rotates images; the statistics then include flipped and rotated images.
+        tiling: the tiles in which the detector sees images; the statistics are those of the grid's tiles then.
         world: this process; the processes share the images.
 
     Raises:
@@ -84,12 +89,13 @@ class NormalStatistics:
         foreground: Foreground,
         augment: bool,
         world: World,
+        tiling: Tiling | None = None,
     ) -> None:
         require_folds(len(images), config.folds, world.size)
         if config.normalise != "channel":
             require_memory(model, images.image_size, config.folds, world.device)
         self.model, self.images, self.config, self.world = model, images, config, world
-        self.held_out = held_out
+        self.held_out, self._tiling = held_out, tiling
         self.num_folds, self._augment, self.foreground = config.folds, augment, foreground
         self._folds: list[nn.ModuleDict] = []
 
@@ -181,7 +187,7 @@ class NormalStatistics:
             for number in np.linspace(0, len(members) - 1, min(NUM_JUDGED, len(members))).astype(int):
                 image = self.images[members[number]]
                 numbers = generator("normal statistics", PROBE_SEED, fold, int(number))
-                probe, mask = draw_probe(image, self.foreground, numbers)
+                probe, mask = draw_probe(image, foreground_mask(image, self.foreground), numbers)
                 if mask.any():
                     features = self._selected([image, probe])
                     normal, odd = ({name: f[i : i + 1] for name, f in features.items()} for i in (0, 1))
@@ -218,11 +224,12 @@ class NormalStatistics:
         with bar(total=len(mine), description="normal features", is_main=self.world.is_main) as progress:
             for fold, members in groupby(mine, key=lambda job: job[0]):
                 images = self.images if fold < self.num_folds or self.held_out is None else self.held_out
-                for part in batched((index for _, index in members), BATCH):
+                for part in batched((index for _, index in members), 1 if self._tiling else BATCH):
                     if self.world.size == 1 and self.world.stop.asked:
                         raise Stopped("stopped before the first step; run the same command again to continue")
-                    views = [view for index in part for view in self._views(images[index])]
-                    yield fold, self._selected(views)
+                    views = (view for index in part for view in self._views(images[index]))
+                    for some in batched(views, VIEWS_AT_ONCE):
+                        yield fold, self._selected(some)
                     progress.update(len(part))
 
     def _samples(self, features: Tensor) -> Tensor:
@@ -232,11 +239,12 @@ class NormalStatistics:
         return features.movedim(1, 3).reshape(-1, features.shape[1], 1, 1)
 
     def _views(self, image: Image) -> list[Image]:
-        """Return the views of an image that training may use: the image, with augmentation all flips and rotations."""
+        """Return what training may see of an image: the image or its tiles, with augmentation flipped and rotated."""
+        parts = [self._tiling.cut(image, corner) for corner in self._tiling.corners] if self._tiling else [image]
         if not self._augment:
-            return [image]
+            return parts
         turns = range(4) if image.shape[0] == image.shape[1] else (0, 2)
-        turned = [np.rot90(image, turn) for turn in turns]
+        turned = [np.rot90(part, turn) for part in parts for turn in turns]
         return [np.ascontiguousarray(view) for each in turned for view in (each, each[:, ::-1])]
 
 
@@ -250,7 +258,7 @@ def _without(whole: Mapping[str, Moments], moments: Mapping[str, Sequence[Moment
     return {name: whole[name] - folds[fold] for name, folds in moments.items()}
 
 
-def batched(items: Iterable[int], number: int) -> Iterator[list[int]]:
+def batched(items: Iterable[ItemT], number: int) -> Iterator[list[ItemT]]:
     """Yield lists of ``number`` items; from Python 3.12 on, ``itertools.batched`` does this."""
     rest = iter(items)
     while part := list(islice(rest, number)):

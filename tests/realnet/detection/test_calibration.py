@@ -13,8 +13,9 @@ from realnet.config import RealNetConfig
 from realnet.data.images import write_image
 from realnet.data.index import Entry
 from realnet.data.registry import open_dataset
-from realnet.detection.calibration import calibrate, draw_examples, holdout_share, split_holdout
+from realnet.detection.calibration import calibrate, holdout_share, split_holdout
 from realnet.detection.detector import Detector
+from realnet.detection.examples import draw_examples
 from realnet.models import checkpoint
 from realnet.runtime import placement
 from realnet.training.detector_data import detector_data

@@ -111,10 +111,10 @@ def test_a_file_of_12_bits_gets_the_same_score(detector, name, tmp_path):
 def test_a_batch_of_any_size_gives_each_images_own_map_and_score(exported, runtime):
     network = open_exported(exported / "weave.onnx", runtime)
     images = [picture(32, 32, seed) for seed in range(5)]
-    maps, scores = network.judge(images)
+    maps, scores = network.judge(images, 4)
     assert maps.shape == (5, 32, 32) and scores.shape == (5,)
     for index, image in enumerate(images):
-        one_map, one_score = network.judge([image])
+        one_map, one_score = network.judge([image], 4)
         np.testing.assert_allclose(one_map[0], maps[index], atol=1e-5)
         np.testing.assert_allclose(one_score[0], scores[index], atol=1e-5)
 

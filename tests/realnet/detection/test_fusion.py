@@ -5,7 +5,7 @@ from alone import ALONE
 
 from realnet.config import RealNetConfig
 from realnet.detection import fusion
-from realnet.detection.calibration import Examples
+from realnet.detection.examples import Examples
 from realnet.detection.maps import AnomalyMaps
 from realnet.models.normal import SIGNALS, Fusion
 

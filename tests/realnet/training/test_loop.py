@@ -14,7 +14,8 @@ import torch
 from realnet import Detector
 from realnet.data.cache import ImageCache
 from realnet.data.registry import open_dataset
-from realnet.detection.calibration import calibrate, draw_examples
+from realnet.detection.calibration import calibrate
+from realnet.detection.examples import draw_examples
 from realnet.errors import UserError
 from realnet.models import checkpoint
 from realnet.runtime import distributed
