@@ -6,9 +6,10 @@ import pytest
 
 from realnet.anomalies import synthesis
 from realnet.anomalies.sources import find_sdas
-from realnet.anomalies.synthesis import AnomalySynthesizer, blend, build_synthesizer
+from realnet.anomalies.synthesis import AnomalySynthesizer, blend, build_synthesizer, in_photograph
 from realnet.config import AnomalyConfig, ForegroundRule, paths
 from realnet.data.images import read_image, resize_image, write_image
+from realnet.data.tiles import Tiling
 from realnet.errors import UserError
 from tests import golden
 from tests.closed_form import wave
@@ -220,3 +221,47 @@ def test_anomalies_of_a_grey_image_are_grey(files):
         assert (anomaly.image == anomaly.image[..., :1]).all()
     coloured = draw(make(files, types={"self": 1}), 20)
     assert any((anomaly.image != anomaly.image[..., :1]).any() for anomaly in coloured)
+
+
+TILING = Tiling(SIZE, (16, 16), 0.25)
+
+
+def test_with_tiles_an_anomaly_is_drawn_on_a_tile_at_its_scale(files):
+    sources = {"sdas": files, "dtd": files}
+    for kind in ("sdas", "dtd", "self"):
+        config = AnomalyConfig(types={kind: 1})
+        synthesizer = AnomalySynthesizer(config, sources, image_size=SIZE, tiling=TILING)
+        anomalies = draw(synthesizer, 12)
+        assert len({anomaly.corner for anomaly in anomalies}) > 4
+        for anomaly in anomalies:
+            clean = TILING.cut(IMAGE, anomaly.corner)
+            assert anomaly.image.shape == (16, 16, 3) and anomaly.mask.shape == (16, 16)
+            assert (anomaly.image[~anomaly.mask] == clean[~anomaly.mask]).all()
+
+
+def test_clean_tiles_lie_anywhere(files):
+    synthesizer = AnomalySynthesizer(
+        AnomalyConfig(types={"normal": 1e9, "self": 1e-9}), {}, image_size=SIZE, tiling=TILING
+    )
+    anomalies = draw(synthesizer, 30)
+    assert {anomaly.kind for anomaly in anomalies} == {"normal"} and len({anomaly.corner for anomaly in anomalies}) > 10
+    assert all((anomaly.image == TILING.cut(IMAGE, anomaly.corner)).all() for anomaly in anomalies)
+
+
+def test_with_tiles_the_rule_sees_the_whole_photograph_and_tiles_without_foreground_get_no_anomaly(files):
+    config = AnomalyConfig(types={"self": 1}, min_perlin_scale=2)
+    synthesizer = AnomalySynthesizer(config, {}, image_size=SIZE, foreground=HALF, tiling=TILING)
+    drawn = [synthesizer.synthesize(DARK_AND_BRIGHT, np.random.default_rng(seed)) for seed in range(30)]
+    for anomaly in drawn:
+        _, mask = in_photograph(anomaly, DARK_AND_BRIGHT, TILING)
+        assert not mask[:, :20].any()
+        assert anomaly.corner[1] > 4  # the tile reaches the bright half
+    assert sum(anomaly.mask.any() for anomaly in drawn) > 20
+
+
+def test_an_anomaly_of_a_tile_takes_its_place_in_the_photograph(files):
+    synthesizer = AnomalySynthesizer(AnomalyConfig(types={"self": 1}), {}, image_size=SIZE, tiling=TILING)
+    for anomaly in draw(synthesizer, 5):
+        image, mask = in_photograph(anomaly, IMAGE, TILING)
+        assert (TILING.cut(image, anomaly.corner) == anomaly.image).all() and mask.sum() == anomaly.mask.sum()
+        assert (image[~mask] == IMAGE[~mask]).all()
