@@ -19,6 +19,7 @@ from realnet.detection import export, runtimes
 from realnet.detection.description import describe
 from realnet.detection.runtimes import open_exported
 from realnet.models import checkpoint
+from realnet.models.build import build_detector
 from realnet.models.checkpoint import Checkpoint
 from realnet.runtime.precision import Precision
 
@@ -225,3 +226,36 @@ def test_a_map_joined_with_the_distance_from_normality_is_exported_too(tiny):
     export._write_onnx(network, (32, 32), Path("fused.onnx"))
     for parity in export._compare(network, Path("fused.onnx"), [picture(32, 32, seed) for seed in range(4)]):
         assert max(parity.anomaly_map, parity.image_score) < 1e-5
+
+
+@needs_packages
+def test_a_network_of_tiles_gives_maps_and_the_photograph_is_cut_and_blended_outside(tiny):
+    changes = {
+        "image_size": [48, 40],
+        "tiles": {"size": 32},
+        "features": {"normalise": "channel"},
+        "detector": {"fuse": {"position": True}},
+        "calibration": {"holdout_fraction": 0.1},
+    }
+    config = RealNetConfig.model_validate({**tiny_detector.config().model_dump(mode="json"), **changes})
+    torch.manual_seed(0)
+    model = build_detector(config).eval()
+    path = tiny_detector.save("weave")
+    values = torch.load(path, weights_only=True)
+    checkpoint.write(path, {**values, "config": config.model_dump(mode="json"), "state_dict": model.trainable_state()})
+    detector = Detector.load(path, device="cpu")
+    (parity, other) = export.export_network(detector, Path("tiles.onnx"), images=[picture(), picture(48, 40, 1)])
+    assert max(parity.anomaly_map, other.anomaly_map, parity.image_score, other.image_score) < 1e-5
+    loaded = Detector.load("tiles.onnx", runtime="onnxruntime")
+    found = loaded.runtime.outputs([picture(32, 32)])
+    assert set(found) == {"anomaly_maps", "scored_maps"} and not np.allclose(*found.values(), atol=1e-3)
+    described = json.loads(loaded.runtime.description())
+    assert described["input"] == [32, 32, 3]
+    assert (described["tiles"]["photograph"], described["tiles"]["rows"], described["tiles"]["columns"]) == (
+        [48, 40],
+        [0, 16],
+        [0, 8],
+    )
+    expected, found = detector.predict(picture()), loaded.predict(picture())
+    assert found.image_score == pytest.approx(expected.image_score, abs=1e-5)
+    np.testing.assert_allclose(found.anomaly_map, expected.anomaly_map, atol=1e-5)

@@ -9,6 +9,7 @@ from alone import ALONE, FP32
 from realnet import Detector
 from realnet.config import FeatureConfig, RealNetConfig, load
 from realnet.data.cache import ImageCache
+from realnet.data.tiles import Tiling
 from realnet.errors import UserError
 from realnet.models import checkpoint
 from realnet.models.build import build_detector
@@ -162,3 +163,19 @@ def test_in_16_bits_the_fused_map_is_computed_in_32(tiny, run_script):
 def test_a_dry_run_counts_the_folds(tiny, run_script):
     with pytest.raises(UserError, match=r"features\.folds, 6, and there are 5"):
         run_script(*TRAIN, *SETTINGS, "--set", "features.folds=6", "--dry-run")
+
+
+@pytest.mark.parametrize(("augment", "views"), [(False, 6), (True, 24)])
+def test_with_tiles_the_statistics_are_those_of_the_grids_tiles(tiny, augment, views):
+    model = build_detector(load(RealNetConfig, Path("experiments/tiny/realnet.yaml")))
+    files = sorted(Path("data/tiny/images/weave/train/good").iterdir())
+    images = ImageCache(files[:2], (48, 72), bits=16)
+    tiling, config = Tiling((48, 72), (32, 32), 0.25), FeatureConfig(normalise="channel", folds=2)
+    made = NormalStatistics(model, images, config, foreground="full", augment=augment, world=ALONE, tiling=tiling)
+    assert made.fit() == Choice("channel", 0.0)
+    moments = made._moments()["block1"]
+    assert [fold.count for fold in moments] == [views * 8 * 8] * 2  # a sample for each place of each tile
+    tiles = [tiling.cut(images[0], corner) for corner in tiling.corners]
+    expected = made._selected(tiles)["block1"].mean(dim=(0, 2, 3))
+    if not augment:
+        torch.testing.assert_close(moments[0].mean()[0], expected, atol=1e-4, rtol=1e-4)
