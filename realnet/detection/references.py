@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from realnet.config import RealNetConfig
 from realnet.detection.checkpoints import ReferenceName
 from realnet.errors import UserError
 from realnet.models.backbone import Backbone, Level
@@ -142,6 +143,15 @@ class Nearest(Reference):
         size = max((level.shape[-2:] for level in levels), key=lambda size: size[0] * size[1])
         resized = [F.interpolate(level, size=size, mode="bilinear", align_corners=False) for level in levels]
         return torch.cat(resized, dim=1)
+
+
+def require_whole(config: RealNetConfig) -> None:
+    """Raise UserError if a detector sees photographs in tiles."""
+    if config.tiles:
+        raise UserError(
+            "--references see photographs whole, as PaDiM knows each position of them, and this detector sees tiles; "
+            "leave --references out, or give --set tiles=null --references only to learn what whole photographs show"
+        )
 
 
 def build_reference(

@@ -23,6 +23,7 @@ from realnet.data.tiles import tiling_of
 from realnet.detection.checkpoints import REFERENCES, Protocol, ReferenceName
 from realnet.detection.detector import Detector
 from realnet.detection.loading import require_fit
+from realnet.detection.references import require_whole
 from realnet.dry_run import rehearsal
 from realnet.inspection.check import require_sound
 from realnet.models.build import build_classifier, build_detector, build_diffusion, build_unet
@@ -194,6 +195,7 @@ def evaluation(
             f"{numbers[name]} test images by {', '.join(map(str, (*checkpoints.values(), *references)))}"
         )
     if references:
+        require_whole(detector.config if detector else config)
         facts["references"] = f"fitted to the training images: {', '.join(REFERENCES[name] for name in references)}"
     height, width = detector.config.image_size if detector else config.image_size
     if detector:

@@ -12,8 +12,7 @@ from realnet.data.cache import ImageCache
 from realnet.data.images import normalise
 from realnet.data.registry import OpenDataset
 from realnet.detection.checkpoints import ReferenceName
-from realnet.detection.references import Reference, build_reference
-from realnet.errors import UserError
+from realnet.detection.references import Reference, build_reference, require_whole
 from realnet.evaluation.scores import ClassScores, scores_of
 from realnet.evaluation.split import TestSplit, interleave
 from realnet.models import checkpoint
@@ -47,11 +46,7 @@ class ReferenceMaker:
         *,
         checkpoint_path: Path | None = None,
     ) -> None:
-        if config.tiles:
-            raise UserError(
-                "--references see photographs whole, as PaDiM knows each position of them; they take no detector with "
-                "tiles: leave --references out, or set tiles to null to learn what whole photographs show"
-            )
+        require_whole(config)
         self.class_name, self.config, self.world = class_name, config, world
         self.backbone = make_ready(_backbone(config, checkpoint_path), world.precision.in_float32(), config.runtime)
         files = [dataset.image_root / entry.filename for entry in dataset.index(class_name).train]
