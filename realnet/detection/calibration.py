@@ -14,10 +14,9 @@ from pydantic import with_config
 from realnet.config import RealNetConfig
 from realnet.data.images import Image
 from realnet.data.index import Entry
-from realnet.data.tiles import tiling_of
 from realnet.detection.examples import Examples, Measured, spread
 from realnet.detection.maps import anomaly_maps, to_batch
-from realnet.detection.tiling import judge_by_tiles, network_of_tiles
+from realnet.detection.tiling import TileJudge, network_of_tiles
 from realnet.metrics.curves import (
     FloatArray,
     MaskArray,
@@ -119,6 +118,7 @@ def calibrate(
     config: RealNetConfig,
     world: World,
     held_out: bool,
+    by_tiles: TileJudge | None = None,
     description: str = "calibration",
 ) -> Calibration | None:
     """Set the thresholds between normal images and local anomalies on them (docs/method.md, Calibration).
@@ -132,24 +132,24 @@ def calibrate(
         config: of the detector.
         world: this process, which calibrates alone, in the number format in which the detector is used.
         held_out: whether the normal images were held out from training; stored in the result.
+        by_tiles: how photographs are judged; None: the model sees them whole.
         description: text of the progress bar.
 
     Returns:
         The calibration; None, with a warning, if there is nothing to tell apart (no anomaly fell on the object, or the
         network returns NaN).
     """
-    was_training, tiling = model.training, tiling_of(config)
+    was_training = model.training
     model.eval()
 
     def judge(images: Sequence[Image]) -> tuple[FloatArray, FloatArray]:
-        if tiling is None:
+        if by_tiles is None:
             return anomaly_maps(model, to_batch(images), world.precision).scored(config.evaluation.pool)
-        maps_of = network_of_tiles(model, world.precision)
-        found = [judge_by_tiles(image, tiling, maps_of, config.evaluation) for image in images]
-        return np.stack([one for one, _ in found]), np.array([[score] for _, score in found])
+        found = [by_tiles.judge(image, network_of_tiles(model, world.precision)) for image in images]
+        return np.stack([one.anomaly_map for one in found]), np.array([[one.score] for one in found])
 
     try:
-        at_once = 1 if tiling else config.evaluation.batch_size
+        at_once = 1 if by_tiles else config.evaluation.batch_size
         maps, scores = examples.measure(judge, at_once, description, world)
     finally:
         model.train(was_training)

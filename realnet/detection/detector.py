@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from realnet.config import RealNetConfig
 from realnet.data.images import Image, resize_image
-from realnet.data.tiles import tiling_of
 from realnet.detection import description
 from realnet.detection.calibration import Calibration, pixel_threshold
 from realnet.detection.inputs import ImageInput, to_image, to_images
@@ -21,7 +20,7 @@ from realnet.detection.loading import calibration_of, config_of, load_network
 from realnet.detection.maps import DIVERGED
 from realnet.detection.regions import Region, find_regions
 from realnet.detection.runtimes import READERS, Runtime, TorchRuntime, faster, open_exported
-from realnet.detection.tiling import judge_by_tiles
+from realnet.detection.tiling import TileJudge, rule_of
 from realnet.drawing.heatmaps import Display, overlay
 from realnet.errors import UserError
 from realnet.models import checkpoint
@@ -44,6 +43,7 @@ class Prediction:
             None without a threshold.
         display_scale: the anomaly value that pictures show as hottest.
         image: the given image, uint8 RGB (H, W, 3).
+        skipped_tiles: how many tiles were background alone and not judged; None where the image is seen whole.
     """
 
     image_score: float
@@ -52,6 +52,7 @@ class Prediction:
     pixel_threshold: float | None = None
     display_scale: float = 1.0
     image: Image | None = field(default=None, repr=False)
+    skipped_tiles: int | None = None
 
     @property
     def verdict(self) -> Literal["defect", "normal"] | None:
@@ -81,6 +82,7 @@ class Prediction:
             "pixel_threshold": self.pixel_threshold,
             "width": width,
             "height": height,
+            **({} if self.skipped_tiles is None else {"skipped_tiles": self.skipped_tiles}),
             "regions": [asdict(region) for region in self.regions],
         }
 
@@ -189,6 +191,11 @@ class Detector:
         return int(self.facts.get("image_bits", 16))
 
     @property
+    def by_tiles(self) -> TileJudge | None:
+        """Return how it judges photographs tile by tile; None if it sees them whole."""
+        return TileJudge.of(self.config, rule_of(self.facts))
+
+    @property
     def is_torch(self) -> bool:
         """Tell whether the detector runs in torch."""
         return isinstance(self.runtime, TorchRuntime)
@@ -259,7 +266,7 @@ class Detector:
 
     def _predict_one(self, picture: ImageInput, threshold: float | None) -> Prediction:
         image = to_image(picture, bits=self.image_bits)
-        anomaly_map, score = self._judge(resize_image(image, self.config.image_size))
+        anomaly_map, score, skipped = self._judge(resize_image(image, self.config.image_size))
         if not np.isfinite(score):
             raise UserError(f"the detector gives NaN: {DIVERGED}")
         display = self.display(threshold)
@@ -272,12 +279,12 @@ class Detector:
             pixel_threshold=display.pixel_threshold,
             display_scale=display.scale,
             image=image,
+            skipped_tiles=skipped,
         )
 
-    def _judge(self, image: Image) -> tuple[NDArray[np.float32], float]:
-        """Return the anomaly map (H, W) and the score of an image of ``config.image_size``."""
-        tiling = tiling_of(self.config)
-        if tiling:
-            return judge_by_tiles(image, tiling, self.runtime.maps, self.config.evaluation)
+    def _judge(self, image: Image) -> tuple[NDArray[np.float32], float, int | None]:
+        """Return the anomaly map (H, W) and the score of an image of ``config.image_size``, and the tiles skipped."""
+        if self.by_tiles:
+            return self.by_tiles.judge(image, self.runtime.maps)
         maps, scores = self.runtime.judge([image], self.config.evaluation.pool)
-        return maps[0], float(scores[0])
+        return maps[0], float(scores[0]), None

@@ -1,13 +1,17 @@
 """Judge photographs tile by tile, in the memory of a batch of tiles (docs/method.md, Tiles)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
-from realnet.config import EvaluationConfig
+from realnet.anomalies.foreground import foreground_mask
+from realnet.config import EvaluationConfig, Foreground, ForegroundRule, RealNetConfig
 from realnet.data.images import Image
-from realnet.data.tiles import Mosaic, Tiling
+from realnet.data.tiles import Corner, Mosaic, Tiling, tiling_of
 from realnet.detection.maps import anomaly_maps, to_batch
 from realnet.metrics.image_score import image_scores
 from realnet.models.realnet import RealNet
@@ -15,6 +19,68 @@ from realnet.runtime.precision import Precision
 
 MapsOfTiles = Callable[[Sequence[Image]], tuple[NDArray[np.float32], ...]]
 """Returns maps (B, h, w) of a batch of tiles: the anomaly maps, and the scored ones where they are others."""
+FOREGROUND = "foreground"
+"""The name of the foreground rule among the facts of a detector with tiles."""
+
+
+class JudgedPhotograph(NamedTuple):
+    """A photograph's anomaly map (H, W), its image score, and how many of its tiles were background alone."""
+
+    anomaly_map: NDArray[np.float32]
+    score: float
+    num_skipped: int
+
+
+@dataclass(frozen=True)
+class TileJudge:
+    """How a detector judges photographs tile by tile (docs/method.md, Tiles).
+
+    Attributes:
+        tiling: how they are cut.
+        config: how many tiles are a batch, and the score's pool.
+        rule: what is foreground; tiles far from it are not judged.
+    """
+
+    tiling: Tiling
+    config: EvaluationConfig
+    rule: Foreground = "full"
+
+    @classmethod
+    def of(cls, config: RealNetConfig, rule: Foreground) -> Self | None:
+        """Return how a detector judges photographs; None if it sees them whole."""
+        tiling = tiling_of(config)
+        return cls(tiling, config.evaluation, rule) if tiling else None
+
+    def judge(self, image: Image, maps_of: MapsOfTiles) -> JudgedPhotograph:
+        """Judge a photograph, uint8 RGB (H, W, 3) at ``tiling.image_size``.
+
+        The score is that of the blended map: a window over the edge of a tile counts as any other.
+        """
+        mosaics, corners = list[Mosaic](), self.corners(image)
+        for start in range(0, len(corners), self.config.batch_size):
+            some = corners[start : start + self.config.batch_size]
+            found = maps_of([self.tiling.cut(image, corner) for corner in some])
+            mosaics = mosaics or [Mosaic(self.tiling) for _ in found]
+            for mosaic, maps in zip(mosaics, found, strict=True):
+                for corner, values in zip(some, maps, strict=True):
+                    mosaic.add(corner, values)
+        (score,) = image_scores(mosaics[-1].whole()[None], self.config.pool)
+        return JudgedPhotograph(mosaics[0].whole(), float(score), len(self.tiling) - len(corners))
+
+    def corners(self, image: Image) -> list[Corner]:
+        """Return where the tiles lie that are judged: those with foreground in them or within a tile's side of them.
+
+        Where the rule finds no foreground at all, every tile is judged.
+        """
+        if self.rule == "full":
+            return self.tiling.corners
+        foreground, (height, width) = foreground_mask(image, self.rule), self.tiling.size
+        near = [
+            (row, column)
+            for row, column in self.tiling.corners
+            if foreground[max(0, row - height) : row + 2 * height, max(0, column - width) : column + 2 * width].any()
+        ]
+        return near or self.tiling.corners
 
 
 def network_of_tiles(model: RealNet, precision: Precision) -> MapsOfTiles:
@@ -22,26 +88,12 @@ def network_of_tiles(model: RealNet, precision: Precision) -> MapsOfTiles:
     return lambda tiles: anomaly_maps(model, to_batch(tiles), precision).arrays()
 
 
-def judge_by_tiles(
-    image: Image, tiling: Tiling, maps_of: MapsOfTiles, config: EvaluationConfig
-) -> tuple[NDArray[np.float32], float]:
-    """Return the anomaly map (H, W) and the image score of a photograph, uint8 RGB (H, W, 3).
+def rule_facts(config: RealNetConfig, rule: Foreground) -> dict[str, Any]:
+    """Return what a detector's file says of its foreground rule; nothing without tiles, as it is not used then."""
+    plain = rule.model_dump() if isinstance(rule, ForegroundRule) else rule
+    return {FOREGROUND: plain} if config.tiles else {}
 
-    The score is that of the blended map (docs/method.md, Tiles): a window over the edge of a tile counts as any other.
 
-    Args:
-        image: the photograph at ``tiling.image_size``.
-        tiling: how it is cut.
-        maps_of: computes the maps of tiles.
-        config: how many tiles are a batch, and the score's pool.
-    """
-    mosaics: list[Mosaic] = []
-    for start in range(0, len(tiling), config.batch_size):
-        corners = tiling.corners[start : start + config.batch_size]
-        found = maps_of([tiling.cut(image, corner) for corner in corners])
-        mosaics = mosaics or [Mosaic(tiling) for _ in found]
-        for mosaic, maps in zip(mosaics, found, strict=True):
-            for corner, values in zip(corners, maps, strict=True):
-                mosaic.add(corner, values)
-    (score,) = image_scores(mosaics[-1].whole()[None], config.pool)
-    return mosaics[0].whole(), float(score)
+def rule_of(facts: Mapping[str, Any]) -> Foreground:
+    """Return the foreground rule of a detector's file."""
+    return TypeAdapter(Foreground).validate_python(facts.get(FOREGROUND, "full"))

@@ -9,7 +9,6 @@ import numpy as np
 
 from realnet.config import RealNetConfig
 from realnet.data.registry import OpenDataset
-from realnet.data.tiles import tiling_of
 from realnet.detection.calibration import Calibration
 from realnet.detection.checkpoints import Protocol, ReferenceName
 from realnet.detection.detector import Detector
@@ -86,7 +85,7 @@ def evaluate_checkpoint(
         splits.at(detector.config.image_size),
         config=detector.config.evaluation,
         precision=detector.precision,
-        tiling=tiling_of(detector.config),
+        by_tiles=detector.by_tiles,
         description=f"{splits.class_name}: {path.name}",
     )
     file = _File(str(path), modified_ns, detector.facts.get("step"), checksum)

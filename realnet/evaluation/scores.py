@@ -1,5 +1,6 @@
 """Score a class's test split and compute its metrics (docs/method.md, Evaluation)."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -11,15 +12,16 @@ from numpy.typing import NDArray
 from realnet.config import EvaluationConfig
 from realnet.data.index import Entry
 from realnet.data.regions import Regions, label_regions
-from realnet.data.tiles import Tiling
 from realnet.detection.maps import DIVERGED, anomaly_maps
-from realnet.detection.tiling import judge_by_tiles, network_of_tiles
+from realnet.detection.tiling import TileJudge, network_of_tiles
 from realnet.evaluation.split import TestSplit, interleave
 from realnet.metrics.curves import MetricUndefined, ScoreCurve, image_curve, pixel_curve, pixel_curve_of_images
 from realnet.models.realnet import RealNet
 from realnet.runtime import distributed
 from realnet.runtime.files import scratch
 from realnet.runtime.precision import Precision
+
+logger = logging.getLogger("realnet")
 
 METRICS = ("image_auroc", "pixel_auroc", "aupro", "image_ap", "pixel_ap", "image_f1_max", "pixel_f1_max")
 
@@ -93,7 +95,7 @@ def score_split(
     *,
     config: EvaluationConfig,
     precision: Precision,
-    tiling: Tiling | None = None,
+    by_tiles: TileJudge | None = None,
     description: str = "",
 ) -> ClassScores:
     """Score a test split (docs/method.md, Evaluation).
@@ -105,7 +107,7 @@ def score_split(
         split: the images and their truth.
         config: batch size and pooling window of the image score.
         precision: the number format to compute in.
-        tiling: the tiles in which the network sees images; None: it sees them whole.
+        by_tiles: how images are judged tile by tile; None: the network sees them whole.
         description: names the progress bar; "" shows none.
 
     Raises:
@@ -116,7 +118,7 @@ def score_split(
     maps, scores = scratch((split.num_own, *split.image_size), np.float32), np.zeros((split.num_own, 1))
     try:
         with distributed.refusing_together():
-            for part, its_maps, its_scores in _judged(model, split, config, precision, tiling, description):
+            for part, its_maps, its_scores in _judged(model, split, config, precision, by_tiles, description):
                 maps[part], scores[part] = its_maps, its_scores
     finally:
         model.train(was_training)
@@ -129,17 +131,23 @@ def _judged(
     split: TestSplit,
     config: EvaluationConfig,
     precision: Precision,
-    tiling: Tiling | None,
+    by_tiles: TileJudge | None,
     description: str,
 ) -> Iterator[tuple[slice | int, NDArray[np.float32], NDArray[np.float64] | float]]:
     """Yield which of this process's images come next, their maps and their scores."""
-    if tiling is None:
+    if by_tiles is None:
         for part, images in split.batches(config.batch_size, description):
             yield part, *anomaly_maps(model, images, precision).scored(config.pool)
         return
     maps_of = network_of_tiles(model, precision)
+    skipped = 0
     for number, image in split.photographs(description):
-        yield number, *judge_by_tiles(image, tiling, maps_of, config)
+        found = by_tiles.judge(image, maps_of)
+        skipped += found.num_skipped
+        yield number, found.anomaly_map, found.score
+    if skipped:
+        whole = len(by_tiles.tiling) * split.num_own
+        logger.info("%d of %d tiles are background alone, and were not judged", skipped, whole)
 
 
 def scores_of(

@@ -11,6 +11,7 @@ from realnet.config import RealNetConfig
 from realnet.detection.calibration import Calibration, calibrate
 from realnet.detection.examples import draw_probes
 from realnet.detection.fusion import choose_pool, fit_fusion
+from realnet.detection.tiling import TileJudge
 from realnet.models import checkpoint
 from realnet.models.checkpoint import Checkpoint
 from realnet.models.realnet import RealNet
@@ -66,5 +67,13 @@ def _fit(
         evaluation = config.evaluation.model_copy(update={"score_pool": pool})
         config = config.model_copy(update={"evaluation": evaluation})
     is_held_out = bool(data.held_out)
-    calibration = calibrate(model, examples, config=config, world=world, held_out=is_held_out, description=description)
+    calibration = calibrate(
+        model,
+        examples,
+        config=config,
+        world=world,
+        held_out=is_held_out,
+        by_tiles=TileJudge.of(config, data.synthesizer.foreground),
+        description=description,
+    )
     return config, calibration

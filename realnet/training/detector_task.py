@@ -18,6 +18,7 @@ from realnet.data.order import EpochOrder
 from realnet.data.registry import keep_index
 from realnet.data.tiles import tiling_of
 from realnet.detection.card import make_card
+from realnet.detection.tiling import TileJudge, rule_facts
 from realnet.errors import Stopped
 from realnet.evaluation.scores import curves_of, published_score, score_split, summarise
 from realnet.models import checkpoint
@@ -160,7 +161,7 @@ class DetectorTask:
             self.test_split,
             config=self.config.evaluation,
             precision=self.world.precision,
-            tiling=tiling_of(self.config),
+            by_tiles=TileJudge.of(self.config, self.data.synthesizer.foreground),
             description=f"{self.data.class_name}: test split",
         )
         metrics = summarise(curves_of(scores), fpr_limit=self.config.evaluation.aupro_fpr_limit)
@@ -205,7 +206,13 @@ class DetectorTask:
             classes=(self.data.class_name,),
             class_name=self.data.class_name,
             config=self._resolved().model_dump(mode="json"),
-            facts={"step": step, **facts, "backbone": self.model.backbone.facts(), **self.data.facts()},
+            facts={
+                "step": step,
+                **facts,
+                "backbone": self.model.backbone.facts(),
+                **self.data.facts(),
+                **rule_facts(self.config, self.data.synthesizer.foreground),
+            },
         )
         checkpoint.save(path, weights)
 

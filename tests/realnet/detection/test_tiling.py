@@ -1,5 +1,6 @@
 """Photographs that are judged tile by tile."""
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,7 +18,7 @@ from realnet.data.tiles import Tiling, tiling_of
 from realnet.detection.calibration import calibrate
 from realnet.detection.examples import draw_examples, draw_probes
 from realnet.detection.maps import anomaly_maps, to_batch
-from realnet.detection.tiling import judge_by_tiles, network_of_tiles
+from realnet.detection.tiling import TileJudge, network_of_tiles, rule_facts, rule_of
 from realnet.evaluation.files import TestFiles
 from realnet.evaluation.scores import score_split
 from realnet.evaluation.split import TestSplit
@@ -41,7 +42,8 @@ def noise(height, width, seed=0):
 @pytest.mark.parametrize("size", [(16, 16), (40, 52), (12, 40)])
 def test_the_map_of_what_sees_each_pixel_alone_is_that_of_the_photograph(size):
     photograph, tiling = noise(*size), Tiling(size, (16, 16), 0.25)
-    found, score = judge_by_tiles(photograph, tiling, network_of_tiles(Brightness().eval(), FP32), CONFIG)
+    found, score, skipped = TileJudge(tiling, CONFIG).judge(photograph, network_of_tiles(Brightness().eval(), FP32))
+    assert skipped == 0
     brightness = photograph[..., 0] / 255
     np.testing.assert_allclose(found, brightness, atol=1e-6)
     windows = np.lib.stride_tricks.sliding_window_view(brightness, (4, 4))
@@ -64,7 +66,7 @@ def test_one_tile_four_times_has_the_tiles_map_four_times(tiny, overlap):
     photograph = four_times(tile, overlap)
     tiling = Tiling(photograph.shape[:2], (32, 32), overlap / 32)
     assert len(tiling) == 4
-    found, _ = judge_by_tiles(photograph, tiling, network_of_tiles(model, FP32), CONFIG)
+    found = TileJudge(tiling, CONFIG).judge(photograph, network_of_tiles(model, FP32)).anomaly_map
     inside = slice(overlap, 32 - overlap)
     for row, column in tiling.corners:
         mine = found[row : row + 32, column : column + 32]
@@ -92,9 +94,8 @@ def test_a_loaded_detector_judges_by_tiles(tiny):
     detector = Detector.load(save(tiled(), model), device="cpu")
     assert detector.config.tiles == tiled().tiles and detector.calibration == tiny_detector.CALIBRATION
     photograph = noise(48, 72)
-    expected, score = judge_by_tiles(
-        photograph, Tiling((48, 72), (32, 32), 0.25), network_of_tiles(model, FP32), detector.config.evaluation
-    )
+    by_tiles = TileJudge(Tiling((48, 72), (32, 32), 0.25), detector.config.evaluation)
+    expected, score, _ = by_tiles.judge(photograph, network_of_tiles(model, FP32))
     found = detector.predict(photograph)
     np.testing.assert_allclose(found.anomaly_map, expected, atol=1e-5)
     assert found.image_score == pytest.approx(score, abs=1e-5)
@@ -107,7 +108,7 @@ def test_a_test_split_is_scored_at_the_photographs_size_in_batches_of_tiles(tmp_
         write_image(tmp_path / f"{number}.png", noise(40, 52, number))
     split = TestSplit(TestFiles(entries, tmp_path, (40, 52)), runtime=RuntimeConfig(num_workers=0), world=ALONE)
     tiling = Tiling((40, 52), (16, 16), 0.25)
-    scores = score_split(Brightness(), split, config=CONFIG, precision=FP32, tiling=tiling)
+    scores = score_split(Brightness(), split, config=CONFIG, precision=FP32, by_tiles=TileJudge(tiling, CONFIG))
     assert scores.anomaly_maps.shape == (3, 40, 52)
     for number in range(3):
         np.testing.assert_allclose(scores.anomaly_maps[number], noise(40, 52, number)[..., 0] / 255, atol=1e-6)
@@ -146,7 +147,8 @@ def test_calibration_judges_whole_photographs_with_anomalies_of_a_tiles_scale(tm
         assert np.ptp(rows) < 16 and np.ptp(columns) < 16 and columns.min() >= 31, number
         original = min(examples.normal, key=lambda one: np.abs(one[:, :31].astype(int) - image[:, :31]).sum())
         assert (image[~mask] == original[~mask]).all()
-    found = calibrate(Brightness(), examples, config=config, world=ALONE, held_out=True)
+    by_tiles = TileJudge.of(config, RIGHT)
+    found = calibrate(Brightness(), examples, config=config, world=ALONE, held_out=True, by_tiles=by_tiles)
     assert found.num_images == 3 and 100 / 255 < found.image_threshold <= 1
 
 
@@ -157,3 +159,26 @@ def test_fusion_sees_tiles_with_probes_on_the_foreground_of_the_photograph(tmp_p
     assert all(image.shape == (16, 16, 3) for image in (*probes.normal, *probes.anomalous))
     assert probes.masks.shape[1:] == (16, 16) and probes.masks.any(axis=(1, 2)).all()
     assert all(image[mask].min() > 40 for image, mask in zip(probes.anomalous, probes.masks, strict=True))
+
+
+def test_tiles_far_from_the_foreground_are_not_judged_but_counted(monkeypatch):
+    photograph = np.full((40, 160, 3), 20, np.uint8)
+    photograph[:, 128:] = 220
+    tiling, network = Tiling((40, 160), (16, 16), 0.25), network_of_tiles(Brightness().eval(), FP32)
+    found, _, skipped = TileJudge(tiling, CONFIG, RIGHT).judge(photograph, network)
+    expected = photograph[..., 0] / 255
+    np.testing.assert_allclose(found[:, 112:], expected[:, 112:], atol=1e-6)  # within a tile's side, too
+    assert (found[:, :80] == 0).all() and 0 < skipped < len(tiling)
+    monkeypatch.setattr("realnet.detection.tiling.foreground_mask", lambda image, rule: np.zeros(image.shape[:2], bool))
+    for rule in ("full", RIGHT):  # everything is foreground; the rule finds none
+        found, _, skipped = TileJudge(tiling, CONFIG, rule).judge(photograph, network)
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+        assert skipped == 0
+
+
+@pytest.mark.parametrize("rule", ["full", "auto", RIGHT])
+def test_a_detectors_file_holds_the_rule_of_its_tiles(tiny, rule):
+    facts = json.loads(json.dumps(rule_facts(tiled(), rule)))
+    assert rule_of(facts) == rule and rule_facts(tiny_detector.config(), rule) == {}
+    assert rule_of({}) == "full"  # judges every tile
+    assert TileJudge.of(tiled(), rule).rule == rule and TileJudge.of(tiny_detector.config(), rule) is None
