@@ -44,8 +44,7 @@ TOLERANCE = 0.04
 nearer ones wrongly (docs/method.md, Normal statistics)."""
 NUM_JUDGED, PROBE_SEED = 16, 3
 """Images of each fold on which ``auto`` decides, each with a probe and without."""
-BATCH, VIEWS_AT_ONCE = 8, 64
-"""Images that are read, and views of them that the backbone sees, at once."""
+BATCH = 8
 
 
 class Choice(NamedTuple):
@@ -227,8 +226,8 @@ class NormalStatistics:
                 for part in batched((index for _, index in members), 1 if self._tiling else BATCH):
                     if self.world.size == 1 and self.world.stop.asked:
                         raise Stopped("stopped before the first step; run the same command again to continue")
-                    views = (view for index in part for view in self._views(images[index]))
-                    for some in batched(views, VIEWS_AT_ONCE):
+                    views = [view for index in part for view in self._views(images[index])]
+                    for some in batched(views, BATCH if self._tiling else len(views)):
                         yield fold, self._selected(some)
                     progress.update(len(part))
 

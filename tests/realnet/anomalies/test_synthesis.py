@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from realnet.anomalies import synthesis
+from realnet.anomalies.foreground import foreground_mask
 from realnet.anomalies.sources import find_sdas
 from realnet.anomalies.synthesis import AnomalySynthesizer, blend, build_synthesizer, in_photograph
 from realnet.config import AnomalyConfig, ForegroundRule, paths
@@ -249,13 +250,16 @@ def test_clean_tiles_lie_anywhere(files):
 
 
 def test_with_tiles_the_rule_sees_the_whole_photograph_and_tiles_without_foreground_get_no_anomaly(files):
+    levels = np.repeat([20, 120, 220], [10, 10, 20]).astype(np.uint8)
+    photograph = np.ascontiguousarray(np.broadcast_to(levels[None, :, None], (32, 40, 3)))
+    seen_alone = foreground_mask(np.ascontiguousarray(photograph[:16, 5:21]), HALF)
+    assert foreground_mask(photograph, HALF)[0].tolist() == [False] * 20 + [True] * 20 and seen_alone[0, 5:15].all()
     config = AnomalyConfig(types={"self": 1}, min_perlin_scale=2)
     synthesizer = AnomalySynthesizer(config, {}, image_size=SIZE, foreground=HALF, tiling=TILING)
-    drawn = [synthesizer.synthesize(DARK_AND_BRIGHT, np.random.default_rng(seed)) for seed in range(30)]
+    drawn = draw(synthesizer, 30, photograph)
     for anomaly in drawn:
-        _, mask = in_photograph(anomaly, DARK_AND_BRIGHT, TILING)
-        assert not mask[:, :20].any()
-        assert anomaly.corner[1] > 4  # the tile reaches the bright half
+        _, mask = in_photograph(anomaly, photograph, TILING)
+        assert not mask[:, :20].any() and anomaly.corner[1] > 4
     assert sum(anomaly.mask.any() for anomaly in drawn) > 20
 
 

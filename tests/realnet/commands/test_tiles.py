@@ -10,7 +10,7 @@ from conftest import load_script
 
 from realnet import Detector, UserError
 from realnet.config import RealNetConfig, load
-from realnet.data.images import write_image
+from realnet.data.images import read_image, read_mask, write_image
 from realnet.models import checkpoint
 
 DETECTOR = Path("experiments/tiny/realnet_checkpoints/weave/ckpt_last.pth")
@@ -54,6 +54,20 @@ def test_a_detector_with_tiles_from_training_to_a_bundle(tiny, run_script):
     with Path("out/predictions.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
     assert float(row["image_score"]) == pytest.approx(first.image_score, abs=1e-5)
+
+
+def test_anomalies_are_written_and_shown_on_tiles(tiny, run_script):
+    tiles = ("--set", "image_size=[48, 72]", "--set", "tiles.size=32")
+    run_script("synthesize", *FLAGS[:4], *tiles, "--num_samples", "3", "--output", "anomalies")
+    for folder in ("image", "source", "mask"):
+        assert [read_image(path).shape[:2] for path in sorted(Path("anomalies", folder).iterdir())] == [(32, 32)] * 3
+    for name in ("00000.png", "00001.png", "00002.png"):
+        image, source = (read_image(Path("anomalies", folder, name)) for folder in ("image", "source"))
+        outside = ~read_mask(Path("anomalies/mask", name))
+        assert (image[outside] == source[outside]).all()
+    run_script("prepare_data", "preview", *FLAGS[:4], *tiles, "--num_images", "2", "--output", "sheets")
+    height, width = read_image(Path("sheets/weave.png")).shape[:2]
+    assert 2 * 32 < height < 2 * 48 + 80 and 4 * 32 < width < 4 * 72  # rows and columns of tiles
 
 
 def test_references_take_no_detector_with_tiles(tiny):

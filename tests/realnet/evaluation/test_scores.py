@@ -191,3 +191,12 @@ def test_the_mean_is_over_the_classes_that_have_the_metric():
     mean = mean_over_classes([full, less])
     assert mean["image_auroc"] == Metric(0.75) and mean["aupro"] == Metric(0.5)
     assert mean_over_classes([less])["aupro"].value is None
+
+
+@pytest.mark.parametrize("mask_resize", ["nearest", "regions"])
+def test_many_pixels_are_counted_image_by_image_with_the_same_result(tmp_path, monkeypatch, mask_resize):
+    found = scored(make_split(tmp_path, mask_resize=mask_resize))
+    at_once = summarise(curves_of(found))
+    monkeypatch.setattr("realnet.evaluation.scores.PIXELS_AT_ONCE", 0)
+    monkeypatch.setattr("realnet.evaluation.scores.pixel_curve", None)
+    assert summarise(curves_of(found)) == at_once and at_once["aupro"].value is not None
