@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from realnet.data.images import Image, Mask, write_image
 
 CLASS = "cloth"
-KINDS = {"knot": (0.85, 0.8, 0.7), "pinhole": (0.15, 0.14, 0.16)}
+KINDS = {"knot": (0.93, 0.9, 0.82), "pinhole": (0.1, 0.1, 0.11)}
 """The kinds of defects, with their colour."""
 DYES = ((0.66, 0.58, 0.5), (0.4, 0.46, 0.54))
 """Colours of the threads: of the warp, and of the weft."""
@@ -87,7 +87,7 @@ def _cloth(image_size: tuple[int, int], rng: np.random.Generator) -> tuple[NDArr
     is_warp = (np.floor(u) + np.floor(v)) % 2 == 0
     height = np.where(is_warp, warp * (0.75 + 0.25 * weft), weft * (0.75 + 0.25 * warp))
     thickness = cv2.GaussianBlur(rng.normal(0, 1, image_size).astype(np.float32), (0, 0), 6)
-    shade = 0.45 + 0.55 * height + 0.12 * thickness / thickness.std()
+    shade = 0.45 + 0.55 * height + 0.06 * thickness / thickness.std()
     dyed = np.where(is_warp[..., None], *np.array(DYES, np.float32))
     return dyed * rng.uniform(0.97, 1.03, 3).astype(np.float32) * shade[..., None].astype(np.float32), rng
 
