@@ -20,7 +20,7 @@ IMPORTS_OF = {
     "inspection": "config data errors",
     "anomalies": "config data drawing errors inspection runtime",
     "models": "config errors guided_diffusion runtime",
-    "sdas": "config data drawing errors guided_diffusion models runtime",
+    "sdas": "config data drawing errors guided_diffusion metrics models runtime",
     "detection": "anomalies config data drawing errors metrics models runtime",
     "evaluation": "config data detection drawing errors metrics models runtime",
     "reporting": "config data detection drawing errors evaluation inspection metrics models runtime",

@@ -188,6 +188,8 @@ def _is_pydantics_own(part: str) -> bool:
         "ForegroundRule",
         "int",
         "[key]",
+        "one range",
+        "ranges by class",
     }
 
 
