@@ -23,7 +23,7 @@ IMPORTS_OF = {
     "sdas": "config data drawing errors guided_diffusion metrics models runtime",
     "detection": "anomalies config data drawing errors metrics models runtime",
     "evaluation": "config data detection drawing errors metrics models runtime",
-    "reporting": "config data detection drawing errors evaluation inspection metrics models runtime",
+    "reporting": "config data detection drawing errors evaluation inspection metrics models runtime sdas",
     "prediction": "data detection drawing errors reporting runtime",
     "serving": "data detection errors",
     "preparation": "anomalies config data errors inspection runtime",

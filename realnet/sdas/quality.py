@@ -53,7 +53,7 @@ class ImageScore:
     @property
     def is_copy(self) -> bool:
         """Tell whether the image repeats a normal image or an earlier one."""
-        return min(self.nearest_normal, self.nearest_earlier or torch.inf) < COPY
+        return min(self.nearest_normal, torch.inf if self.nearest_earlier is None else self.nearest_earlier) < COPY
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ A model is ready if both hold:
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -22,6 +23,8 @@ from realnet.config import DiffusionConfig
 from realnet.data.images import Image
 from realnet.data.items import DiffusionDataset
 from realnet.drawing.grids import enlarged, label_grid
+from realnet.errors import UserError
+from realnet.models import checkpoint
 from realnet.models.build import build_diffusion
 from realnet.runtime.distributed import World
 from realnet.runtime.precision import Precision
@@ -72,6 +75,14 @@ class _Batch(NamedTuple):
     rebuilt: Tensor
     sample: Tensor
     classes: Tensor
+
+
+def recorded(path: Path) -> HealthHistory:
+    """Return the validations in the checkpoint of a diffusion model; none if there is no such file."""
+    try:
+        return checkpoint.load(path, kind="diffusion", mapped=True).facts.get("health", []) if path.is_file() else []
+    except UserError:  # a damaged file, or another's
+        return []
 
 
 def readiness(history: HealthHistory) -> Readiness:

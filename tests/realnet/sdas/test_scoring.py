@@ -85,9 +85,7 @@ def test_what_was_described_before_a_signal_is_kept(folder, monkeypatch, caplog)
     monkeypatch.setattr(descriptions, "FILES_AT_ONCE", 4)
     asked, seen = World(0, 1, ALONE.precision), []
     read = descriptions.Describer._read_image
-    monkeypatch.setattr(
-        descriptions.Describer, "_read_image", lambda self, file: seen.append(file.name) or read(self, file)
-    )
+    monkeypatch.setattr(descriptions.Describer, "_read_image", lambda self, file: seen.append(file) or read(self, file))
     asked.stop.asked = True
     with caplog.at_level("INFO", "realnet"), pytest.raises(Stopped):
         score(asked)
@@ -96,7 +94,7 @@ def test_what_was_described_before_a_signal_is_kept(folder, monkeypatch, caplog)
     assert len(seen) == 9 and len(set(seen)) == 9  # three images of the folder and six normal ones, each once
     (folder / paths.SDAS_DESCRIPTIONS).unlink()
     (folder / paths.SDAS_QUALITY).unlink()
-    monkeypatch.undo()
+    monkeypatch.setattr(descriptions, "FILES_AT_ONCE", 512)
     assert score() == whole
 
 
@@ -116,6 +114,7 @@ def test_what_was_described_before_a_signal_is_kept(folder, monkeypatch, caplog)
 def test_what_is_missing_for_scores_costs_no_image(tiny, run_script, caplog, change, words):
     spoil.diffusion()
     change()
-    assert "weave: 2 new images of 2" in run_script(*SAMPLE[:-1], "2", "--no-guidance")
+    printed = run_script(*SAMPLE[:-1], "2", "--no-guidance") + caplog.text
+    assert "weave: 2 new images of 2" in printed
     assert list(rows()[0]) == ["file", "class", "seed", "strength", "checkpoint"]
-    assert "WARNING: the images of class weave have no scores of quality: " in caplog.text and words in caplog.text
+    assert "WARNING: the images of class weave have no scores of quality: " in printed and words in printed
