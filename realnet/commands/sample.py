@@ -59,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from realnet.errors import UserError
     from realnet.runtime.distributed import join_world, plan_world
     from realnet.runtime.progress import console
+    from realnet.sdas.preview import NUM_IMAGES, STRENGTHS
     from realnet.sdas.sampler import load_sampler, sample_class
     from realnet.sdas.scoring import Scorer
 
@@ -74,6 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         world = plan_world(flags.device, config.runtime.precision)
         sampler = load_sampler(flags.dataset, config, dataset.classes, world.precision.on("meta"))
         _require_ready(sampler, config, flags.dataset)
+        if flags.preview:
+            config = config.model_copy(update={"num_samples": len(STRENGTHS) * NUM_IMAGES})
         plan.show(config, plan.sampling(config, sampler, classes, root, world, resume=flags.resume), world)
         return
     with join_world(flags.device, config.runtime.precision) as world, world.stop, console(world.is_main):

@@ -86,7 +86,9 @@ def test_each_class_has_its_own_strengths(tiny, run_script):
         run_script(*command, "--set", "strength={weav: [0.3, 0.4]}")
     for wrong, words in (
         ("{weave: [0.4, 0.3]}", "strength.weave: a range starts with its smaller number"),
-        ("{weave: 0.3}", "strength"),
+        ("{weave: 0.3}", "strength.weave: takes keys and values"),
+        ("{weave: {lo: 0.1}}", "strength.weave.lo: unknown key (value 0.1); did you mean strength.weave.low?"),
+        ("{low: 0.1, hi: 0.2}", "strength"),
         ("[-0.1, 0.3]", "strength must be 0"),
         ("{weave: [-0.1, 0.3]}", "strength must be 0"),
         ("{}", "strength"),
@@ -109,6 +111,7 @@ def test_a_preview_draws_each_image_at_growing_strengths(tiny, run_script, monke
     monkeypatch.setattr(preview, "sample_batch", sample_batch)
     monkeypatch.setattr(preview, "STRENGTHS", (0.0, 0.6))
     command = (*SAMPLE[:5], "--no-guidance", "--preview", "--set", "respacing=ddim2", "--set", "batch_size=6")
+    assert "images 12 for each of weave" in " ".join(run_script(*command, "--dry-run").split())
     printed = run_script(*command, *GATED)  # it is what shows whether a model is of use
     path = Path("experiments/tiny/sample_vis/weave.png")
     assert f"preview    {path}" in printed and "WARNING" in printed and not Path("data/tiny/sdas").exists()
