@@ -95,10 +95,11 @@ class Describer:
                     mine = self._describe_each({name: absent[name] for name in part[world.rank :: world.size]})
                 for found in distributed.gather(mine):
                     known.update(found)
-                if world.is_main:
-                    kept = {name: known[name] for name in wanted if name in known}
-                    _write(folder / paths.SDAS_DESCRIPTIONS, self.key, kept)
-                    contents.keep(folder)
+                with distributed.refusing_together():
+                    if world.is_main:
+                        kept = {name: known[name] for name in wanted if name in known}
+                        _write(folder / paths.SDAS_DESCRIPTIONS, self.key, kept)
+                        contents.keep(folder)
                 progress.update(len(part))
                 if distributed.any_process(world.stop.asked):
                     raise Stopped

@@ -76,9 +76,10 @@ class Scorer:
             for part in (slice(None, number), slice(number, None))
         )
         found = judge(*parts)
-        if self.world.is_main:
-            _write(folder / paths.SDAS_QUALITY, inputs, found)
-            contents.keep(folder)
+        with distributed.refusing_together():
+            if self.world.is_main:
+                _write(folder / paths.SDAS_QUALITY, inputs, found)
+                contents.keep(folder)
         return found
 
     def _load(self) -> Describer:
