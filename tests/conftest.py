@@ -33,7 +33,7 @@ TINY = {
         train: {batch_size: 4, num_steps: 3, log_interval_steps: 1}
         runtime: {num_workers: 0}
         """,
-    "sample": "{num_samples: 3, respacing: ddim4, batch_size: 2, runtime: {num_workers: 0}}",
+    "sample": "{num_samples: 3, respacing: ddim4, batch_size: 2, require_ready: false, runtime: {num_workers: 0}}",
     "realnet": """
         image_size: 32
         backbone: {name: resnet18, weights: none}

@@ -62,12 +62,12 @@ def test_sampling_goes_on_beside_the_images_that_were_sampled(old, run_script):
     put("sdas_settings.yaml", folder / "settings.yaml")
     shutil.copy(TEST / "good/000.png", folder / "00000.jpg")
     kept = (folder / "00000.jpg").read_bytes()
-    assert "weave: 1 new images of 2" in run_script(
-        "sample", "--dataset", "old", "--classes", "weave", "--device", "cpu"
-    )
+    command = ("sample", "--dataset", "old", "--classes", "weave", "--device", "cpu", "--force")
+    assert "weave: 1 new images of 2" in run_script(*command)
     assert (folder / "00000.jpg").read_bytes() == kept
-    assert (folder / "manifest.csv").read_text() == (STORED / "manifest.csv").read_text()
-    assert "draws" not in (folder / "settings.yaml").read_text()
+    rows, stored = (list(csv.DictReader(path.open())) for path in (folder / "manifest.csv", STORED / "manifest.csv"))
+    assert [{name: row[name] for name in stored[0]} for row in rows] == stored  # scores have been added
+    assert (folder / "settings.yaml").read_text() == (STORED / "sdas_settings.yaml").read_text()
 
 
 def test_the_results_of_an_evaluation_are_read(old):

@@ -3,7 +3,7 @@
 import csv
 import logging
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from realnet.config import AnomalyConfig, AnomalyType, paths
@@ -19,13 +19,19 @@ DTD_FOLDERS = ("images", "dtd/images", "dtd")
 logger = logging.getLogger("realnet")
 
 
-def find_sdas(dataset: str, class_name: str) -> list[Path]:
+def find_sdas(dataset: str, class_name: str, keep: float = 1.0) -> list[Path]:
     """Return a class's SDAS images, sorted (docs/method.md, Anomaly sources).
 
     If ``sample.py`` finished the folder, these are the images in its manifest; otherwise all images in the folder.
 
+    Args:
+        dataset: name of the dataset.
+        class_name: name of the class.
+        keep: share of the images in the manifest to return, the best by their scores.
+
     Raises:
-        UserError: if there are none; the message names the command that makes them.
+        UserError: if there are none, or none with scores for a share below 1; the message names the command that makes
+            them.
     """
     folder = paths.sdas(dataset, class_name)
     command = f"python sample.py --dataset {shlex.quote(dataset)} --classes {shlex.quote(class_name)}"
@@ -33,8 +39,19 @@ def find_sdas(dataset: str, class_name: str) -> list[Path]:
     is_sampled = (folder / paths.SDAS_SETTINGS).is_file()  # sample.py leaves other folders of images to their owner
     if is_sampled and manifest.is_file():
         with manifest.open(newline="", encoding="utf-8-sig") as lines:
-            listed = {row["file"] for row in csv.DictReader(lines)}
+            rows = list(csv.DictReader(lines))
+        listed = {row["file"] for row in (rows if keep == 1 else _best(rows, keep))}
         files = [file for file in files if file.name in listed]
+        if rows and not listed:
+            raise UserError(
+                f"anomalies.sdas_keep {keep:g} needs the scores of the images, and {manifest} has none; add them with: "
+                f"{command}, or set anomalies.sdas_keep to 1"
+            )
+    elif keep < 1 and files:
+        raise UserError(
+            f"anomalies.sdas_keep {keep:g} needs the scores of the images, and {folder} has no {manifest.name} of "
+            f"sample.py; finish it with: {command}, or set anomalies.sdas_keep to 1"
+        )
     if not files:
         raise UserError(
             f"class {class_name!r} of {dataset} needs SDAS images, and {folder} holds none; make them with: {command}"
@@ -47,6 +64,14 @@ def find_sdas(dataset: str, class_name: str) -> list[Path]:
             command,
         )
     return files
+
+
+def _best(rows: Sequence[Mapping[str, str]], share: float) -> list[Mapping[str, str]]:
+    """Return the best share of a manifest's rows, at least one; none if any has no rank."""
+    if not all((row.get("rank") or "").isdigit() for row in rows):
+        return []
+    number = max(1, round(share * len(rows)))
+    return sorted(rows, key=lambda row: int(row["rank"]))[:number]
 
 
 def find_textures(root: Path) -> list[Path]:
@@ -77,7 +102,7 @@ def _image_files(folder: Path, pattern: str) -> list[Path]:
 def inspect_sources(dataset: OpenDataset, class_name: str, config: AnomalyConfig) -> list[Finding]:
     """Return the findings about the source images of a class's anomalies, from the headers and ends of the files."""
     finders: dict[AnomalyType, Callable[[], list[Path]]] = {
-        "sdas": lambda: find_sdas(dataset.name, class_name),
+        "sdas": lambda: find_sdas(dataset.name, class_name, config.sdas_keep),
         "dtd": lambda: find_textures(Path(config.dtd_root)),
     }
     found: list[Finding] = []

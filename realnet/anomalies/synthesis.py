@@ -195,7 +195,7 @@ def build_synthesizer(
     """
     sources: dict[AnomalyType, list[Path]] = {}
     if config.types.get("sdas"):
-        sources["sdas"] = find_sdas(dataset, class_name)
+        sources["sdas"] = find_sdas(dataset, class_name, config.sdas_keep)
     if config.types.get("dtd"):
         sources["dtd"] = find_textures(Path(config.dtd_root))
     return AnomalySynthesizer(config, sources, image_size=image_size, foreground=foreground, tiling=tiling)

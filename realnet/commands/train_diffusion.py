@@ -15,7 +15,14 @@ then     python train_classifier.py --dataset <dataset>   (optional), then sampl
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train the diffusion model, or resume its training."""
-    flags = cli.parser(__doc__, resume=True, epilog=EPILOG).parse_args(arguments)
+    parser = cli.parser(__doc__, resume=True, epilog=EPILOG)
+    parser.add_argument(
+        "--until",
+        choices=("end", "ready"),
+        help="ready: stop at the first validation that finds the model ready; the configured length is the most",
+    )
+    flags = parser.parse_args(arguments)
+    flags.overrides += cli.overrides({"validation.until": flags.until})
     config = cli.load_config(DiffusionConfig, "diffusion", flags)
 
     from realnet.dry_run import plan

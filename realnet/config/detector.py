@@ -128,6 +128,9 @@ class AnomalyConfig(Section):
     min_contrast: float = Field(
         0.0, ge=0, description="grey levels of 255 by which a paste must change the image to count as an anomaly"
     )
+    sdas_keep: float = Field(
+        1.0, gt=0, le=1, description="share of a class's SDAS images to use, the best by the scores in manifest.csv"
+    )
     dtd_root: str = "data/DTD/images"
 
     @model_validator(mode="after")

@@ -188,6 +188,8 @@ def _is_pydantics_own(part: str) -> bool:
         "ForegroundRule",
         "int",
         "[key]",
+        "one range",
+        "ranges by class",
     }
 
 
@@ -208,9 +210,10 @@ def _has_keys(branch: Any) -> bool:
 def _keys_at(model: type[BaseModel], location: Sequence[str]) -> list[str]:
     """Return the fields of the section at a location; a key of a plain dict leads to the dict's values."""
     current: Any = model
-    for part in location:
+    for part, following in zip(location, [*location[1:], ""], strict=True):
         is_mapping = typing.get_origin(current) is dict
         current = typing.get_args(current)[1] if is_mapping else current.model_fields[part].annotation
         if typing.get_origin(current) in (typing.Union, types.UnionType):
-            current = next(filter(_has_keys, map(_bare, typing.get_args(current))), current)
+            branches = [*filter(_has_keys, map(_bare, typing.get_args(current)))] or [current]
+            current = next((one for one in branches if following in getattr(one, "model_fields", {})), branches[-1])
     return list(getattr(current, "model_fields", {}))

@@ -2,9 +2,10 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from realnet.config.base import (
+    ClassName,
     ClippedOptimiserConfig,
     Draws,
     Fraction,
@@ -92,6 +93,9 @@ class DiffusionValidationConfig(Section):
     See docs/method.md, Readiness.
     """
 
+    until: Literal["end", "ready"] = Field(
+        "end", description="ready: stop training at the first validation that finds the model ready; at the end at most"
+    )
     interval_epochs: Positive = 10
     num_batches: Positive = 7
     respacing: Respacing = "ddim20"
@@ -139,6 +143,23 @@ class ClassifierConfig(TrainingConfig):
         return self
 
 
+PUBLISHED_STRENGTH = Range(low=0.1, high=0.2)
+ONE_RANGE, BY_CLASS = "one range", "ranges by class"
+
+
+def _form_of(strength: object) -> str:
+    is_range = isinstance(strength, dict) and not any(isinstance(value, (list, tuple)) for value in strength.values())
+    return (
+        BY_CLASS if isinstance(strength, dict) and not (is_range and {"low", "high"} >= strength.keys()) else ONE_RANGE
+    )
+
+
+Strength = Annotated[
+    Annotated[Range, Tag(ONE_RANGE)] | Annotated[dict[ClassName, Range], Field(min_length=1), Tag(BY_CLASS)],
+    Discriminator(_form_of),
+]
+
+
 class SampleConfig(Section):
     """``sample.yaml``: strength-controllable diffusion anomaly synthesis (docs/method.md, SDAS)."""
 
@@ -147,18 +168,31 @@ class SampleConfig(Section):
     diffusion: str | None = Field(None, description="a checkpoint; None: the dataset's own ckpt_last.pth")
     classifier: str | None = Field(None, description="a checkpoint; None: the dataset's own, if there is one")
     num_samples: Positive = Field(10_000, description="images per class")
-    strength: Range = Field(Range(low=0.1, high=0.2), description="anomaly strength s, drawn per image")
+    strength: Strength = Field(
+        PUBLISHED_STRENGTH,
+        description="anomaly strength s, drawn per image: a range, or ranges by class (0.1 to 0.2 where there is none)",
+    )
     sampler: Literal["ancestral", "ddim"] = "ancestral"
     respacing: Respacing = "ddim20"
     eta: Fraction = Field(0.0, description="DDIM's noise (0: none); no effect on the ancestral sampler")
     guidance: bool = Field(True, description="use the classifier if one is trained")
     guidance_scale: float = Field(1.0, ge=0)
+    require_ready: bool = Field(True, description="refuse a diffusion model whose validation says that it is not ready")
     batch_size: Positive = 16
     format: Literal["jpg", "png"] = "jpg"
     runtime: RuntimeConfig = RuntimeConfig()
 
     @model_validator(mode="after")
     def _check_strength(self) -> Self:
-        if self.strength.low < 0:
-            raise ValueError(f"strength must be 0 (normal images) or more, got {self.strength.low}")
+        for strength in self.strength.values() if isinstance(self.strength, dict) else [self.strength]:
+            if strength.low < 0:
+                raise ValueError(f"strength must be 0 (normal images) or more, got {strength.low}")
         return self
+
+    def of_class(self, class_name: str) -> Self:
+        """Return the settings of a class: with its own range of strengths."""
+        return self.model_copy(update={"strength": self.strength_of(class_name)})
+
+    def strength_of(self, class_name: str) -> Range:
+        """Return a class's range of strengths."""
+        return self.strength.get(class_name, PUBLISHED_STRENGTH) if isinstance(self.strength, dict) else self.strength

@@ -14,6 +14,8 @@ LAST, BEST = "ckpt_last.pth", "ckpt_best.pth"
 LAYOUT, ACCOUNT = "layout.yaml", "account.csv"
 SDAS_MANIFEST, SDAS_SETTINGS, SDAS_OWN = "manifest.csv", "settings.yaml", ".images"
 """The finished images, their settings, and the names of all images that ``sample.py`` may write and remove."""
+SDAS_QUALITY, SDAS_DESCRIPTIONS = "quality.json", ".descriptions.npz"
+"""The scores of the finished images, and the numbers that they were computed from."""
 
 
 def is_inside(name: str) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from functools import cache
 
+import cv2
 import numpy as np
 from PIL import Image as PILImage
 from PIL import ImageDraw, ImageFont
@@ -10,6 +11,8 @@ from PIL import ImageDraw, ImageFont
 from realnet.data.images import Image
 
 PAPER, INK, GAP = (255, 255, 255), (60, 60, 60), 4
+SMALLEST_SIDE = 96
+"""Of a picture in pixels, so that its labels fit."""
 
 
 def label_grid(
@@ -53,6 +56,14 @@ def label_grid(
         for column, image in enumerate(images):
             paper.paste(PILImage.fromarray(image), (left + column * (width + GAP), y))
     return np.asarray(paper)
+
+
+def enlarged(picture: Image) -> Image:
+    """Return a picture repeated pixel by pixel until labels fit beside it; the picture itself if it is large enough."""
+    factor = -(-SMALLEST_SIDE // min(picture.shape[:2]))
+    if factor == 1:
+        return picture
+    return np.asarray(cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_NEAREST), np.uint8)
 
 
 def _common_size(rows: Sequence[Sequence[Image]]) -> tuple[int, int]:

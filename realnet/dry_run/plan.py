@@ -98,7 +98,7 @@ def sampling(
     for name, draws in wanted.items():
         image_folder.require_own(root / name, draws)
     for name in classes if resume else ():
-        begun = image_folder.as_begun(root / name, sampler.source, config, world.precision)
+        begun = image_folder.as_begun(root / name, sampler.source, config.of_class(name), world.precision)
         image_folder.require_settings(root / name, image_folder.describe(sampler.source, begun, world.precision))
         wanted[name] = image_folder.missing(root / name, wanted[name])
     return {

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import numpy as np
 
+from realnet.config import paths
 from realnet.data.images import write_image
 from realnet.detection.card import Card
 from realnet.detection.checkpoints import PROTOCOLS
@@ -22,6 +23,7 @@ from realnet.reporting.gallery import Item, Views
 from realnet.reporting.report import ClassReport, ReportData, write_report
 from realnet.reporting.tables import f1_text, tables
 from realnet.runtime.progress import bar
+from realnet.sdas.readiness import HealthHistory, recorded
 
 
 def write_heatmaps(scores: ClassScores, pictures: Pictures, folder: Path, display: Display, description: str) -> None:
@@ -68,11 +70,17 @@ def write_dataset_page(folder: Path, results: Sequence[ClassResult], classes: Se
         )
         for result in results
     ]
-    _write(folder, results, reports, classes=classes)
+    weights = paths.output(results[0].dataset, "diffusion", "checkpoints") / paths.LAST
+    _write(folder, results, reports, classes=classes, health=recorded(weights))
 
 
 def _write(
-    folder: Path, results: Sequence[ClassResult], reports: Sequence[ClassReport], *, classes: Sequence[str]
+    folder: Path,
+    results: Sequence[ClassResult],
+    reports: Sequence[ClassReport],
+    *,
+    classes: Sequence[str],
+    health: HealthHistory = (),
 ) -> None:
     missing = [name for name in classes if name not in {result.class_name for result in results}]
     data = ReportData(
@@ -83,6 +91,7 @@ def _write(
             f"evaluated {max(result.made for result in results)}",
             *([f"without results: {', '.join(missing)}"] if missing else []),
         ],
+        health=health,
     )
     write_report(folder / REPORT, data)
 

@@ -17,6 +17,7 @@ from realnet.reporting.charts import OF_IMAGES, OF_PIXELS, Line
 from realnet.reporting.document import page_start, script
 from realnet.reporting.gallery import Item, error_of, gallery_parts
 from realnet.runtime.files import whole_file
+from realnet.sdas.readiness import LIMITS, HealthHistory, verdict
 
 TITLES = {
     "image_auroc": "image AUROC",
@@ -95,12 +96,14 @@ class ReportData:
         tables: tables of results, one per protocol.
         classes: parts of the page, one per class, in order.
         notes: further lines for the header, such as the date.
+        health: the validations of the dataset's diffusion model; empty shows none.
     """
 
     dataset: str
     tables: Sequence[ResultTable]
     classes: Sequence[ClassReport]
     notes: Sequence[str] = ()
+    health: HealthHistory = ()
 
 
 def write_report(path: Path, report: ReportData) -> None:
@@ -118,9 +121,27 @@ def _write_page(page: TextIO, report: ReportData) -> None:
     title = f"{report.dataset} – {names[0]}" if len(names) == 1 else f"{report.dataset} – {len(names)} classes"
     page.write(page_start(title, report.notes))
     page.writelines(_table(table) for table in report.tables)
+    page.writelines(_diffusion_part(report.health))
     for number, one in enumerate(report.classes):
         page.writelines(_class_parts(one, f"class-{number}"))
     page.write(f"{script('gallery.js', 'enlarge.js')}</body></html>\n")
+
+
+def _diffusion_part(health: HealthHistory) -> Iterator[str]:
+    """Draw how near each figure of readiness has come to its limit, with the verdict below."""
+    if not health:
+        return
+    lines = []
+    for name, title, colour in (("relative_error", "round trip", OF_IMAGES), ("sample_distance", "samples", OF_PIXELS)):
+        found = [(entry["step"], entry[name]) for entry in health if name in entry]
+        steps, values = np.array(found, np.float64).reshape(-1, 2).T
+        shares = np.nan_to_num(LIMITS[name] / np.maximum(values, 1e-9))  # a model that diverged has NaN
+        lines.append(Line(title, CurvePoints(steps, np.minimum(shares, 1)), colour))
+    chart = charts.line_chart(
+        lines, x_label="step", y_label="limit / figure: ready at 1", x_limit=max(entry["step"] for entry in health)
+    )
+    yield '<section id="diffusion"><h2>Is the diffusion model ready?</h2>'
+    yield f'<p>{escape(verdict(health))}</p><div class="charts"><figure>{chart}</figure></div></section>\n'
 
 
 def _table(table: ResultTable) -> str:

@@ -8,7 +8,7 @@ import logging
 import re
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from realnet.errors import UserError
 from realnet.runtime.files import refusing, whole, whole_file
 from realnet.runtime.precision import Precision
 from realnet.runtime.randomness import generator, seed_of
+from realnet.sdas.quality import ImageScore
 
 logger = logging.getLogger("realnet")
 
@@ -61,7 +62,8 @@ def draws(class_name: str, settings: SampleConfig) -> list[Draw]:
 
 def _draw(class_name: str, settings: SampleConfig, index: int) -> Draw:
     seed = seed_of("sdas", settings.seed, class_name, index)
-    strength = generator("strength of an image", seed).uniform(settings.strength.low, settings.strength.high)
+    strengths = settings.strength_of(class_name)
+    strength = generator("strength of an image", seed).uniform(strengths.low, strengths.high)
     return Draw(f"{index:05d}.{settings.format}", class_name, seed, strength)
 
 
@@ -69,7 +71,8 @@ def _draw_as_first(class_name: str, settings: SampleConfig, index: int) -> Draw:
     """Return a draw of version 1.0."""
     sequence = np.random.SeedSequence((settings.seed, zlib.crc32(class_name.encode()), index))
     seed = int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
-    strength = float(np.random.default_rng(seed).uniform(settings.strength.low, settings.strength.high))
+    strengths = settings.strength_of(class_name)
+    strength = float(np.random.default_rng(seed).uniform(strengths.low, strengths.high))
     return Draw(f"{index:05d}.{settings.format}", class_name, seed, strength, has_short_seed=True)
 
 
@@ -91,6 +94,7 @@ def describe(source: str, settings: SampleConfig, number_format: Precision) -> s
     """Return as YAML what images depend on: the weights (named by ``source``), the settings and the number format."""
     kept = settings.model_copy(update={"num_samples": 1, "batch_size": 1, "runtime": config.RuntimeConfig()})
     settled = config.dump(kept).replace("draws: 1\n", "")  # as version 1.0 wrote it
+    settled = re.sub(r"^require_ready: .*\n", "", settled, flags=re.MULTILINE)  # no image depends on it
     return f"# made from {source}; in {number_format.name}\n{settled}"
 
 
@@ -147,7 +151,7 @@ def prepare(folder: Path, description: str, wanted: Sequence[Draw], *, resume: b
     require_own(folder, wanted)
     if not resume:
         # delete the settings last, so that a kill leaves no images without the settings they were made with
-        for name in (*own, paths.SDAS_MANIFEST, paths.SDAS_OWN, paths.SDAS_SETTINGS):
+        for name in (*own, paths.SDAS_MANIFEST, paths.SDAS_QUALITY, paths.SDAS_OWN, paths.SDAS_SETTINGS):
             (folder / name).unlink(missing_ok=True)
         own = []
     require_settings(folder, description)
@@ -157,9 +161,16 @@ def prepare(folder: Path, description: str, wanted: Sequence[Draw], *, resume: b
         part.write_text(description, encoding="utf-8")
 
 
-def write_manifest(folder: Path, wanted: Sequence[Draw], source: str) -> None:
-    """Write the list of a folder's images, which marks the folder as complete."""
+def write_manifest(folder: Path, wanted: Sequence[Draw], source: str, scores: Sequence[ImageScore] | None) -> None:
+    """Write the list of a folder's images, with their scores if there are any; it marks the folder as complete."""
+    names = [field.name for field in fields(ImageScore)] if scores else []
     with whole_file(folder / paths.SDAS_MANIFEST) as file:
         rows = csv.writer(file)
-        rows.writerow(["file", "class", "seed", "strength", "checkpoint"])
-        rows.writerows([draw.file, draw.class_name, draw.seed, f"{draw.strength:.6f}", source] for draw in wanted)
+        rows.writerow(["file", "class", "seed", "strength", "checkpoint", *names])
+        for number, draw in enumerate(wanted):
+            values = [_written(getattr(scores[number], name)) for name in names] if scores else []
+            rows.writerow([draw.file, draw.class_name, draw.seed, f"{draw.strength:.6f}", source, *values])
+
+
+def _written(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

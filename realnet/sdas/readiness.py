@@ -11,9 +11,9 @@ A model is ready if both hold:
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from pathlib import Path
+from typing import Literal, NamedTuple
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,9 @@ from guided_diffusion.sampling import ddim_reverse_loop, ddim_sample_loop, p_sam
 from realnet.config import DiffusionConfig
 from realnet.data.images import Image
 from realnet.data.items import DiffusionDataset
-from realnet.drawing.grids import label_grid
+from realnet.drawing.grids import enlarged, label_grid
+from realnet.errors import UserError
+from realnet.models import checkpoint
 from realnet.models.build import build_diffusion
 from realnet.runtime.distributed import World
 from realnet.runtime.precision import Precision
@@ -32,10 +34,12 @@ from realnet.sdas.sampler import to_pixels
 
 READY_ERROR = 0.1
 READY_DISTANCE = 2.0
+LIMITS = {"relative_error": READY_ERROR, "sample_distance": READY_DISTANCE}
+"""The most that each figure of a ready model may be."""
 NUM_PANEL_IMAGES = 8
-SMALLEST_SIDE = 96  # of a panel's images in pixels, so that their labels fit
 NUM_REFERENCES = 32  # normal images of each class to compare its samples with
 
+Readiness = Literal["ready", "unready", "unknown"]
 HealthHistory = Sequence[Mapping[str, float]]
 """Validations in order, each with its step and :class:`Figures`; empty if the checkpoint has no record."""
 
@@ -73,17 +77,30 @@ class _Batch(NamedTuple):
     classes: Tensor
 
 
-def is_ready(history: HealthHistory) -> bool:
-    """Tell whether the last validation meets both criteria; False without validation, or without its figures."""
+def recorded(path: Path) -> HealthHistory:
+    """Return the validations in the checkpoint of a diffusion model; none if there is no such file."""
+    try:
+        return checkpoint.load(path, kind="diffusion", mapped=True).facts.get("health", []) if path.is_file() else []
+    except UserError:  # a damaged file, or another's
+        return []
+
+
+def readiness(history: HealthHistory) -> Readiness:
+    """Tell whether the last validation meets both criteria; ``unknown`` if nothing was measured that fails one."""
     last = history[-1] if history else {}
-    return last.get("relative_error", np.inf) <= READY_ERROR and last.get("sample_distance", np.inf) <= READY_DISTANCE
+    met = [last[name] <= limit for name, limit in LIMITS.items() if name in last]
+    if not all(met):
+        return "unready"
+    return "ready" if len(met) == len(LIMITS) else "unknown"
 
 
 def verdict(history: HealthHistory) -> str:
     """Describe the last validation of a health history, and the trend, in words."""
     if not history:
         return "not known to be ready: the checkpoint has no record of a validation"
-    words = "ready" if is_ready(history) else "not ready: train longer"
+    words = {"ready": "ready", "unready": "not ready: train longer", "unknown": "not known to be ready"}[
+        readiness(history)
+    ]
     error = _figure(history, "relative_error", "round-trip error {:.3f} of the images' variance", READY_ERROR)
     distance = _figure(
         history, "sample_distance", "distance of strength-0 samples {:.1f} times that of normal images", READY_DISTANCE
@@ -201,12 +218,5 @@ def _strengths_panel(sampler: _Sampler, dataset: DiffusionDataset, world: World)
 
 def _grid(rows: Mapping[str, Tensor], *, title: str, column_labels: Sequence[str] = ()) -> Image:
     """Draw rows of images (B, 3, H, W), enlarging small ones."""
-    pictures = [[_enlarged(picture) for picture in to_pixels(images)] for images in rows.values()]
+    pictures = [[enlarged(picture) for picture in to_pixels(images)] for images in rows.values()]
     return label_grid(pictures, row_labels=list(rows), column_labels=column_labels, title=title)
-
-
-def _enlarged(picture: Image) -> Image:
-    factor = -(-SMALLEST_SIDE // min(picture.shape[:2]))
-    if factor == 1:
-        return picture
-    return np.asarray(cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_NEAREST), np.uint8)

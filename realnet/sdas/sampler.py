@@ -30,6 +30,7 @@ from realnet.runtime.precision import Precision
 from realnet.runtime.progress import bar
 from realnet.sdas import image_folder
 from realnet.sdas.image_folder import Draw
+from realnet.sdas.scoring import Scorer
 
 logger = logging.getLogger("realnet")
 ConfigT = TypeVar("ConfigT", DiffusionConfig, ClassifierConfig)
@@ -90,24 +91,39 @@ def load_sampler(dataset: str, settings: SampleConfig, classes: Sequence[str], n
 
 
 def sample_class(
-    sampler: Sampler, class_name: str, settings: SampleConfig, folder: Path, world: World, *, resume: bool = True
+    sampler: Sampler,
+    class_name: str,
+    settings: SampleConfig,
+    folder: Path,
+    world: World,
+    *,
+    scorer: Scorer | None = None,
+    resume: bool = True,
 ) -> int:
     """Write a class's images, a manifest and the settings; return how many were new (docs/method.md, SDAS).
 
     An image is written completely or not at all, so an interrupted run continues with the missing ones. Images beyond
     the number asked for stay in the folder, but not in the manifest, which training reads. The processes share the
-    images.
+    images. A scorer adds the images' scores to the manifest.
 
     Raises:
         UserError: if another run holds the folder, or if it holds images made with other settings or by others.
         Stopped: after a signal; the current batch is written.
     """
     with one_run(folder, world):
-        return _sample_missing(sampler, class_name, settings, folder, world, resume=resume)
+        settings = settings.of_class(class_name)
+        return _sample_missing(sampler, class_name, settings, folder, world, scorer=scorer, resume=resume)
 
 
 def _sample_missing(
-    sampler: Sampler, class_name: str, settings: SampleConfig, folder: Path, world: World, *, resume: bool
+    sampler: Sampler,
+    class_name: str,
+    settings: SampleConfig,
+    folder: Path,
+    world: World,
+    *,
+    scorer: Scorer | None,
+    resume: bool,
 ) -> int:
     if resume:
         settings = image_folder.as_begun(folder, sampler.source, settings, world.precision)
@@ -128,8 +144,9 @@ def _sample_missing(
         again = "run the same command again to continue"
         logger.info("%s: stopped, %d of %d images missing; %s", class_name, left, len(wanted), again)
         raise Stopped
+    quality = scorer.score(class_name, folder, [draw.file for draw in wanted]) if scorer else None
     if world.is_main:
-        image_folder.write_manifest(folder, wanted, sampler.source)
+        image_folder.write_manifest(folder, wanted, sampler.source, quality.scores if quality else None)
     return len(missing)
 
 

@@ -107,6 +107,10 @@ class ClassifierTask:
     def finish(self, path: Path) -> None:
         """Do nothing."""
 
+    def is_done(self) -> bool:
+        """Tell that training goes on to the last step."""
+        return False
+
     def state(self) -> Mapping[str, Any]:
         """Return the weights and the counts for the accuracy."""
         return {"model": self.model.state_dict(), "hits": self.hits}

@@ -177,6 +177,10 @@ class DetectorTask:
                 self._write(self.best, step, {} if self.model.fusion else {"metrics": values})
         return True
 
+    def is_done(self) -> bool:
+        """Tell that training goes on to the last step."""
+        return False
+
     def state(self) -> Mapping[str, Any]:
         """Return the learned weights, the choice of normal statistics, and the best score."""
         choice = self.choice and list(self.choice)

@@ -25,7 +25,7 @@ from realnet.runtime.contents import digest
 from realnet.runtime.devices import send
 from realnet.runtime.distributed import World
 from realnet.runtime.placement import compile_networks, move_to_device
-from realnet.sdas.readiness import Health, check_health, verdict
+from realnet.sdas.readiness import Health, check_health, readiness, verdict
 from realnet.training import state
 from realnet.training.logs import Run
 from realnet.training.loop import fit
@@ -154,6 +154,12 @@ class DiffusionTask:
             return None
         finally:
             self.ema.model.to(self.ema.device)
+
+    def is_done(self) -> bool:
+        """Tell whether training is to end as soon as the model is ready, and it is."""
+        if self.config.validation.until == "end":
+            return False
+        return distributed.any_process(self.world.is_main and readiness(self.health) == "ready")
 
     def finish(self, path: Path) -> None:
         """Do nothing."""

@@ -74,6 +74,10 @@ class Task(Protocol):
         """
         ...
 
+    def is_done(self) -> bool:
+        """Tell whether the last validation makes further steps needless; called on every process, which then agree."""
+        ...
+
     def state(self) -> Mapping[str, Any]:
         """Return what the task needs to continue, except the optimiser's state."""
         ...
@@ -163,6 +167,8 @@ def fit(
             if not validated:
                 raise stopped()
             save()
+        if done and task.is_done():
+            num_steps = min(num_steps, done)
         if done >= num_steps:
             logger.info("%s: all %d steps are already done; --no-resume starts again", task.title, num_steps)
             if world.is_main and not checkpoint.is_whole(last):
@@ -205,6 +211,7 @@ def fit(
 
             # validate; save before the first validation, because it may fail, or else when it has failed
             validated = not (is_last or done % (task.validation_interval_epochs * order.steps_per_epoch) == 0)
+            is_done = False
             if not (validated or stopping):
                 if not has_validated:
                     save()
@@ -214,14 +221,17 @@ def fit(
                     if done > saved:
                         save()
                     raise
-                stopping = not validated
+                stopping, is_done = not validated, validated and task.is_done()
                 totals, since, count = torch.zeros_like(totals), time.perf_counter(), 0
 
             # save
-            if is_last or stopping or done % config.train.checkpoint_interval_steps == 0:
+            if is_last or is_done or stopping or done % config.train.checkpoint_interval_steps == 0:
                 save()
             if stopping:
                 raise stopped()
+            if is_done:
+                logger.info("%s: training ends after step %d of at most %d", task.title, done, num_steps)
+                break
         task.finish(last)
         if distributed.any_process(world.stop.asked):
             raise stopped()

@@ -30,8 +30,20 @@ DETECTOR = (
     "{channel_mult: [1], num_res_blocks: 1, num_head_channels: 8}' --set calibration.num_anomalies=2"
 )
 RARELY = "--set train.num_steps=8 --set train.checkpoint_interval_steps=2"
-ONCE = (".json", ".json.part", ".checksums.json.part", "best.pth", "best.pth.part", "config.yaml", ".md", ".md.part")
-"""Moments that may not come, or not again: of the index, the best detector, a life's beginning, and its end (cards)."""
+ONCE = (
+    ".json",
+    ".json.part",
+    ".checksums.json.part",
+    ".npz",
+    ".npz.part",
+    "best.pth",
+    "best.pth.part",
+    "config.yaml",
+    ".md",
+    ".md.part",
+)
+"""Moments that may not come, or not again: of the index, the best detector, a life's beginning, its end (cards), and
+the images' descriptions and scores, which are made once."""
 UNLIKE = {"log.txt", ".checksums.json"}
 """Files of two runs that differ: they hold times."""
 STATE = Path("experiments/tiny/classifier_checkpoints/ckpt_last.state.pth")

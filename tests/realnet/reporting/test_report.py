@@ -101,6 +101,23 @@ def test_several_classes_have_a_mean_and_links_to_their_pages(tmp_path):
     )
 
 
+def test_the_curve_of_the_diffusion_model_and_its_verdict_stand_in_the_page(tmp_path):
+    health = [
+        {"step": 100, "relative_error": 0.4, "sample_distance": 8.0},
+        {"step": 200, "relative_error": 0.05, "sample_distance": 4.0},
+    ]
+    html = written(tmp_path, report([class_report()], health=health))
+    part = html[html.index('id="diffusion"') : html.index('id="class-0"')]
+    assert parsed(html).tags.count("svg") == 4
+    assert "not ready: train longer; round-trip error 0.050" in part
+    heights = [[float(pair.split(",")[1]) for pair in points.split()] for points in re.findall(r'points="(.*?)"', part)]
+    low, top = 270 - 44, 40  # of the frame: 0 and 1
+    assert heights == [
+        [pytest.approx(low - share * (low - top), abs=0.06) for share in line] for line in ((0.25, 1), (0.25, 0.5))
+    ]
+    assert 'id="diffusion"' not in written(tmp_path, report([class_report()]))
+
+
 def test_the_summary_counts_errors(tmp_path):
     html = written(tmp_path, report([class_report()]))  # defects at 0.25 and 0.75, normal at 0 and 0.5
     assert "2 normal and 2 defect images. At the threshold 0.5: 1 of 2 defects missed, 1 false alarms on 2" in html

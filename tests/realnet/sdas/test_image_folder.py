@@ -17,7 +17,7 @@ def sample(folder: Path, number: int, *, resume: bool = True, content: str = "ou
     prepare(folder, f"seed {settings}", wanted(number, **settings), resume=resume)
     for draw in missing(folder, wanted(number, **settings)):
         (folder / draw.file).write_text(content)
-    write_manifest(folder, wanted(number, **settings), "a model")
+    write_manifest(folder, wanted(number, **settings), "a model", None)
 
 
 def images(folder: Path) -> dict[str, str]:

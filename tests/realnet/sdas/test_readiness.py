@@ -11,7 +11,7 @@ from realnet import config
 from realnet.config import DiffusionConfig
 from realnet.data.items import DiffusionDataset
 from realnet.models.build import build_diffusion, build_unet
-from realnet.sdas.readiness import Health, check_health, is_ready, verdict
+from realnet.sdas.readiness import Health, check_health, readiness, verdict
 from realnet.training.diffusion_task import noisy_images, normal_images
 
 READY = {"relative_error": 0.05, "sample_distance": 1.5}
@@ -78,19 +78,20 @@ def record(health: Health) -> list[dict[str, float]]:
 def test_an_untrained_model_is_not_ready(described, images):
     health = look(build_unet(described, 2), described, images)
     assert health.figures.relative_error > 0.5 and health.figures.sample_distance > 5
-    assert not is_ready(record(health)) and verdict(record(health)).startswith("not ready: train longer; ")
+    assert readiness(record(health)) == "unready"
+    assert verdict(record(health)).startswith("not ready: train longer; ")
 
 
 def test_a_model_that_knows_the_images_is_ready(described, images):
     health = look(Knowing(described, images), described, images)
     assert health.figures.relative_error < 0.05 and health.figures.sample_distance < 1.5
-    assert is_ready(record(health)) and verdict(record(health)).startswith("ready; ")
+    assert readiness(record(health)) == "ready" and verdict(record(health)).startswith("ready; ")
 
 
 def test_a_good_round_trip_is_not_enough(described, images):
     health = look(Indifferent(described), described, images)
     assert health.figures.relative_error < 0.1 and health.figures.sample_distance > 5
-    assert not is_ready(record(health))
+    assert readiness(record(health)) == "unready"
 
 
 def test_false_colours_in_the_samples_show(described, images):
@@ -105,18 +106,23 @@ def test_panels_have_a_row_for_each_stage_and_strength(described, images):
 
 
 @pytest.mark.parametrize(
-    ("entries", "ready", "words"),
+    ("entries", "state", "words"),
     [
-        ([], False, ["not known to be ready: the checkpoint has no record of a validation"]),
-        ([READY], True, ["ready; ", "round-trip error 0.050", "samples 1.5 times"]),
-        ([READY | {"relative_error": 0.2}], False, ["not ready: train longer; ", "0.200", "(ready at 0.1 or less)"]),
-        ([READY | {"sample_distance": 2.1}], False, ["not ready", "(ready at 2 or less)"]),
-        ([READY | {"relative_error": 0.5}, READY], True, ["falling from 0.5", "steady from 1.5"]),
-        ([READY, READY | {"sample_distance": 1.9}], True, ["steady from 0.05", "rising from 1.5"]),
-        ([{"relative_error": 0.05}], False, ["no sample_distance on record"]),
-        ([READY, READY | {"relative_error": float("nan")}], False, ["not ready"]),
+        ([], "unknown", ["not known to be ready: the checkpoint has no record of a validation"]),
+        ([READY], "ready", ["ready; ", "round-trip error 0.050", "samples 1.5 times"]),
+        (
+            [READY | {"relative_error": 0.2}],
+            "unready",
+            ["not ready: train longer; ", "0.200", "(ready at 0.1 or less)"],
+        ),
+        ([READY | {"sample_distance": 2.1}], "unready", ["not ready", "(ready at 2 or less)"]),
+        ([READY | {"relative_error": 0.5}, READY], "ready", ["falling from 0.5", "steady from 1.5"]),
+        ([READY, READY | {"sample_distance": 1.9}], "ready", ["steady from 0.05", "rising from 1.5"]),
+        ([{"relative_error": 0.05}], "unknown", ["not known to be ready; ", "no sample_distance on record"]),
+        ([{"relative_error": 0.5}], "unready", ["not ready", "no sample_distance on record"]),
+        ([READY, READY | {"relative_error": float("nan")}], "unready", ["not ready"]),
     ],
 )
-def test_the_verdict_follows_the_last_validation_and_names_the_trend(entries, ready, words):
-    assert is_ready(entries) == ready
+def test_the_verdict_follows_the_last_validation_and_names_the_trend(entries, state, words):
+    assert readiness(entries) == state
     assert all(word in verdict(entries) for word in words), verdict(entries)
