@@ -23,6 +23,8 @@ Mask = NDArray[np.bool_]
 Pixels = NDArray[Any]
 """uint8 (H, W) or (H, W, C)."""
 NON_ZERO = MaskRule()
+JPEG_NOISE = 16
+"""JPEG turns black into values up to this."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -91,6 +93,18 @@ def read_pixels(path: Path) -> Pixels:
     if pixels.ndim == 2:
         return np.repeat(pixels[..., None], 3, axis=2)
     return cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA if pixels.shape[2] == 4 else cv2.COLOR_BGR2RGB)
+
+
+def is_drawn(path: Path) -> bool | None:
+    """Tell whether a mask shows a defect: it is not of one colour; None if it is of one, but not black.
+
+    Raises:
+        UserError: if it cannot be read; the message names it.
+    """
+    values = read_pixels(path)
+    if np.ptp(values, axis=(0, 1)).max() > (JPEG_NOISE if is_lossy(path) else 0):
+        return True
+    return False if values[..., :3].max() <= (JPEG_NOISE if is_lossy(path) else 0) else None
 
 
 def is_lossy(path: Path) -> bool:

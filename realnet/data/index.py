@@ -117,6 +117,7 @@ def index_of(roles: Sequence[FileRole], root: Path, class_name: str) -> ClassInd
         why = "".join(f"; {number} images are unused: {reason}" for reason, number in reasons.most_common(2))
         raise UserError(
             f"{folder} holds no training images{why}; expected {folder}/train/good/*, {folder}/train/ok/* or {folder}/*"
+            ", or a layout file that says which they are (prepare_data.py add --layout FILE)"
         )
     return ClassIndex(
         train, tuple(_entry(role, class_name, masks) for role in roles if role.role in {"good", "defect"})

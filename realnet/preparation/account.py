@@ -1,18 +1,17 @@
 """The account of a folder: what each image file in it becomes, and what stands against training on it."""
 
 import csv
+import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-import numpy as np
-
 from realnet.data.folders import files_below
 from realnet.data.formats import is_image
-from realnet.data.images import read_pixels
-from realnet.data.layout_file import Layout
+from realnet.data.images import is_drawn
+from realnet.data.layout_file import ROLES, Layout
 from realnet.data.roles import FileRole, roles_in_class
 from realnet.data.words import may_be_good_or_bad, names_defect, read_name
 from realnet.errors import UserError, printable
@@ -21,6 +20,8 @@ from realnet.preparation.layouts import Recognised, as_one_class, recognise
 from realnet.runtime.files import whole_file
 
 NUM_EXAMPLES = 3
+LABEL_FILES = frozenset({".json", ".txt", ".xml"})
+"""Endings of files in which other tools keep boxes and outlines."""
 USED = frozenset({"train", "good", "defect"})
 
 
@@ -138,6 +139,7 @@ def problems_of(account: Account) -> list[str]:
             r for r in roles if r.role == "mask" and r.image is None
         ],
         "good images whose mask shows a defect": list(_good_with_defects(root, roles)),
+        "images in folders of no class": _outside(account),
     }
     places = {title: [f"{role.file} ({meaning(role)})" for role in files] for title, files in found.items()}
     places["folders of test images that hold none"] = list(_empty_kinds(account))
@@ -145,6 +147,7 @@ def problems_of(account: Account) -> list[str]:
     places["classes named for defects"] = [name for name in flat if names_defect(name)]
     places["folders that may be classes, or good and bad products"] = [n for n in flat if may_be_good_or_bad(n)]
     places["folders that would be classes, but have no training folder as the others have"] = _bare_classes(account)
+    places["folders that would become one class, but look like several"] = _merged_classes(account)
     texts = (_problem(title, files) for title, files in places.items())
     return [text for text in texts if text]
 
@@ -153,12 +156,42 @@ def _good_with_defects(root: Path, roles: Sequence[FileRole]) -> Iterator[FileRo
     good = {role.file for role in roles if role.role in {"train", "good"}}
     for role in roles:
         if role.role == "mask" and role.image in good and not role.is_told:
-            try:
-                pixels = read_pixels(root / role.file)
-            except UserError:
-                continue
-            if np.ptp(pixels.reshape(-1, pixels.shape[2]), axis=0).any():
-                yield role
+            with suppress(UserError):
+                if is_drawn(root / role.file):
+                    yield role
+
+
+def _outside(account: Account) -> list[FileRole]:
+    """Return the images in folders of no class, but for those that their folders' names call spare."""
+    folders = ((role, PurePosixPath(role.file).parts[:-1]) for role in account.outside if not role.is_told)
+    return [role for role, parts in folders if parts and not any(read_name(part).is_spare for part in parts)]
+
+
+def _merged_classes(account: Account) -> list[str]:
+    """Return the folders inside a class that are named as classes are: each has training images of its own."""
+    found = set()
+    for role in account.roles:
+        parts = PurePosixPath(role.file).parts[1:-1]
+        split = next((number for number, part in enumerate(parts) if read_name(part).split == "train"), 0)
+        found |= {"/".join(parts[: split + 1])} if role.role == "train" and not role.is_told and split else set()
+    named = {path: [part for part in path.split("/")[:-1] if read_name(part).text] for path in found}
+    return sorted(found) if len(set(map(tuple, named.values()))) > 1 else []
+
+
+def settle(account: Account, source: Path) -> str:
+    """Return how a layout file says what names leave open, with the folders of this account's open images."""
+    is_inside = account.found.image_root != source
+    open_files = [role for role in account.roles if role.role == "unclear"] + _outside(account)
+    paths = (PurePosixPath(*PurePosixPath(role.file).parts[is_inside:]) for role in open_files)
+    globs = list(dict.fromkeys((path.parent / "*").as_posix() for path in paths)) or ["NG/*", "extra/*"]
+    lines = [f"\n  {json.dumps(glob, ensure_ascii=False)}: ROLE" for glob in globs[:NUM_EXAMPLES]]
+    labels = [ending for ending in sorted(account.others) if open_files and ending in LABEL_FILES]
+    read = f"\n{', '.join(labels)} files are not read: a mask is an image" if labels else ""
+    return printable(
+        "nothing is written. Say what these files are in a layout file, a glob and its role a line; give it with "
+        f"--layout FILE:{''.join(lines)}\nROLE is one of {ROLES}; a folder that holds several takes a line for each, "
+        f'such as "test/ok_*"; globs begin below --source, and the first that fits a file counts{read}'
+    )
 
 
 def _empty_kinds(account: Account) -> Iterator[str]:

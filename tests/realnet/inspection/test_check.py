@@ -125,7 +125,7 @@ def test_what_does_not_stop_training_is_a_warning(dataset, nut, caplog):
     write_image(nut / "test/.hidden.png", noise(30))
     write_image(nut / "train/good/new.png", noise(40))
     assert places(dataset, kinds.IGNORED) == [
-        f"{nut / 'test'}: 2 unused, no folder says its kind; expected test/good or test/<kind>"
+        f"{nut / 'test'}: 2 unused, neither a folder nor a mask says its kind; expected test/good or test/<kind>"
     ]
     assert places(dataset, kinds.OUTDATED) == [str(nut / "train/good/new.png")]
     with caplog.at_level(logging.WARNING):
