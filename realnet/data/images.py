@@ -101,10 +101,12 @@ def is_drawn(path: Path) -> bool | None:
     Raises:
         UserError: if it cannot be read; the message names it.
     """
-    values = read_pixels(path)
-    if np.ptp(values, axis=(0, 1)).max() > (JPEG_NOISE if is_lossy(path) else 0):
+    values = decode(path, cv2.IMREAD_UNCHANGED)
+    colours = values[..., :3]
+    noise = JPEG_NOISE if is_lossy(path) else 0
+    if np.ptp(values, axis=(0, 1)).max() > noise:
         return True
-    return False if values[..., :3].max() <= (JPEG_NOISE if is_lossy(path) else 0) else None
+    return None if colours.max() > noise else False
 
 
 def is_lossy(path: Path) -> bool:

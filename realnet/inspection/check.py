@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from realnet.config import MaskRule
-from realnet.data.decoding import has_pages
 from realnet.data.depth import find_bits
 from realnet.data.index import ClassIndex, Entry
 from realnet.data.layout_file import stored_layout
 from realnet.data.registry import OpenDataset
 from realnet.data.roles import roles_in_class
+from realnet.data.tiff import has_pages
 from realnet.errors import UserError
 from realnet.inspection import findings as kinds
 from realnet.inspection.duplicates import equal_keys, same_content
