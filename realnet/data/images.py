@@ -65,20 +65,30 @@ def read_mask(path: Path, rule: MaskRule = NON_ZERO) -> Mask:
         UserError: if the file is missing, unreadable or truncated, or has no transparency that the rule asks for; the
             message names it.
     """
-    # keep the file's own depth: a 16-bit mask may hold small numbers, which 8 bits would drop
+    return defects_in(read_mask_values(path, rule), rule)
+
+
+def read_mask_values(path: Path, rule: MaskRule = NON_ZERO) -> Pixels:
+    """Read what a mask's file holds, in OpenCV's order and the file's own depth; see :func:`read_mask`."""
+    # a 16-bit mask may hold small numbers, which 8 bits would drop
     flags = cv2.IMREAD_UNCHANGED if rule.channel == "alpha" else cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
     pixels = decode(path, flags)
     if rule.channel == "alpha" and (pixels.ndim != 3 or pixels.shape[2] != 4):
         raise UserError(f"the mask {path} has no transparency, but dataset.yaml says masks.channel: alpha; correct one")
-    scale = 257 if pixels.dtype == np.uint16 else 1
+    return pixels
+
+
+def defects_in(values: Pixels, rule: MaskRule) -> Mask:
+    """Return which pixels of a mask (:func:`read_mask_values`) are defects, bool (H, W)."""
+    scale = 257 if values.dtype == np.uint16 else 1
     if rule.channel == "alpha":
-        distance = pixels[..., 3]
+        distance = values[..., 3]
     elif any(rule.background):
         background = np.array(rule.background[::-1], np.int64) * scale
-        distance = np.abs(pixels - background).max(axis=2)
+        distance = np.abs(values - background).max(axis=2)
     else:
-        distance = pixels.max(axis=2)
-    return distance > rule.above * scale
+        distance = values.max(axis=2)
+    return np.asarray(distance > rule.above * scale)
 
 
 def read_pixels(path: Path) -> Pixels:

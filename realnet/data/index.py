@@ -99,7 +99,10 @@ def build_index(root: Path, class_name: str, layout: Layout = NO_LAYOUT) -> Clas
     folder = root / class_name
     if not folder.is_dir():
         known = ", ".join(folders_in(root)) if root.is_dir() else "none, the folder does not exist"
-        raise UserError(f"there is no class {class_name!r} under {root} (folders: {known})")
+        raise UserError(
+            f"there is no class {class_name!r} under {root} (folders: {known}); if it was moved, correct image_root "
+            "in dataset.yaml"
+        )
     return index_of(roles_in_class(root, class_name, layout), root, class_name)
 
 

@@ -111,7 +111,7 @@ def _pattern(glob: str) -> re.Pattern[str]:
         "<kind>": "(?P<kind>[^/]+)",
         "<group>": "(?P<group>[^/]+?)",
     }
-    return re.compile("".join(parts.get(token, re.escape(token)) for token in tokens))
+    return re.compile("".join(parts.get(token, re.escape(token)) for token in tokens), re.DOTALL)
 
 
 def _depth(match: re.Match[str], kind: str) -> int:

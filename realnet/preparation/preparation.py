@@ -32,6 +32,7 @@ from realnet.preparation.summary import summary_table
 from realnet.preparation.toy import is_complete, make_toy_dataset
 from realnet.preparation.toy_large import is_complete as large_is_complete
 from realnet.preparation.toy_large import make_large_toy
+from realnet.runtime.lock import locked
 from realnet.runtime.progress import bar, console
 
 
@@ -131,11 +132,14 @@ def add_dataset(name: str, source: Path, *, layout: str = "auto", force: bool = 
     if number:
         print(f"depth      {bits} bits are used in 16-bit files; the upper 8 of them are read")
     if not dry_run:
-        print(f"configs    {register(name, found, layout=account.layout, masks=masks, image_bits=bits, force=force)}")
-        write_account(account, paths.account(name))
-        print(f"account    {paths.account(name)}")
-        dataset.reindex(found.classes)
-        print(f"index      {paths.protocols(name)}")
+        with locked(paths.experiment(name)):
+            write_account(account, paths.account(name))
+            print(f"account    {paths.account(name)}")
+            dataset.reindex(found.classes, layout=account.layout)
+            print(f"index      {paths.protocols(name)}")
+            # the dataset exists from here on: last, so that a killed command leaves nothing that looks complete
+            folder = register(name, found, layout=account.layout, masks=masks, image_bits=bits, force=force)
+            print(f"configs    {folder}")
     print(summary_table(indexes, dataset.image_root))
     quoted = shlex.quote(name)
     _advise(

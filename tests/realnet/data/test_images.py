@@ -136,7 +136,9 @@ def test_a_mask_is_drawn_unless_it_is_of_one_colour(tmp_path):
     assert is_drawn(marked) is True
     marked[3, 3] = 0  # drawn in transparency
     assert is_drawn(marked) is True
-    cv2.imwrite(str(tmp_path / "deep.png"), marked.astype(np.uint16) * 257 // 200)
+    deep = np.zeros((16, 16, 4), np.uint16)
+    deep[..., 3], deep[3, 3, 0] = 65535, 2
+    cv2.imwrite(str(tmp_path / "deep.png"), deep)
     assert images.is_drawn(tmp_path / "deep.png") is True
 
 

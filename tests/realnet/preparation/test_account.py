@@ -3,7 +3,7 @@
 import re
 import unicodedata
 from collections import Counter
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import cv2
 import numpy as np
@@ -19,6 +19,7 @@ from realnet.errors import UserError
 from realnet.inspection import findings as kinds
 from realnet.inspection.check import inspect_class
 from realnet.preparation.preparation import add_dataset
+from realnet.runtime.lock import locked
 
 
 def make(root, lines):
@@ -181,17 +182,38 @@ def test_a_class_is_known_by_both_spellings_of_its_name():
     assert choose_classes([composed, decomposed], ["Nut", decomposed], "mine") == [decomposed]
 
 
-def test_what_a_full_disk_cut_off_can_be_done_again(photos, monkeypatch):
+@pytest.mark.parametrize("last", ["account.csv", "train_photos.json", "dataset.yaml"])
+def test_what_a_full_disk_cut_off_can_be_done_again(photos, monkeypatch, last):
     make(photos, CLASSIC)
+    whole = Path.replace
 
-    def refuse(*_):
-        raise OSError(28, "No space left on device")
+    def refuse(path, target):
+        if Path(target).name == last:
+            raise OSError(28, "No space left on device")
+        return whole(path, target)
 
-    with monkeypatch.context() as full, pytest.raises(UserError, match="No space left"):
-        full.setattr("pathlib.Path.replace", refuse)
+    with monkeypatch.context() as full, pytest.raises(UserError, match=f"{last}: No space left"):
+        full.setattr(Path, "replace", refuse)
         add_dataset("mine", photos)
     assert not (photos.parent / "experiments/mine/dataset.yaml").exists()
     add_dataset("mine", photos)
+
+
+def test_two_commands_do_not_add_the_same_dataset_at_once(photos):
+    make(photos, CLASSIC)
+    with locked(photos.parent / "experiments/mine"), pytest.raises(UserError, match="mine belongs to another run"):
+        add_dataset("mine", photos)
+    add_dataset("mine", photos)
+
+
+def test_names_of_several_lines_are_known_to_a_layout_file(photos):
+    draw(photos, "good", "a", GOOD, "x\n{}.png")
+    draw(photos, "bad", "b/c", BAD, "x\n{}.png")
+    layout = photos.parent / "layout.yaml"
+    layout.write_text('"a/**": train\n"**": test bent\n')
+    add_dataset("mine", photos, layout=str(layout))
+    index = open_dataset("mine").index("photos")
+    assert (len(index.train), len(index.test)) == (10, 5)
 
 
 def test_masks_in_jpeg_are_known_by_their_pixels(photos):
