@@ -115,6 +115,7 @@ FOLDERS = {
         ("unused", "test/unlabelled", BAD),
         ("unused", "train/good - Copy", BAD),
     ],
+    "loose pictures beside the folders": [*CLASSIC, ("unused", "", ["overview"]), ("unused", "train", ["sheet"])],
     "backup beside the good": [("good", "good", GOOD), ("bad", "NG", BAD), ("unused", "backup/train/good", HELD)],
     "flat, with masks": [*FLAT, ("mask", "masks", BAD)],
     "flat, with masks beside the images": [*FLAT, ("mask", "test", BAD, "{}_mask.png")],

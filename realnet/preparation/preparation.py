@@ -20,14 +20,13 @@ from realnet.inspection.findings import fatal, report
 from realnet.inspection.mask_rules import find_mask_rule
 from realnet.preparation.account import (
     account_text,
-    problems_of,
-    settle,
     take_account,
     take_account_of_told,
     write_account,
 )
 from realnet.preparation.archives import FileCopy, copy_files, plan_mtd, plan_solar, plan_visa
 from realnet.preparation.layouts import LAYOUTS, LayoutName, check_name, recognise, register
+from realnet.preparation.problems import problems_of, settle
 from realnet.preparation.summary import summary_table
 from realnet.preparation.toy import is_complete, make_toy_dataset
 from realnet.preparation.toy_large import is_complete as large_is_complete

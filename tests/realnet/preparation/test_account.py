@@ -146,6 +146,16 @@ def test_a_layout_file_settles_what_names_leave_open(photos, capsys):
     assert open_dataset("mine").reindex(["photos"])["photos"] == index
 
 
+def test_a_glob_that_fits_no_file_is_named(photos):
+    make(photos, CLASSIC)
+    layout = photos.parent / "layout.yaml"
+    layout.write_text('"train/*": train\n"TEST/**": test bent\n"photos/train/**": train\ngroup: "<group>_cam?.png"\n')
+    with pytest.raises(
+        UserError, match=r"photos fits 'train/\*', 'photos/train/\*\*', '<group>_cam\?\.png' of the layout"
+    ):
+        add_dataset("mine", photos, layout=str(layout))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
