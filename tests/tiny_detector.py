@@ -53,11 +53,11 @@ def save(
     dataset: str = "tiny",
     diverged: bool = False,
 ) -> Path:
-    """Write the checkpoint of a class under the current folder; one that diverged gives NaN."""
+    """Write the checkpoint of a class under the current folder; the numbers of one that diverged overflow to NaN."""
     path = paths.output(dataset, "realnet", "checkpoints", class_name) / name
     learned = {key: value.clone() for key, value in _state(seed).items() if not key.startswith("backbone.")}
     if diverged:
-        learned["rrs.decoder3.2.bias"].fill_(torch.nan)
+        learned["rrs.decoder3.2.weight"].fill_(torch.finfo(torch.float32).max)
     weights = Checkpoint(
         kind="realnet",
         state_dict=learned,

@@ -108,7 +108,7 @@ def _calibrate(flags: argparse.Namespace, path: Path, output: Path, **known: Any
     calibration = calibration_at(chosen, earlier, [float(one.anomaly_map.max()) for one in good], scores)
     if not flags.dry_run:
         changed = recalibrated(stored, calibration, chosen, detector.config.evaluation)
-        store(changed, output, as_bundle=is_bundle(path))
+        store(changed, output.resolve(), as_bundle=is_bundle(path))  # a link stays one, to the same file
     was = f" (was {earlier.image_threshold:.4g})" if earlier else ""
     pixels = f" (was {earlier.pixel_threshold:.4g})" if earlier else ""
     lack = f"NOT certain with {len(good)} good photographs: it takes {chosen.missing} without a false alarm"

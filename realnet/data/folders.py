@@ -30,20 +30,20 @@ def images_in(path: Path) -> list[str]:
 
 
 def files_below(folder: Path) -> list[str]:
-    """Return the paths of all visible files in and below a folder, in natural order; each folder is entered once."""
+    """Return the paths of all visible files in and below a folder, in natural order.
+
+    Links are followed, unless they lead back to a folder above; one that leads nowhere counts as a file.
+    """
     found: list[str] = []
-    seen: set[tuple[int, int]] = set()
-    folders = [""]
+    folders: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
     while folders:
-        below = folders.pop()
+        below, above = folders.pop()
         stat = (folder / below).stat()
-        if (stat.st_dev, stat.st_ino) in seen:
-            continue
-        seen.add((stat.st_dev, stat.st_ino))
-        for entry in _scan(folder / below):
+        own = (stat.st_dev, stat.st_ino)
+        for entry in () if own in above else _scan(folder / below):
             if entry.is_dir():
-                folders.append(f"{below}{entry.name}/")
-            elif entry.is_file():
+                folders.append((f"{below}{entry.name}/", above | {own}))
+            elif entry.is_file() or entry.is_symlink():
                 found.append(f"{below}{entry.name}")
     return sorted(found, key=path_key)
 

@@ -7,11 +7,13 @@ from typing import BinaryIO, cast
 from PIL import Image as PILImage
 from PIL.ImageFile import ImageFile
 
+from realnet.data.decoding import ORIENTATION
 from realnet.data.images import read_image
 
 FORMATS = ("JPEG", "PNG", "BMP")
 TAIL_BYTES = 65_536
-ORIENTATION, FIRST_TURNED = 0x0112, 5  # EXIF: orientations 5 and above swap height and width
+FIRST_TURNED = 5
+"""EXIF orientations from here on swap height and width."""
 
 
 def image_size(path: Path) -> tuple[int, int]:

@@ -23,6 +23,8 @@ Mask = NDArray[np.bool_]
 Pixels = NDArray[Any]
 """uint8 (H, W) or (H, W, C)."""
 NON_ZERO = MaskRule()
+JPEG_NOISE = 16
+"""JPEG turns black into values up to this."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -63,20 +65,30 @@ def read_mask(path: Path, rule: MaskRule = NON_ZERO) -> Mask:
         UserError: if the file is missing, unreadable or truncated, or has no transparency that the rule asks for; the
             message names it.
     """
-    # keep the file's own depth: a 16-bit mask may hold small numbers, which 8 bits would drop
+    return defects_in(read_mask_values(path, rule), rule)
+
+
+def read_mask_values(path: Path, rule: MaskRule = NON_ZERO) -> Pixels:
+    """Read what a mask's file holds, in OpenCV's order and the file's own depth; see :func:`read_mask`."""
+    # a 16-bit mask may hold small numbers, which 8 bits would drop
     flags = cv2.IMREAD_UNCHANGED if rule.channel == "alpha" else cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
     pixels = decode(path, flags)
     if rule.channel == "alpha" and (pixels.ndim != 3 or pixels.shape[2] != 4):
         raise UserError(f"the mask {path} has no transparency, but dataset.yaml says masks.channel: alpha; correct one")
-    scale = 257 if pixels.dtype == np.uint16 else 1
+    return pixels
+
+
+def defects_in(values: Pixels, rule: MaskRule) -> Mask:
+    """Return which pixels of a mask (:func:`read_mask_values`) are defects, bool (H, W)."""
+    scale = 257 if values.dtype == np.uint16 else 1
     if rule.channel == "alpha":
-        distance = pixels[..., 3]
+        distance = values[..., 3]
     elif any(rule.background):
         background = np.array(rule.background[::-1], np.int64) * scale
-        distance = np.abs(pixels - background).max(axis=2)
+        distance = np.abs(values - background).max(axis=2)
     else:
-        distance = pixels.max(axis=2)
-    return distance > rule.above * scale
+        distance = values.max(axis=2)
+    return np.asarray(distance > rule.above * scale)
 
 
 def read_pixels(path: Path) -> Pixels:
@@ -91,6 +103,20 @@ def read_pixels(path: Path) -> Pixels:
     if pixels.ndim == 2:
         return np.repeat(pixels[..., None], 3, axis=2)
     return cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA if pixels.shape[2] == 4 else cv2.COLOR_BGR2RGB)
+
+
+def is_drawn(path: Path) -> bool | None:
+    """Tell whether a mask shows a defect: it is not of one colour; None if it is of one, but not black.
+
+    Raises:
+        UserError: if it cannot be read; the message names it.
+    """
+    values = decode(path, cv2.IMREAD_UNCHANGED)
+    colours = values[..., :3]
+    noise = JPEG_NOISE if is_lossy(path) else 0
+    if np.ptp(values, axis=(0, 1)).max() > noise:
+        return True
+    return None if colours.max() > noise else False
 
 
 def is_lossy(path: Path) -> bool:

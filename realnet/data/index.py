@@ -99,7 +99,10 @@ def build_index(root: Path, class_name: str, layout: Layout = NO_LAYOUT) -> Clas
     folder = root / class_name
     if not folder.is_dir():
         known = ", ".join(folders_in(root)) if root.is_dir() else "none, the folder does not exist"
-        raise UserError(f"there is no class {class_name!r} under {root} (folders: {known})")
+        raise UserError(
+            f"there is no class {class_name!r} under {root} (folders: {known}); if it was moved, correct image_root "
+            "in dataset.yaml"
+        )
     return index_of(roles_in_class(root, class_name, layout), root, class_name)
 
 
@@ -117,6 +120,7 @@ def index_of(roles: Sequence[FileRole], root: Path, class_name: str) -> ClassInd
         why = "".join(f"; {number} images are unused: {reason}" for reason, number in reasons.most_common(2))
         raise UserError(
             f"{folder} holds no training images{why}; expected {folder}/train/good/*, {folder}/train/ok/* or {folder}/*"
+            ", or a layout file that says which they are (prepare_data.py add --layout FILE)"
         )
     return ClassIndex(
         train, tuple(_entry(role, class_name, masks) for role in roles if role.role in {"good", "defect"})

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -43,6 +43,12 @@ class Layout:
         """Return the part that a file shows; None if the file does not say."""
         match = self.group and _pattern(self.group).fullmatch(same_name(PurePosixPath(file).name))
         return match["group"] if match else None
+
+    def idle(self, files: Sequence[str]) -> list[str]:
+        """Return the globs, that of groups too, that fit none of some files."""
+        texts = [same_name(file) for file in files]
+        idle = [glob for glob in self.roles if not any(_pattern(glob).fullmatch(text) for text in texts)]
+        return idle if not self.group or any(map(self.group_of, files)) else [*idle, self.group]
 
     def below(self, folder: str) -> "Layout":
         """Return the same layout with globs that begin at the folder above ``folder``."""
@@ -111,7 +117,7 @@ def _pattern(glob: str) -> re.Pattern[str]:
         "<kind>": "(?P<kind>[^/]+)",
         "<group>": "(?P<group>[^/]+?)",
     }
-    return re.compile("".join(parts.get(token, re.escape(token)) for token in tokens))
+    return re.compile("".join(parts.get(token, re.escape(token)) for token in tokens), re.DOTALL)
 
 
 def _depth(match: re.Match[str], kind: str) -> int:

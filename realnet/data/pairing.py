@@ -10,7 +10,7 @@ from typing import NamedTuple
 from realnet.data.words import FolderName, read_name, same_name
 
 _MASK = r"masks?|gts?|ground_?truth|labels?|seg|segmentation|annotation|maske|masque|mascara"
-_MASK_MARK = re.compile(rf"(?:(?:^|[-_. ]+)(?:{_MASK})|(?<=\d)mask)[-_ ]?\d*$|^(?:{_MASK})[-_. ]+", re.IGNORECASE)
+_MASK_MARK = re.compile(rf"^(?:{_MASK})[-_. ]+(?=.)|(?:(?:^|[-_. ]+)(?:{_MASK})|(?<=\d)mask)[-_ ]?\d*$", re.IGNORECASE)
 _IMAGE_MARK = re.compile(r"[-_. ]+(?:img|image|rgb|photo|orig|original|colou?r)$", re.IGNORECASE)
 
 
@@ -28,6 +28,11 @@ class Place:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "names", tuple(map(read_name, PurePosixPath(self.file).parts[:-1])))
+
+    @property
+    def split(self) -> str | None:
+        """Return which half its folders name."""
+        return next((name.split for name in self.names if name.split), None)
 
     @property
     def folder(self) -> str:
@@ -94,7 +99,7 @@ def pair_masks(
 
     An image has the mask's name, with or without marks such as ``_mask``. Among several, one in the same folder comes
     first, then one whose folders have the same names, then one whose folders have those names too, then any that both
-    call bad.
+    call bad; among these, one of the same half.
 
     Args:
         masks: the masks.
@@ -137,11 +142,15 @@ def _fitting(
     by_stem: Mapping[str, Sequence[Place]],
     defects: set[str],
     unused: set[str],
-) -> list[tuple[tuple[int, bool, bool], str]]:
+) -> list[tuple[tuple[int, bool, bool, bool], str]]:
     """Return the images that may be the mask's, the best first, each with its rank."""
     named = {image.file: image for stem in {mask.stem, mask.bare_stem} for image in by_stem.get(stem, ())}
-    ranks = ((_nearness(mask, names, image), image.file) for image in named.values())
-    fits = [((near, file in defects, file not in unused), file) for near, file in ranks if near]
+    near = ((_nearness(mask, names, image), image) for image in named.values())
+    fits = [
+        ((rank, mask.split in {None, image.split}, image.file in defects, image.file not in unused), image.file)
+        for rank, image in near
+        if rank
+    ]
     return sorted(fits, key=lambda fit: fit[0], reverse=True)
 
 

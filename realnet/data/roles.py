@@ -8,12 +8,15 @@ from typing import Literal
 from realnet.data.folders import files_below
 from realnet.data.formats import is_image
 from realnet.data.groups import groups_of, split_normal
+from realnet.data.images import is_drawn
 from realnet.data.layout_file import NO_LAYOUT, Layout
 from realnet.data.pairing import Place, masks_by_name, pair_masks
-from realnet.data.words import names_defect, names_derived
+from realnet.data.words import names_defect, names_derived, names_good, names_test
 
 Role = Literal["train", "normal", "good", "defect", "mask", "unused", "unclear"]
 UNKNOWN = "does not say whether it is good"
+ONE_COLOUR = "its mask is of one colour, and not black"
+NO_KIND = "neither a folder nor a mask says its kind; expected test/good or test/<kind>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +54,17 @@ def roles_in_class(root: Path, class_name: str, layout: Layout = NO_LAYOUT) -> l
     places = {file: Place(file) for file in files}
     masks = masks_by_name(place for file, place in places.items() if file not in told)
     masks |= {file for file, role in told.items() if role == "mask"}
-    rules = _Rules.of(place for file, place in places.items() if file not in masks and file not in told)
+    rules = _Rules.of(
+        (place for file, place in places.items() if file not in masks and file not in told),
+        has_good_test="test good" in told.values(),
+    )
     roles = {
         file: _told(file, told[file]) if file in told else rules.role_of(place)
         for file, place in places.items()
         if file not in masks
     }
     pairs = _roles_of_masks(places, masks, roles, set(told), is_flat=rules.is_flat)
-    if rules.is_flat:
-        roles = _with_masked(roles, pairs)
+    roles = _with_masked(roles, pairs, folder, is_flat=rules.is_flat)
     both = roles | {file: replace(pair, is_told=file in told) for file, pair in pairs.items()}
     named = [_below(class_name, both[file]) for file in files]
     return _split(named, layout)
@@ -71,20 +76,36 @@ def _roles_of_masks(
     pairs = pair_masks(
         [place for file, place in places.items() if file in masks],
         [place for file, place in places.items() if file not in masks],
-        defects={file for file, role in roles.items() if role.role == "defect" or is_flat},
+        defects={file for file, role in roles.items() if role.role == "defect" or role.reason == NO_KIND or is_flat},
         unused={file for file, role in roles.items() if role.role == "unused"},
         told=told,
     )
     return {file: FileRole(file, "mask", image=pair.image, reason=pair.reason) for file, pair in pairs.items()}
 
 
-def _with_masked(roles: Mapping[str, FileRole], masks: Mapping[str, FileRole]) -> dict[str, FileRole]:
-    """Make defects of a flat class's images that have a mask; nothing else says that they are defects."""
-    masked = {mask.image for mask in masks.values()}
-    return {
-        file: replace(role, role="defect", kind="defect") if role.role == "normal" and file in masked else role
-        for file, role in roles.items()
+def _with_masked(
+    roles: Mapping[str, FileRole], masks: Mapping[str, FileRole], folder: Path, *, is_flat: bool
+) -> dict[str, FileRole]:
+    """Let masks say what images are of which no folder does: a defect if one is drawn, else good.
+
+    These are the images of a flat class, and test images in no folder of their own; of the latter, those without a mask
+    are good if others have one that shows a defect.
+    """
+    in_test = {file for file, role in roles.items() if role.reason == NO_KIND}
+    unknown = in_test | ({file for file, role in roles.items() if role.role == "normal"} if is_flat else set())
+    drawn = {mask.image: is_drawn(folder / mask.file) for mask in masks.values() if mask.image in unknown}
+    masked = {file for file, is_defect in drawn.items() if is_defect}
+    good = in_test - masked if in_test & masked else set()
+    changed = {
+        **{file: FileRole(file, "good") for file in good},
+        **{file: FileRole(file, "defect", "defect") for file in masked if file},
+        **{
+            file: FileRole(file, "unclear", reason=ONE_COLOUR)
+            for file, found in drawn.items()
+            if file and found is None
+        },
     }
+    return {**roles, **changed}
 
 
 def _told(file: str, role: str) -> FileRole:
@@ -120,23 +141,26 @@ def _split(roles: Sequence[FileRole], layout: Layout) -> list[FileRole]:
 
 @dataclass(frozen=True)
 class _Rules:
-    """What the names of a class's folders mean together: which kinds of folders there are."""
+    """What the names of a class's folders and files mean together: which kinds of folders there are."""
 
     found: frozenset[str]
 
     @classmethod
-    def of(cls, places: Iterable[Place]) -> "_Rules":
-        found: set[str] = set()
+    def of(cls, places: Iterable[Place], *, has_good_test: bool = False) -> "_Rules":
+        found = {"test"} if has_good_test else set()
         for place in places:
+            if any(name.is_derived or name.is_spare for name in place.names):
+                continue
             split, quality, others = _said_by(place)
             open_word = "other" if others else "direct"
-            found |= {split, f"{quality} {split}"} if split else {quality or open_word}
+            found |= {split, f"{quality or open_word} {split}"} if split else {quality or open_word}
+            found |= set() if split else {"named test" if names_test(place.stem) else "not named test"}
         return cls(frozenset(found))
 
     @property
     def is_flat(self) -> bool:
         """Tell whether no folder says what its images are."""
-        return self.found == {"direct"}
+        return not self.found - {"direct", "named test", "not named test"}
 
     def role_of(self, place: Place) -> FileRole:
         """Return what an image that is no mask becomes."""
@@ -147,50 +171,77 @@ class _Rules:
             return FileRole(place.file, "unused", reason="its folder is called unsorted, or a copy")
         if split == "test":
             return self._in_test(place, quality, others)
-        role, reason = self._in_train(quality, others) if split else self._without_split(quality, others)
-        if role in {"train", "normal"} and quality is None and names_defect(place.stem):
+        role, reason = self._in_train(place, quality, others) if split else self._without_split(place, quality, others)
+        if role != "defect" and quality is None and names_defect(place.stem):
             role, reason = "unclear", "its name speaks of a defect, and no folder says that it is good"
+        if role == "normal" and not split and {"named test", "not named test"} <= self.found and names_test(place.stem):
+            role, reason = "unclear", "its name speaks of tests, and those of others do not"
         kind = others[-1] if others else "defect"
         return FileRole(place.file, role, kind if role == "defect" else "", reason=reason)
 
-    def _in_train(self, quality: str | None, others: Sequence[str]) -> tuple[Role, str]:
+    @property
+    def _good(self) -> Role:
+        """Return what good images outside a test folder become: without one, a part of them is for testing."""
+        return "train" if "test" in self.found else "normal"
+
+    def _in_train(self, place: Place, quality: str | None, others: Sequence[str]) -> tuple[Role, str]:
         if quality == "good":
-            return "train", ""
-        if quality == "bad":
-            return "unused", "a defect among the training images"
-        if "good train" in self.found:
-            return "unused", "beside the folder of good training images"
-        return ("unclear", f"its folder {others[-1]} {UNKNOWN}") if others else ("train", "")
+            return self._good, ""
+        has_good = "good train" in self.found
+        if quality == "bad" or (_is_kind(others) and (has_good or names_defect(others[-1]))):
+            return self._bad("among the training images")
+        if not has_good:
+            return ("unclear", f"its folder {others[-1]} {UNKNOWN}") if others else (self._good, "")
+        return _stray(place, "beside the folder of good training images")
 
     def _in_test(self, place: Place, quality: str | None, others: Sequence[str]) -> FileRole:
         if quality == "good":
             return FileRole(place.file, "good")
         parts = zip(PurePosixPath(place.file).parts, place.names, strict=False)
         named = [part for part, name in parts if not (name.split or name.is_neutral)]
-        if others:
-            return FileRole(place.file, "defect", others[-1])
-        if named:
-            return FileRole(place.file, "unclear", reason=f"its folder {named[-1]} {UNKNOWN}")
-        return FileRole(place.file, "unused", reason="no folder says its kind; expected test/good or test/<kind>")
+        if quality == "bad" or _is_kind(others):
+            return FileRole(place.file, "defect", others[-1] if others else "defect")
+        reason = f"its folder {named[-1]} {UNKNOWN}" if named else NO_KIND
+        return FileRole(place.file, "unclear", reason=reason)
 
-    def _without_split(self, quality: str | None, others: Sequence[str]) -> tuple[Role, str]:
-        if "train" in self.found:
-            return "unused", "beside the folder of training images"
-        is_direct, has_good, has_test = not (quality or others), "good" in self.found, "test" in self.found
-        if quality == "good" or (is_direct and not has_good):
-            return ("train" if has_test else "normal"), ""
-        if has_test or is_direct:
-            return "unused", f"beside the folder of {'test' if has_test else 'good'} images"
-        if quality == "bad" or has_good:
-            return "defect", ""
-        return ("unused" if "direct" in self.found else "unclear"), f"its folder {others[-1]} {UNKNOWN}"
+    def _without_split(self, place: Place, quality: str | None, others: Sequence[str]) -> tuple[Role, str]:
+        has_good, has_train = "good" in self.found, "train" in self.found
+        if quality == "good" and not has_train:
+            return self._good, ""
+        if quality is None and not (others or has_good or has_train):
+            return self._good, ""
+        if quality == "bad" or (_is_kind(others) and names_defect(others[-1])):
+            return self._bad("beside it")
+        if has_train or "test" in self.found:
+            return _stray(place, f"beside the folder of {'training' if has_train else 'test'} images")
+        if others:
+            return (
+                ("defect", "") if has_good and _is_kind(others) else ("unclear", f"its folder {others[-1]} {UNKNOWN}")
+            )
+        return _stray(place, "beside the folder of good images")
+
+    def _bad(self, where: str) -> tuple[Role, str]:
+        """Return what images of defects outside a test folder become: those of the test, if it has no folder."""
+        if "test" in self.found:
+            return "unclear", f"there is a test folder, and this is a defect {where}"
+        return "defect", ""
+
+
+def _is_kind(others: Sequence[str]) -> bool:
+    """Tell whether names that say neither good nor bad may be those of a kind of defect."""
+    return bool(others) and not names_good(others[-1])
+
+
+def _stray(place: Place, where: str) -> tuple[Role, str]:
+    """Return what images become that nothing speaks of: a few that lie loose are unused, those in a folder unclear."""
+    is_loose = all(name.split for name in place.names)
+    return ("unused" if is_loose else "unclear"), where
 
 
 def _said_by(place: Place) -> tuple[str | None, str | None, list[str]]:
     """Return which half an image's folders name, whether they call it good or bad, and the names that say neither."""
     named = list(zip(PurePosixPath(place.file).parts, place.names, strict=False))
-    split = next((name.split for _, name in named if name.split), None)
     qualities = {name.quality for _, name in named if name.quality}
     quality = "bad" if "bad" in qualities else "good" if qualities else None
     kinds = [part for part, name in named if not name.split and name.quality != "good" and name.text]
-    return split, quality, kinds
+    return place.split, quality, kinds

@@ -25,12 +25,14 @@ def _words(text: str) -> frozenset[str]:
 
 
 TRAIN = _words(
-    "train training trn traindata trainset trainingset entrainement entrenamiento addestramento treinamento trening "
+    "train training trn traindata trainset trainingset trainingsdaten entrainement apprentissage entrenamiento "
+    "addestramento treinamento treino trening "
     "обучение 训练 训练集 訓練 学習 학습 훈련"
 )
 TEST = _words(
     "test testing tests tst testset testdata val valid validation validate eval evaluation dev holdout "
-    "prueba pruebas essai teste тест 测试 测试集 測試 验证 验证集 テスト 検証 테스트 시험 검증"
+    "prufung pruefung testdaten validierung prueba pruebas ensayo validacion evaluacion essai prova convalida teste "
+    "validacao avaliacao тест 测试 测试集 測試 验证 验证集 テスト 検証 테스트 시험 검증"
 )
 TRUTH = _words(
     "groundtruth groundtruths gt gts truth mask masks masking maskimage maskimages label labels labelmap annotation "
@@ -52,7 +54,7 @@ GOOD = _words(
     "良品 正常 正常品 合格 合格品 好 好品 良好 良 无缺陷 無缺陷 양품 정상 합격 سليم جيد अच्छा ดี תקין תקינים"
 )
 BAD = _words(
-    "bad ng ngs ngpart nogood notgood nok notok nonok notpass nopass ko fail fails failed failure failures defect "
+    "bad def ng ngs ngpart nogood notgood nok notok nonok notpass nopass ko fail fails failed failure failures defect "
     "defects defective defectives defected anomaly anomalies anomalous abnormal abnormals notnormal nonnormal fault "
     "faults faulty broken damaged damage damages flaw flaws flawed scrap reject rejected rejects nonconforming "
     "nonconform noncompliant unacceptable outlier outliers unhealthy imperfect "
@@ -84,9 +86,11 @@ KINDS = _words(
     "risse rayure rayures fissure grieta arañazo graffio crepa risco trinca krass 划痕 裂纹 划伤 污渍 キズ 傷 스크래치"
 )
 """Kinds of defects that folders are often named for."""
+DENIALS = _words("no not non none without free ohne kein keine sans sin senza sem zonder bez без 无 無 なし")
 LOTS = _words(
     "lot lots batch batches cam cams camera kamera view views shot shots day shift line session roll station charge "
-    "serie series part parts board panel wafer sheet set side los tag schicht"
+    "serie series part parts board panel wafer sheet set side los tag schicht front back top bottom left right "
+    "teil teile stuck piece pieces pcs item items product products produkt produkte piezas pezzi"
 )
 
 
@@ -159,6 +163,19 @@ def names_defect(stem: str) -> bool:
     told = [token.rstrip("0123456789") for token in tokens_of(stem)]
     told = [token for token in told if token]
     return _quality(told) != "good" and bool((BAD | KINDS).intersection(told) or _quality(told) == "bad")
+
+
+def names_good(stem: str) -> bool:
+    """Tell whether a folder's name has a word for good among others, or denies a defect: ``ok_x``, ``no scratch``."""
+    tokens = {token.rstrip("0123456789") for token in tokens_of(stem)}
+    if tokens & (BAD | KINDS):
+        return bool(tokens & DENIALS)
+    return bool(tokens & GOOD)
+
+
+def names_test(stem: str) -> bool:
+    """Tell whether a name of a file speaks of tests, as ``test_012`` and ``bolt-val-3`` do."""
+    return any(_half(token.rstrip("0123456789")) == "test" for token in tokens_of(stem))
 
 
 def names_derived(stem: str) -> bool:

@@ -135,9 +135,10 @@ def export_bundle(
         texts: further files for people, by name.
 
     Raises:
-        UserError: as :func:`plain_network`, and if the file cannot be written.
+        UserError: as :func:`plain_network`, if the detector gives NaN, and if the file cannot be written.
     """
     network = plain_network(detector)
+    detector.predict(np.zeros((*detector.config.image_size, 3), np.uint8))
     state = network.state_dict() if with_backbone else network.trainable_state()
     stored = as_stored(detector, bundle.rounded(state) if storage == "bfloat16" else state)
     bundle.write(path, stored, texts=texts)

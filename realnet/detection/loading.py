@@ -61,11 +61,22 @@ def load_network(
 def read_stored(
     path: Path, *, dataset: str | None = None, class_name: str | None = None, mapped: bool = False
 ) -> Checkpoint:
-    """Read a checkpoint or a bundle; raises UserError as :func:`checkpoint.load`."""
-    if not bundle.is_bundle(path):
-        return checkpoint.load(path, kind="realnet", dataset=dataset, class_name=class_name, mapped=mapped)
-    stored = bundle.read(path)
-    checkpoint.require_match(stored, path, kind="realnet", dataset=dataset, class_name=class_name)
+    """Read a checkpoint or a bundle.
+
+    Raises:
+        UserError: as :func:`checkpoint.load`, and if a weight is NaN or infinite.
+    """
+    if bundle.is_bundle(path):
+        stored = bundle.read(path)
+        checkpoint.require_match(stored, path, kind="realnet", dataset=dataset, class_name=class_name)
+    else:
+        stored = checkpoint.load(path, kind="realnet", dataset=dataset, class_name=class_name, mapped=mapped)
+    lost = [name for name, value in stored.state_dict.items() if not value.isfinite().all()]
+    if lost:
+        raise UserError(
+            f"{path} holds {len(lost)} tensors with NaN or infinite weights, such as {lost[0]}: its training diverged, "
+            "or the file is damaged; train it again, with a lower optimiser.learning_rate, or take an earlier file"
+        )
     return stored
 
 

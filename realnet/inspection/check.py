@@ -6,18 +6,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from realnet.config import MaskRule
-from realnet.data.decoding import has_pages
 from realnet.data.depth import find_bits
 from realnet.data.index import ClassIndex, Entry
 from realnet.data.layout_file import stored_layout
 from realnet.data.registry import OpenDataset
 from realnet.data.roles import roles_in_class
+from realnet.data.tiff import has_pages
 from realnet.errors import UserError
 from realnet.inspection import findings as kinds
 from realnet.inspection.duplicates import equal_keys, same_content
 from realnet.inspection.findings import Finding, fatal, report
 from realnet.inspection.looks import Look, look_at_images, look_at_masks
-from realnet.inspection.mask_looks import find_mask_looks
 
 logger = logging.getLogger(__name__)
 
@@ -89,12 +88,14 @@ def inspect_class(
         return [Finding(kinds.ABSENT, f"{class_name}: its index lists no training images")]
     root, test = dataset.image_root, index.test if with_test else ()
     images = look_at_images((root / entry.filename for entry in (*index.train, *test)), decode=decode)
+    if not any(look.exists for look in images.values()):
+        return [Finding(kinds.MOVED, f"{class_name}: {len(images)} images that its index names are not in {root}")]
     rule = dataset.config.masks
     masks = look_at_masks((root / name for name in _mask_names(test)), rule, decode=decode)
-    trained = [root / entry.filename for entry in index.train]
+    trained = dict.fromkeys(root / entry.filename for entry in index.train)
     return [
         *_unusable({**images, **masks}),
-        *(Finding(kinds.MASK_LIKE, str(path)) for path in sorted(find_mask_looks(trained if decode else ()))),
+        *(Finding(kinds.MASK_LIKE, str(path)) for path in trained if images[path].is_mask_like),
         *_about_masks(root, class_name, test, {**images, **masks}),
         *_odd_masks(class_name, masks, rule),
         *(_odd_files(class_name, list(images), dataset.config.image_bits) if decode else ()),

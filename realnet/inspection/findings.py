@@ -33,6 +33,10 @@ class Finding:
 REINDEX = "python prepare_data.py index --dataset {dataset}"
 
 ABSENT = Kind("classes without images for training", "add the images, or correct dataset.yaml")
+MOVED = Kind(
+    "classes of which no file exists",
+    "if they were moved, correct image_root in experiments/{dataset}/dataset.yaml; else restore them",
+)
 MISSING = Kind("files that the index names but that do not exist", f"restore them, or rebuild the index: {REINDEX}")
 UNREADABLE = Kind("unreadable or truncated files", f"replace them, or remove them and run: {REINDEX}")
 MASK_SIZE = Kind("masks that differ in size from their images (height x width)", "give both the same size")

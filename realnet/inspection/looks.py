@@ -1,10 +1,9 @@
 """Look at many image files: whether each can be read, how large it is, and what it holds."""
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -12,10 +11,9 @@ import numpy as np
 
 from realnet.config import MaskRule
 from realnet.data.headers import image_size
-from realnet.data.images import Image, Mask, is_lossy, read_image, read_mask, read_pixels
+from realnet.data.images import Image, Mask, defects_in, is_lossy, read_image, read_mask_values
 from realnet.errors import UserError
-
-NUM_THREADS = min(8, os.cpu_count() or 1)
+from realnet.inspection.mask_looks import NUM_THREADS, has_two_colours, may_be_mask
 
 
 @dataclass(frozen=True)
@@ -26,6 +24,7 @@ class Look:
         size: (height, width); None if the file cannot be read.
         exists: whether the file exists.
         pixels: digest of the pixels; None if they were not decoded.
+        is_mask_like: whether a decoded image looks like a mask.
         share: of a decoded mask, the share of defect pixels.
         num_levels: of a decoded mask, the number of different values in it.
         is_lossy: whether a decoded mask is a JPEG.
@@ -34,6 +33,7 @@ class Look:
     size: tuple[int, int] | None
     exists: bool = True
     pixels: bytes | None = None
+    is_mask_like: bool = False
     share: float | None = None
     num_levels: int = 0
     is_lossy: bool = False
@@ -46,43 +46,47 @@ def look_at_images(files: Iterable[Path], *, decode: bool = False) -> dict[Path,
         files: the files; repeated ones are looked at once.
         decode: decode each file, instead of reading only its header and end.
     """
-    return _look_at_all(files, read_image if decode else None)
+    return _look_at_all(files, _look_at_image if decode else _look_at_header)
 
 
 def look_at_masks(files: Iterable[Path], rule: MaskRule, *, decode: bool = False) -> dict[Path, Look]:
     """Look at mask files, of which the rule says what is a defect, several at a time; see ``look_at_images``."""
-    looks = _look_at_all(files, partial(read_mask, rule=rule) if decode else None)
-    if not decode:
-        return looks
-    with ThreadPoolExecutor(NUM_THREADS) as threads:
-        return dict(zip(looks, threads.map(_with_levels, looks, looks.values()), strict=True))
+    return _look_at_all(files, partial(_look_at_mask, rule) if decode else _look_at_header)
 
 
-def _with_levels(path: Path, look: Look) -> Look:
-    if look.size is None:
-        return look
-    brightest = read_pixels(path)[..., :3].max(axis=2)
-    return replace(look, num_levels=int(np.count_nonzero(np.bincount(brightest.ravel()))), is_lossy=is_lossy(path))
+def _look_at_all(files: Iterable[Path], look_at: Callable[[Path], Look]) -> dict[Path, Look]:
+    def look(path: Path) -> Look:
+        try:
+            return look_at(path) if path.is_file() else Look(None, exists=False)
+        except UserError:
+            return Look(None)
 
-
-def _look_at_all(files: Iterable[Path], read: Callable[[Path], Image | Mask] | None) -> dict[Path, Look]:
     each = list(dict.fromkeys(files))
     with ThreadPoolExecutor(NUM_THREADS) as threads:
-        return dict(zip(each, threads.map(partial(_look_at, read), each), strict=True))
+        return dict(zip(each, threads.map(look, each), strict=True))
 
 
-def _look_at(read: Callable[[Path], Image | Mask] | None, path: Path) -> Look:
-    if not path.is_file():
-        return Look(None, exists=False)
-    try:
-        if read is None:
-            return Look(image_size(path))
-        pixels = read(path)
-    except UserError:
-        return Look(None)
+def _look_at_header(path: Path) -> Look:
+    return Look(image_size(path))
+
+
+def _look_at_image(path: Path) -> Look:
+    pixels = read_image(path)
     height, width = pixels.shape[:2]
-    share = float(pixels.mean()) if pixels.dtype == np.bool_ else None
-    return Look((height, width), pixels=_digest(pixels), share=share)
+    is_mask_like = may_be_mask(path, (height, width)) and has_two_colours(pixels)
+    return Look((height, width), pixels=_digest(pixels), is_mask_like=is_mask_like)
+
+
+def _look_at_mask(rule: MaskRule, path: Path) -> Look:
+    values = read_mask_values(path, rule)
+    mask, brightest = defects_in(values, rule), values[..., :3].max(axis=2)
+    return Look(
+        (mask.shape[0], mask.shape[1]),
+        pixels=_digest(mask),
+        share=float(mask.mean()),
+        num_levels=int(np.count_nonzero(np.bincount(brightest.ravel()))),
+        is_lossy=is_lossy(path),
+    )
 
 
 def _digest(pixels: Image | Mask) -> bytes:

@@ -1,4 +1,4 @@
-"""The account of a folder: what each image file in it becomes, and what stands against training on it."""
+"""The account of a folder: what each image file in it becomes."""
 
 import csv
 from collections import Counter, defaultdict
@@ -7,14 +7,11 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-import numpy as np
-
 from realnet.data.folders import files_below
 from realnet.data.formats import is_image
-from realnet.data.images import read_pixels
 from realnet.data.layout_file import Layout
 from realnet.data.roles import FileRole, roles_in_class
-from realnet.data.words import may_be_good_or_bad, names_defect, read_name
+from realnet.data.words import read_name
 from realnet.errors import UserError, printable
 from realnet.inspection.mask_looks import find_mask_looks
 from realnet.preparation.layouts import Recognised, as_one_class, recognise
@@ -75,7 +72,16 @@ def take_account_of_told(source: Path, layout: Layout) -> Account:
     """Say what each image file becomes where a layout file gives globs below ``source``.
 
     The folders in ``source`` are classes if they are named as such and each has images to train on.
+
+    Raises:
+        UserError: if a glob fits no file.
     """
+    idle = layout.idle(files_below(source))
+    if idle:
+        raise UserError(
+            f"no file in {source} fits {', '.join(map(repr, idle))} of the layout file; globs begin below --source, * "
+            "stands for a part of one name, and ** for any folders"
+        )
     with suppress(UserError):
         found = recognise(source)
         account = _of_used_classes(take_account(source, found, _below_root(found, source, layout)))
@@ -124,85 +130,6 @@ def _folders_of_masks(root: Path, roles: Sequence[FileRole]) -> list[str]:
     suspects = {folder: files for folder, files in silent.items() if root / files[0].file in looks}
     looks = find_mask_looks(root / role.file for files in suspects.values() for role in files)
     return [folder for folder, files in suspects.items() if all(root / role.file in looks for role in files)]
-
-
-def problems_of(account: Account) -> list[str]:
-    """Return what stands against training, each with three examples; none if the account is sound."""
-    root, roles = account.found.image_root, account.roles
-    guessed = [role for role in roles if not role.is_told]
-    looks = find_mask_looks(root / role.file for role in guessed if role.role in USED)
-    found = {
-        "images that look like masks but would be trained or tested on": [r for r in guessed if root / r.file in looks],
-        "images whose names leave open what they are": [r for r in guessed if r.role == "unclear"],
-        "masks whose image is unknown or that are several for one image": [
-            r for r in roles if r.role == "mask" and r.image is None
-        ],
-        "good images whose mask shows a defect": list(_good_with_defects(root, roles)),
-    }
-    places = {title: [f"{role.file} ({meaning(role)})" for role in files] for title, files in found.items()}
-    places["folders of test images that hold none"] = list(_empty_kinds(account))
-    flat = _flat_classes(account)
-    places["classes named for defects"] = [name for name in flat if names_defect(name)]
-    places["folders that may be classes, or good and bad products"] = [n for n in flat if may_be_good_or_bad(n)]
-    places["folders that would be classes, but have no training folder as the others have"] = _bare_classes(account)
-    texts = (_problem(title, files) for title, files in places.items())
-    return [text for text in texts if text]
-
-
-def _good_with_defects(root: Path, roles: Sequence[FileRole]) -> Iterator[FileRole]:
-    good = {role.file for role in roles if role.role in {"train", "good"}}
-    for role in roles:
-        if role.role == "mask" and role.image in good and not role.is_told:
-            try:
-                pixels = read_pixels(root / role.file)
-            except UserError:
-                continue
-            if np.ptp(pixels.reshape(-1, pixels.shape[2]), axis=0).any():
-                yield role
-
-
-def _empty_kinds(account: Account) -> Iterator[str]:
-    """Yield test folders without any image, for which some were meant."""
-    root = account.found.image_root
-    used = {parent for role in account.roles for parent in PurePosixPath(role.file).parents}
-    for name in account.found.classes:
-        for folder in sorted(path for path in (root / name).rglob("*") if path.is_dir()):
-            below = folder.relative_to(root)
-            names = [read_name(part) for part in below.parts[1:]]
-            is_test = any(one.split == "test" for one in names) and not any(one.is_truth for one in names)
-            if is_test and PurePosixPath(below.as_posix()) not in used and not below.name.startswith("."):
-                yield below.as_posix()
-
-
-def _flat_classes(account: Account) -> list[str]:
-    """Return the classes that are nothing but a folder of images each, unless the layout file says so."""
-    if account.found.layout != "folders":
-        return []
-    return [
-        name
-        for name, roles in account.by_class.items()
-        if not any(role.is_told or role.role in {"good", "defect"} for role in roles)
-    ]
-
-
-def _bare_classes(account: Account) -> list[str]:
-    """Return the flat folders beside classes with training and test images: nothing says that they hold good ones."""
-    if account.found.layout != "mvtec":
-        return []
-    guessed = {name: [role for role in roles if not role.is_told] for name, roles in account.by_class.items()}
-    return [name for name, roles in guessed.items() if roles and not any(map(_is_below_named_folder, roles))]
-
-
-def _is_below_named_folder(role: FileRole) -> bool:
-    return any(read_name(part).has_role for part in PurePosixPath(role.file).parts[1:-1])
-
-
-def _problem(title: str, places: Sequence[str]) -> str:
-    if not places:
-        return ""
-    shown = [f"\n  {place}" for place in places[:NUM_EXAMPLES]]
-    hidden = len(places) - len(shown)
-    return f"{title}: {len(places)}" + "".join(shown) + (f"\n  … and {hidden} more" if hidden else "")
 
 
 def meaning(role: FileRole) -> str:

@@ -17,7 +17,7 @@ from realnet.data.layout_file import Layout as LayoutFile
 from realnet.data.registry import OpenDataset
 from realnet.data.words import read_name
 from realnet.errors import UserError
-from realnet.runtime.files import whole_file
+from realnet.runtime.files import refusing, whole_file
 
 LayoutName = Literal["mvtec", "class", "sorted", "folder", "folders"]
 
@@ -146,14 +146,16 @@ def register(
         UserError: if the name cannot name a folder or is taken, or if a file cannot be written.
     """
     folder = check_name(name, force=force)
-    files: dict[str, str] = {**_stage_yamls(name, found), "dataset": _dataset_yaml(found, masks, image_bits)}
-    for stage, text in files.items():  # the dataset exists once dataset.yaml does, which comes last
-        with whole_file(folder / f"{stage}.yaml") as file:
-            file.write(text)
-    (folder / paths.LAYOUT).unlink(missing_ok=True)
+    files = {f"{stage}.yaml": text for stage, text in _stage_yamls(name, found).items()}
     if layout.roles or layout.group:
-        with whole_file(folder / paths.LAYOUT) as file:
-            file.write(layout.as_yaml())
+        files[paths.LAYOUT] = layout.as_yaml()
+    else:
+        with refusing(folder):
+            (folder / paths.LAYOUT).unlink(missing_ok=True)
+    files["dataset.yaml"] = _dataset_yaml(found, masks, image_bits)
+    for file_name, text in files.items():  # the dataset exists once dataset.yaml does, which comes last
+        with whole_file(folder / file_name) as file:
+            file.write(text)
     return folder
 
 
@@ -163,7 +165,8 @@ def check_name(name: str, *, force: bool = False) -> Path:
     Raises:
         UserError: if the name cannot name a folder, or if it is taken and ``force`` is False.
     """
-    if name in {"", ".", ".."} or name.startswith(("-", ".")) or {os.sep, "/", "\\"} & set(name):
+    is_plain = name.isprintable() and not name.startswith(("-", ".")) and not {os.sep, "/", "\\"} & set(name)
+    if not (name and is_plain):
         raise UserError(f"--name {name!r} becomes a folder in experiments/; give a plain name such as bolts")
     folder = paths.experiment(name)
     if (folder / "dataset.yaml").exists() and not force:

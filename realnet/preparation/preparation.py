@@ -11,20 +11,27 @@ from realnet.anomalies.sources import inspect_sources
 from realnet.config import RealNetConfig, paths
 from realnet.data.depth import find_bits
 from realnet.data.images import write_image
-from realnet.data.layout_file import NO_LAYOUT, ROLES, read_layout
+from realnet.data.layout_file import NO_LAYOUT, read_layout
 from realnet.data.registry import OpenDataset, open_dataset
 from realnet.data.tiles import tiling_of
 from realnet.errors import UserError, as_called_here
 from realnet.inspection.check import inspect_class
 from realnet.inspection.findings import fatal, report
 from realnet.inspection.mask_rules import find_mask_rule
-from realnet.preparation.account import account_text, problems_of, take_account, take_account_of_told, write_account
+from realnet.preparation.account import (
+    account_text,
+    take_account,
+    take_account_of_told,
+    write_account,
+)
 from realnet.preparation.archives import FileCopy, copy_files, plan_mtd, plan_solar, plan_visa
 from realnet.preparation.layouts import LAYOUTS, LayoutName, check_name, recognise, register
+from realnet.preparation.problems import problems_of, settle
 from realnet.preparation.summary import summary_table
 from realnet.preparation.toy import is_complete, make_toy_dataset
 from realnet.preparation.toy_large import is_complete as large_is_complete
 from realnet.preparation.toy_large import make_large_toy
+from realnet.runtime.lock import locked
 from realnet.runtime.progress import bar, console
 
 
@@ -112,7 +119,7 @@ def add_dataset(name: str, source: Path, *, layout: str = "auto", force: bool = 
     print(account_text(account))
     problems = problems_of(account)
     if problems:
-        raise UserError("\n".join([*problems, SETTLE.format(roles=ROLES)]))
+        raise UserError("\n".join([*problems, settle(account, source)]))
     dataset = found.as_dataset(name)
     indexes = dataset.reindex(found.classes, layout=account.layout, write=False)
     files = [found.image_root / e.maskname for index in indexes.values() for e in index.test if e.maskname]
@@ -124,11 +131,14 @@ def add_dataset(name: str, source: Path, *, layout: str = "auto", force: bool = 
     if number:
         print(f"depth      {bits} bits are used in 16-bit files; the upper 8 of them are read")
     if not dry_run:
-        print(f"configs    {register(name, found, layout=account.layout, masks=masks, image_bits=bits, force=force)}")
-        write_account(account, paths.account(name))
-        print(f"account    {paths.account(name)}")
-        dataset.reindex(found.classes)
-        print(f"index      {paths.protocols(name)}")
+        with locked(paths.experiment(name)):
+            write_account(account, paths.account(name))
+            print(f"account    {paths.account(name)}")
+            dataset.reindex(found.classes, layout=account.layout)
+            print(f"index      {paths.protocols(name)}")
+            # the dataset exists from here on: last, so that a killed command leaves nothing that looks complete
+            folder = register(name, found, layout=account.layout, masks=masks, image_bits=bits, force=force)
+            print(f"configs    {folder}")
     print(summary_table(indexes, dataset.image_root))
     quoted = shlex.quote(name)
     _advise(
@@ -136,13 +146,6 @@ def add_dataset(name: str, source: Path, *, layout: str = "auto", force: bool = 
         f"then       python train_diffusion.py --dataset {quoted}; or, without a diffusion model:",
         f"           python train_realnet.py --dataset {quoted} --set 'anomalies.types={{normal: 0.5, self: 0.5}}'",
     )
-
-
-SETTLE = """\
-nothing is written. Say what these files are in a layout file, a glob and its role a line; give it with --layout FILE:
-  "NG/**": test scratch
-  "extra/**": unused
-roles: {roles}; globs begin below --source, and the first that fits a file counts"""
 
 
 def preview_classes(

@@ -26,7 +26,9 @@ def refusing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; free space there or choose another folder") from error
+        raise UserError(
+            f"cannot write {path}: {error.strerror}; free space there, check its permissions, or choose another folder"
+        ) from error
 
 
 def part_of(path: Path) -> Path:

@@ -46,7 +46,16 @@ def require_batches(numbers: Mapping[str, int], config: TrainConfig, num_process
     if few:
         factors = f"train.batch_size {config.batch_size} x train.accumulation {config.accumulation}"
         head = f"too few images for a batch of {needed} ({factors} x {num_processes} processes)"
-        raise UserError("\n  ".join([f"{head}; add images, or lower the batch with --set train.batch_size=N:", *few]))
+        smaller = ", or ".join(
+            advice
+            for value, advice in (
+                (config.batch_size, "lower the batch with --set train.batch_size=N"),
+                (config.accumulation, "lower --set train.accumulation=N"),
+                (num_processes, "start fewer processes"),
+            )
+            if value > 1
+        )
+        raise UserError("\n  ".join([f"{head}; add images{', or ' if smaller else ''}{smaller}:", *few]))
 
 
 def total_steps(config: TrainConfig, order: EpochOrder) -> int:

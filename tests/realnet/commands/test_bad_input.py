@@ -131,6 +131,18 @@ CHECKPOINTS = [
         ["given.pt does not fit", "missing: out.2.bias", "shape: time_embed.0.weight (256, 64), needed (128, 32)"],
     ),
     (
+        spoil.detector_of_infinite_weights,
+        [
+            PREDICT,
+            f"{PREDICT} --dry-run",
+            f"evaluation_realnet {WEAVE}",
+            f"evaluation_realnet {WEAVE} --dry-run",
+            f"export_realnet {WEAVE}",
+            f"calibrate_realnet {WEAVE} --good data/tiny/images/weave/test/good",
+        ],
+        ["weave/ckpt_last.pth holds 1 tensors with NaN or infinite weights, such as rrs.decoder3.2.bias", "train it"],
+    ),
+    (
         spoil.cut_detector,
         [f"evaluation_realnet {WEAVE}", PREDICT],
         ["ckpt_last.pth is not a complete", "make it or down"],

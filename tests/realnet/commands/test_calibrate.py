@@ -116,6 +116,13 @@ def test_a_bundle_gets_them_too_or_a_copy_does(path, capsys):
     assert "would write a.realnet" in capsys.readouterr().out and Path("a.realnet").read_bytes() == kept
 
 
+def test_a_link_to_a_detector_stays_one(path):
+    link = Path("current.pth")
+    link.symlink_to(path)
+    calibrate("--detector", link, "--good", TEST / "good")
+    assert link.is_symlink() and Detector.load(path, device="cpu").calibration.image_threshold != 0.65
+
+
 def test_no_other_run_writes_the_folder_meanwhile(path):
     for output in (path, Path("elsewhere/c.pth")):
         with locked(output.parent), pytest.raises(UserError, match="belongs to another run"):

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image as PILImage
 
-from realnet.data import decoding, depth
+from realnet.config import MaskRule
+from realnet.data import decoding, depth, tiff
 from realnet.data.headers import image_size
-from realnet.data.images import read_image, read_mask
+from realnet.data.images import read_image, read_mask, read_pixels
 from realnet.errors import UserError
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (40, 56, 3)).astype(np.uint8)
@@ -72,7 +73,7 @@ def test_of_several_pages_the_first_is_used_with_one_warning_a_folder(tmp_path, 
             assert np.array_equal(read_image(tmp_path / name), COLOURS)
     (message,) = caplog.messages
     assert "a.tif has several pages" in message
-    assert not decoding.has_pages(b"II*\0\xff\xff\xff\xff")
+    assert not tiff.has_pages(b"II*\0\xff\xff\xff\xff")
 
 
 def test_a_huge_image_gives_no_warning_of_pil(tmp_path):
@@ -109,17 +110,97 @@ def test_ten_and_twelve_bits_are_found_over_all_files(tmp_path):
     assert read_image(deep(tmp_path / "4.png", ramp * 16), 12).max() == 255  # brighter than any before: not wrapped
 
 
+def tiff_of(strip, *, side=8, is_big=False, **tags):
+    """Return a TIFF file of one strip; a tag of the name ``t258`` is that of this number."""
+    start = 16 if is_big else 8
+    entries = {256: side, 257: side, 259: 1, 273: start, 278: side, 279: len(strip)}
+    entries |= {int(name[1:]): value for name, value in tags.items()}
+    entry, head, last = ("<HHQQ", "<2sHHHQ", 8) if is_big else ("<HHII", "<2sHI", 4)
+    table = b"".join(struct.pack(entry, tag, 4, 1, entries[tag]) for tag in sorted(entries))
+    at = start + len(strip)
+    first = struct.pack(head, b"II", 43, 8, 0, at) if is_big else struct.pack(head, b"II", 42, at)
+    return first + strip + struct.pack("<Q" if is_big else "<H", len(entries)) + table + bytes(last)
+
+
 @pytest.mark.parametrize("bits", [10, 12, 14])
 def test_a_tiff_of_packed_bits_is_read(tmp_path, bits):
     ramp = np.arange(64).reshape(8, 8) << (bits - 6)
     packed = int("".join(f"{value:0{bits}b}" for value in ramp.ravel()), 2).to_bytes(8 * bits)
-    entries = {256: 8, 257: 8, 258: bits, 259: 1, 262: 1, 273: 8, 277: 1, 278: 8, 279: len(packed)}
-    table = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries.items())
     path = tmp_path / "x.tif"
-    path.write_bytes(
-        struct.pack("<2sHI", b"II", 42, 8 + len(packed)) + packed + struct.pack("<H", 9) + table + bytes(4)
-    )
+    path.write_bytes(tiff_of(packed, t258=bits, t262=1, t277=1))
     assert np.array_equal(read_image(path, depth.find_bits([path])[0])[..., 0], ramp >> (bits - 8))
+
+
+@pytest.mark.parametrize("is_big", [False, True])
+@pytest.mark.parametrize(
+    ("tags", "says"),
+    [
+        ({"t258": 8, "t262": 8, "t277": 3}, "Lab colours, which OpenCV misreads; convert it"),
+        ({"t258": 16, "t262": 8, "t277": 3}, "Lab colours, which"),
+        ({"t258": 8, "t262": 9, "t277": 3}, "Lab colours, which"),
+        ({"t258": 16, "t262": 0, "t277": 1}, "16-bit values of which 0 is white, which"),
+        ({"t258": 16, "t262": 5, "t277": 4}, "CMYK colours that OpenCV cannot read"),
+    ],
+)
+def test_colours_that_would_be_wrong_are_named(tmp_path, tags, says, is_big):
+    path = tmp_path / "x.tif"
+    path.write_bytes(tiff_of(bytes(range(256)) * 2, is_big=is_big, **tags))
+    for read in (read_image, read_mask):
+        with pytest.raises(UserError, match=rf"x\.tif is a TIFF with {says}"):
+            read(path)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "CMYK", "YCbCr"])
+def test_other_colours_are_converted(tmp_path, mode):
+    smooth = np.kron(COLOURS[:4, :4], np.ones((8, 8, 1), np.uint8))
+    for name, options in {"x.tif": {}, "x.jpg": {"quality": 100, "subsampling": 0}}.items():
+        PILImage.fromarray(smooth).convert(mode).save(tmp_path / name, **options)
+        assert np.abs(read_image(tmp_path / name).astype(int) - smooth).mean() < 2
+    white = tmp_path / "white.tif"
+    white.write_bytes(tiff_of((255 - COLOURS[:8, :8, 0]).tobytes(), t258=8, t262=0, t277=1))
+    assert np.array_equal(read_image(white)[..., 0], COLOURS[:8, :8, 0])
+
+
+def test_transparency_does_not_darken_the_colours_of_a_tiff(tmp_path):
+    shown = np.dstack([COLOURS, COLOURS[..., 0] // 2])
+    for name in ("x.png", "x.tif"):
+        PILImage.fromarray(shown).save(tmp_path / name)
+        assert np.array_equal(read_image(tmp_path / name), COLOURS)
+        assert np.array_equal(read_pixels(tmp_path / name), shown)
+    data = (tmp_path / "x.tif").read_bytes()
+    (tmp_path / "x.tif").write_bytes(data[: len(data) // 2])
+    with pytest.raises(UserError, match="truncated"):
+        read_image(tmp_path / "x.tif")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_mask_is_rotated_as_its_image_however_it_is_stored(tmp_path, orientation):
+    exif = PILImage.Exif()
+    exif[decoding.ORIENTATION] = orientation
+    mask = np.zeros((16, 16), np.uint8)
+    mask[1:7, 2:5], mask[12, 13] = 255, 255
+    grey = PILImage.fromarray(mask)
+    palette = grey.point(lambda value: value // 255)
+    palette.putpalette([0, 0, 0, 200, 10, 10])
+    image, *masks = (
+        PILImage.fromarray(np.dstack([mask] * 3)),
+        grey,
+        palette,
+        PILImage.fromarray(mask.astype(np.uint16)),
+        PILImage.merge("LA", [grey.point(lambda _: 9), grey]),
+        PILImage.merge("RGBA", [grey.point(lambda _: 9)] * 3 + [grey]),
+    )
+    for suffix in ("png", "tif"):
+        options = {"tiffinfo": {decoding.ORIENTATION: orientation}} if suffix == "tif" else {"exif": exif}
+        image.save(tmp_path / f"image.{suffix}", **options)
+        right = read_image(tmp_path / f"image.{suffix}")[..., 0] > 127
+        for number, picture in enumerate(masks):
+            if suffix == "tif" and picture.mode == "LA":
+                continue  # OpenCV drops the transparency
+            path = tmp_path / f"{number}.{suffix}"
+            picture.save(path, **options)
+            rule = MaskRule(channel="alpha", above=127) if "A" in picture.mode else MaskRule()
+            assert np.array_equal(read_mask(path, rule), right), (picture.mode, suffix)
 
 
 def test_a_png_may_say_its_bits(tmp_path):

@@ -120,6 +120,28 @@ def test_a_mask_in_colour_counts_each_channel_and_no_transparency(tmp_path):
     assert np.argwhere(images.read_mask(tmp_path / "m.png")).tolist() == [[1, 1], [2, 2], [3, 3]]
 
 
+def test_a_mask_is_drawn_unless_it_is_of_one_colour(tmp_path):
+    def is_drawn(values, name="m.png"):
+        PILImage.fromarray(values).save(tmp_path / name)
+        return images.is_drawn(tmp_path / name)
+
+    black = np.zeros((16, 16, 3), np.uint8)
+    assert is_drawn(black) is False and is_drawn(black, "m.jpg") is False
+    assert is_drawn(black + 255) is None and is_drawn(black + 255, "m.jpg") is None
+    noisy = black + np.random.default_rng(0).integers(0, 5, black.shape).astype(np.uint8)
+    assert is_drawn(noisy) is True and is_drawn(noisy, "m.jpg") is False
+    marked = np.dstack([black, black[..., :1] + 255])
+    assert is_drawn(marked) is False
+    marked[3, 3, 0] = 1  # the number of a kind
+    assert is_drawn(marked) is True
+    marked[3, 3] = 0  # drawn in transparency
+    assert is_drawn(marked) is True
+    deep = np.zeros((16, 16, 4), np.uint16)
+    deep[..., 3], deep[3, 3, 0] = 65535, 2
+    cv2.imwrite(str(tmp_path / "deep.png"), deep)
+    assert images.is_drawn(tmp_path / "deep.png") is True
+
+
 def test_a_mask_is_written_as_0_and_255(tmp_path):
     mask = GRADIENT > 100
     images.write_image(tmp_path / "m.png", mask)

@@ -1,4 +1,6 @@
 import logging
+import multiprocessing
+import os
 import pickle
 from itertools import islice
 
@@ -190,6 +192,18 @@ def test_a_cached_image_is_whole_before_it_is_shown(root, entries):
     assert all(np.array_equal(cache[0], cache[0]) for _ in range(3))
     # before the first look; when the flag is set; at the second look, after which this process knows
     assert told == [(False, False), (False, True), (True, True)]
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="nothing is shared without forks")
+def test_the_flags_of_cached_images_wait_for_other_workers(root, entries):
+    cache = ImageCache([root / entry.filename for entry in entries], SIZE, bits=16)
+    with cache._order:
+        other = multiprocessing.get_context("fork").Process(
+            target=lambda: os._exit(17 if not cache._order.acquire(block=False) else 1)
+        )
+        other.start()
+        other.join(30)
+    assert other.exitcode == 17
 
 
 def test_stages_share_no_draws_unless_as_in_version_1_0(root, entries):

@@ -68,6 +68,25 @@ def test_a_bundle_gives_the_same_predictions_to_the_bit_and_needs_nothing_else(d
         Detector.load(BUNDLE, class_name="widget")
 
 
+def test_a_detector_that_gives_nan_is_not_exported(tiny):
+    diverged = Detector.load(tiny_detector.save("weave", diverged=True), device="cpu")
+    with pytest.raises(UserError, match="the detector gives NaN: its weights diverged"):
+        export_bundle(diverged, BUNDLE)
+    assert not BUNDLE.exists()
+
+
+def test_weights_of_nan_are_refused_in_a_bundle_too(detector):
+    state = detector.model.state_dict()
+    export_bundle(detector, BUNDLE)
+    stored = read_stored(BUNDLE)
+    name = next(key for key in state if key.endswith("bias"))
+    bundle.write(BUNDLE, replace(stored, state_dict={**stored.state_dict, name: state[name] + torch.nan}))
+    with pytest.raises(
+        UserError, match=rf"weave\.realnet holds 1 tensors with NaN or infinite weights, such as {name}"
+    ):
+        Detector.load(BUNDLE)
+
+
 def test_it_holds_tensors_and_json_alone(detector, tmp_path):
     export_bundle(detector, BUNDLE, texts={"card.md": "# weave"})
     with zipfile.ZipFile(BUNDLE) as file:

@@ -8,6 +8,7 @@ from PIL import Image as PILImage
 
 from realnet.anomalies.sources import inspect_sources
 from realnet.config import AnomalyConfig, DatasetConfig, paths
+from realnet.data import images
 from realnet.data.images import read_image, write_image
 from realnet.data.index import Entry, write_index
 from realnet.data.registry import OpenDataset
@@ -125,7 +126,7 @@ def test_what_does_not_stop_training_is_a_warning(dataset, nut, caplog):
     write_image(nut / "test/.hidden.png", noise(30))
     write_image(nut / "train/good/new.png", noise(40))
     assert places(dataset, kinds.IGNORED) == [
-        f"{nut / 'test'}: 2 unused, no folder says its kind; expected test/good or test/<kind>"
+        f"{nut / 'test'}: 2 unused, neither a folder nor a mask says its kind; expected test/good or test/<kind>"
     ]
     assert places(dataset, kinds.OUTDATED) == [str(nut / "train/good/new.png")]
     with caplog.at_level(logging.WARNING):
@@ -141,6 +142,22 @@ def test_masks_that_are_missing_or_empty(dataset, nut):
     assert places(dataset, kinds.EMPTY_MASK, decode=True) == [str(nut / "ground_truth/bent/0_mask.png")]
     shutil.rmtree(nut / "ground_truth")
     assert found(dataset) == {}
+
+
+def test_a_class_that_was_moved_is_said_to_be(dataset, nut):
+    write_index(paths.protocols("metal"), "nut", dataset.index("nut"))
+    nut.rename(nut.with_name("bolt"))
+    with pytest.raises(UserError, match=r"nut: 5 images that its index names are not in .*/images") as refusal:
+        require_sound(dataset, ["nut"])
+    assert "correct image_root in experiments/metal/dataset.yaml" in str(refusal.value)
+
+
+def test_each_file_is_decoded_once(dataset, nut, monkeypatch):
+    write_image(nut / "train/good/zz.png", np.eye(40, dtype=bool))
+    decoded, whole = [], images.decode
+    monkeypatch.setattr(images, "decode", lambda path, flags: decoded.append(path) or whole(path, flags))
+    inspect_class(dataset, "nut", decode=True)
+    assert sorted(decoded) == sorted(path for path in nut.rglob("*") if path.is_file())
 
 
 def test_masks_among_the_training_images_are_found(dataset, nut):

@@ -1,128 +1,25 @@
 """Folders as people have them: nothing but good training images is trained on, or the folder is refused."""
 
+import re
 import unicodedata
+from collections import Counter
+from pathlib import Path, PurePosixPath
 
 import cv2
 import numpy as np
 import pytest
+from hand_made import BAD, CLASSIC, FLAT, FOLDERS, GOOD, REFUSED, draw
 
 from realnet.commands.cli import choose_classes
+from realnet.data.folders import files_below
 from realnet.data.index import read_index
 from realnet.data.layout_file import read_layout
 from realnet.data.registry import open_dataset
 from realnet.errors import UserError
+from realnet.inspection import findings as kinds
+from realnet.inspection.check import inspect_class
 from realnet.preparation.preparation import add_dataset
-
-GOOD = [f"{number:03d}" for number in range(10)]
-BAD = [f"{number:03d}" for number in range(20, 25)]
-
-
-def draw(root, what, folder, names, pattern="{}.png"):
-    for number, name in enumerate(names):
-        rng = np.random.default_rng([number, *folder.encode(), *what.encode()])
-        pixels = rng.integers(20, 230, (16, 16, 3)).astype(np.uint8)
-        if what in {"mask", "black"}:
-            pixels[:] = 0
-        if what == "mask":
-            pixels[4 : 8 + number % 4, 5:9] = 255
-        path = root / folder / pattern.format(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        coded = ".jpg" if path.suffix.lower() == ".jpg" else ".png"
-        path.write_bytes(cv2.imencode(coded, pixels)[1].tobytes())
-
-
-# each line: (what is drawn, folder, names, pattern); only what is called "good" may be trained on
-CLASSIC = [("good", "train/good", GOOD), ("held", "test/good", GOOD[:3]), ("bad", "test/bent", BAD)]
-FOLDERS = {
-    "mvtec": [*CLASSIC, ("mask", "ground_truth/bent", BAD, "{}_mask.png")],
-    "upper case": [
-        ("good", "Train/Good", GOOD),
-        ("held", "Test/Good", GOOD[:3]),
-        ("bad", "Test/Bent", BAD),
-        ("mask", "Ground_Truth/Bent", BAD, "{}_MASK.PNG"),
-    ],
-    "training, testing, val": [
-        ("good", "training/good", GOOD),
-        ("held", "val/good", GOOD[:3]),
-        ("bad", "testing/bent", BAD),
-        ("mask", "GroundTruth/bent", BAD),
-    ],
-    "masks beside the images": [*CLASSIC, ("mask", "test/bent", BAD, "{}_mask.png")],
-    "black masks beside the good images": [
-        *CLASSIC,
-        ("mask", "test/bent", BAD, "{}_gt.png"),
-        ("black", "train/good", GOOD, "{}_gt.png"),
-    ],
-    "masks inside the kind": [*CLASSIC, ("mask", "test/bent/masks", BAD)],
-    "MASK beside train": [*CLASSIC, ("mask", "MASK/bent", BAD), ("black", "MASK/good", GOOD)],
-    "gt": [*CLASSIC, ("mask", "gt/bent", BAD)],
-    "flat ground truth": [*CLASSIC, ("mask", "ground_truth", BAD)],
-    "masks in a folder of no known name": [*CLASSIC, ("mask", "zxq", BAD)],
-    "masks of no known name among the good": [
-        ("good", "good", GOOD),
-        ("bad", "NG", BAD),
-        ("mask", "zxq", BAD),
-    ],
-    "black masks for normal images": [
-        *CLASSIC,
-        ("mask", "ground_truth/bent", BAD),
-        ("black", "ground_truth/good", GOOD),
-    ],
-    "train_good, test_good": [
-        ("good", "train_good", GOOD),
-        ("held", "test_good", GOOD[:3]),
-        ("bad", "test/bent", BAD),
-        ("mask", "test_masks/bent", BAD),
-    ],
-    "one level deeper": [
-        ("good", "train/good/lot1", GOOD[:5]),
-        ("good", "train/good/lot2", GOOD[5:]),
-        ("bad", "test/bent/lot1", BAD),
-        ("mask", "ground_truth/bent/lot1", BAD, "{}_mask.png"),
-    ],
-    "OK and NG": [("good", "OK", GOOD), ("bad", "NG", BAD), ("mask", "masks/NG", BAD)],
-    "pass and fail": [("good", "pass", GOOD), ("bad", "fail", BAD), ("mask", "fail_mask", BAD)],
-    "normal and abnormal": [("good", "normal", GOOD), ("bad", "abnormal", BAD), ("mask", "label", BAD)],
-    "German": [("good", "Gutteile", GOOD), ("bad", "Kratzer", BAD), ("mask", "Masken/Kratzer", BAD)],
-    "French": [
-        ("good", "bon", GOOD),
-        ("bad", unicodedata.normalize("NFD", "défaut"), BAD),
-        ("mask", "masque/défaut", BAD),
-    ],
-    "Chinese": [("good", "良品", GOOD), ("bad", "划痕", BAD), ("mask", "掩码/划痕", BAD)],
-    "Korean": [
-        ("good", unicodedata.normalize("NFD", "양품"), GOOD),
-        ("bad", "불량", BAD),
-        ("mask", "마스크/불량", BAD),
-    ],
-    "Russian": [("good", "хорошие", GOOD), ("bad", "брак", BAD), ("mask", "маски/брак", BAD)],
-    "VisA as published": [
-        ("good", "Data/Images/Normal", GOOD, "{}.JPG"),
-        ("bad", "Data/Images/Anomaly", BAD, "{}.JPG"),
-        ("mask", "Data/Masks/Anomaly", BAD),
-    ],
-    "masks as PNG beside JPEGs": [
-        ("good", "good", GOOD, "{}.jpg"),
-        ("bad", "crack", BAD, "{}.jpg"),
-        ("mask", "crack", BAD),
-    ],
-    "flat with masks": [("good", "images", GOOD), ("bad", "images", BAD), ("mask", "masks", BAD)],
-    "defects among the training images": [*CLASSIC, ("bad", "train/bad", BAD), ("mask", "ground_truth/bent", BAD)],
-    "endings that say nothing": [
-        ("good", "train/good", GOOD, "{}.jpe"),
-        ("bad", "test/bent", BAD, "{}"),
-        ("mask", "ground_truth/bent", BAD),
-    ],
-    "heatmaps among the images": [("good", "good", GOOD), ("bad", "bent", BAD), ("held", "good/overlays", GOOD)],
-    "overlays beside the images": [*CLASSIC, ("unused", "test/bent", BAD, "{}_overlay.png")],
-    "images kept twice or not sorted": [
-        *CLASSIC,
-        ("unused", "backup/train/good", BAD),
-        ("unused", "test/unlabelled", BAD),
-        ("unused", "train/good - Copy", BAD),
-    ],
-    "Hindi": [("good", "अच्छा", GOOD), ("bad", "खराब", BAD)],
-}
+from realnet.runtime.lock import locked
 
 
 def make(root, lines):
@@ -132,7 +29,7 @@ def make(root, lines):
 
 def truth_of(root, lines):
     return {
-        f"{root.name}/{folder}/{(pattern[0] if pattern else '{}.png').format(name)}": what
+        PurePosixPath(root.name, folder, (pattern[0] if pattern else "{}.png").format(name)).as_posix(): what
         for what, folder, names, *pattern in lines
         for name in names
     }
@@ -153,6 +50,7 @@ def test_masks_and_test_images_are_never_trained_on(photos, lines, capsys):
     trained, tested = ({entry.filename for entry in half} for half in (index.train, index.test))
     assert trained and {truth[name] for name in trained} == {"good"}
     assert {truth[name] for name in tested} <= {"good", "held", "bad"}
+    assert {name for name, what in truth.items() if what in {"held", "bad"}} <= tested
     bad = [entry for entry in index.test if entry.label]
     assert {truth[entry.filename] for entry in bad} == {"bad"} and len(bad) == len(BAD)
     has_masks = "mask" in truth.values()
@@ -167,47 +65,43 @@ def test_masks_and_test_images_are_never_trained_on(photos, lines, capsys):
     assert read_index(photos.parent / "data/mine/samples", "photos") == index
 
 
-REFUSED = {
-    "masks among the good images": ([*CLASSIC, ("mask", "train/good", BAD, "m{}.png")], "look like masks"),
-    "black masks among the good": ([*CLASSIC, ("black", "train/good", BAD, "x{}.png")], "look like masks"),
-    "a kind without images": ([*CLASSIC, ("mask", "ground_truth/cut", BAD)], "masks whose image is unknown"),
-    "good images with a defect's mask": ([*CLASSIC, ("mask", "gt/good", GOOD)], "good images whose mask shows"),
-    "defects by name in a flat folder": ([("good", "", GOOD), ("bad", "", BAD, "ng_{}.png")], "names leave open"),
-    "kinds beside each other in train": (
-        [("bad", "train/zxq", BAD), ("good", "train/zxw", GOOD), ("bad", "test/zxq", BAD)],
-        "names leave open",
-    ),
-    "kinds as classes": ([("good", "part", GOOD), ("bad", "crack", BAD)], "classes named for defects"),
-    "numbers that may be classes or good and bad": (
-        [("good", "0", GOOD), ("bad", "1", BAD)],
-        "may be classes, or good and bad products: 2\n  0\n  1\n",
-    ),
-    "words that may mean good or bad": (
-        [("good", "negative", GOOD), ("bad", "positive", BAD)],
-        "may be classes, or good and bad products",
-    ),
-    "numbers in training and in test": (
-        [(what, f"{half}/{n}", GOOD) for half in ("train", "test") for n, what in enumerate(("good", "bad"))],
-        r"photos/test/0/000\.png \(unclear: its folder 0 does not say whether it is good\)",
-    ),
-    "a mask that fits several images of a flat folder": (
-        [("good", "0", GOOD), ("bad", "1", BAD), ("bad", "0", BAD), ("mask", "masks", BAD)],
-        "several for one image",
-    ),
-    "several masks of one image": (
-        [*CLASSIC, ("mask", "gt/bent", BAD, "{}_mask1.png"), ("mask", "gt/bent", BAD, "{}_mask2.png")],
-        "several for one image",
-    ),
-}
-
-
 @pytest.mark.parametrize(("lines", "reason"), REFUSED.values(), ids=REFUSED)
-@pytest.mark.parametrize("dry_run", [False, True])
-def test_what_cannot_be_told_is_refused_and_nothing_written(photos, lines, reason, dry_run):
+def test_what_cannot_be_told_is_refused_and_nothing_written(photos, lines, reason):
     make(photos, lines)
-    with pytest.raises(UserError, match=f"(?s){reason}.*--layout FILE"):
-        add_dataset("mine", photos, dry_run=dry_run)
+    for dry_run in (False, True):
+        with pytest.raises(UserError, match="--layout FILE") as refusal:
+            add_dataset("mine", photos, dry_run=dry_run)
+        assert re.search(reason, str(refusal.value), re.DOTALL)
     assert [path.name for path in photos.parent.iterdir()] == ["photos"]
+
+
+def test_a_layout_file_settles_flat_halves_and_names_label_files_that_are_not_read(photos):
+    make(photos, FLAT)
+    (photos / "annotations").mkdir()
+    (photos / "annotations/instances.json").write_text("{}")
+    with pytest.raises(UserError, match=r"\.json files are not read: a mask is an image"):
+        add_dataset("mine", photos)
+    layout = photos.parent / "layout.yaml"
+    layout.write_text('"test/01*": test good\n"test/*": test bent\n')
+    add_dataset("mine", photos, layout=str(layout))
+    index = open_dataset("mine").index("photos")
+    assert (len(index.train), [entry.kind for entry in index.test]) == (10, ["good"] * 3 + ["bent"] * 5)
+
+
+def test_links_are_followed_and_those_that_lead_nowhere_count(photos):
+    make(photos, CLASSIC)
+    draw(photos.parent / "elsewhere", "mask", "bent", BAD)
+    (photos / "masks").symlink_to(photos.parent / "elsewhere")
+    (photos / "val").mkdir()
+    (photos / "val/good").symlink_to(photos / "train/good")
+    (photos / "test/bent/lost.png").symlink_to(photos / "nowhere.png")
+    add_dataset("mine", photos)
+    found = inspect_class(open_dataset("mine"), "photos")
+    index = open_dataset("mine").index("photos")
+    assert len(index.test) == 3 + 5 + 1 + 10 and sum(entry.maskname is not None for entry in index.test) == 5
+    assert Counter(one.kind for one in found if one.kind.is_fatal) == {kinds.MISSING: 1, kinds.LEAK: 10}
+    (photos / "test/good/again").symlink_to(photos)
+    assert len(files_below(photos)) == 10 + 3 + 5 + 5 + 1 + 10
 
 
 def test_a_test_kind_without_images_is_refused(photos):
@@ -252,6 +146,16 @@ def test_a_layout_file_settles_what_names_leave_open(photos, capsys):
     assert open_dataset("mine").reindex(["photos"])["photos"] == index
 
 
+def test_a_glob_that_fits_no_file_is_named(photos):
+    make(photos, CLASSIC)
+    layout = photos.parent / "layout.yaml"
+    layout.write_text('"train/*": train\n"TEST/**": test bent\n"photos/train/**": train\ngroup: "<group>_cam?.png"\n')
+    with pytest.raises(
+        UserError, match=r"photos fits 'train/\*', 'photos/train/\*\*', '<group>_cam\?\.png' of the layout"
+    ):
+        add_dataset("mine", photos, layout=str(layout))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -288,17 +192,38 @@ def test_a_class_is_known_by_both_spellings_of_its_name():
     assert choose_classes([composed, decomposed], ["Nut", decomposed], "mine") == [decomposed]
 
 
-def test_what_a_full_disk_cut_off_can_be_done_again(photos, monkeypatch):
+@pytest.mark.parametrize("last", ["account.csv", "train_photos.json", "dataset.yaml"])
+def test_what_a_full_disk_cut_off_can_be_done_again(photos, monkeypatch, last):
     make(photos, CLASSIC)
+    whole = Path.replace
 
-    def refuse(*_):
-        raise OSError(28, "No space left on device")
+    def refuse(path, target):
+        if Path(target).name == last:
+            raise OSError(28, "No space left on device")
+        return whole(path, target)
 
-    with monkeypatch.context() as full, pytest.raises(UserError, match="No space left"):
-        full.setattr("pathlib.Path.replace", refuse)
+    with monkeypatch.context() as full, pytest.raises(UserError, match=f"{last}: No space left"):
+        full.setattr(Path, "replace", refuse)
         add_dataset("mine", photos)
     assert not (photos.parent / "experiments/mine/dataset.yaml").exists()
     add_dataset("mine", photos)
+
+
+def test_two_commands_do_not_add_the_same_dataset_at_once(photos):
+    make(photos, CLASSIC)
+    with locked(photos.parent / "experiments/mine"), pytest.raises(UserError, match="mine belongs to another run"):
+        add_dataset("mine", photos)
+    add_dataset("mine", photos)
+
+
+def test_names_of_several_lines_are_known_to_a_layout_file(photos):
+    draw(photos, "good", "a", GOOD, "x\n{}.png")
+    draw(photos, "bad", "b/c", BAD, "x\n{}.png")
+    layout = photos.parent / "layout.yaml"
+    layout.write_text('"a/**": train\n"**": test bent\n')
+    add_dataset("mine", photos, layout=str(layout))
+    index = open_dataset("mine").index("photos")
+    assert (len(index.train), len(index.test)) == (10, 5)
 
 
 def test_masks_in_jpeg_are_known_by_their_pixels(photos):

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from realnet.config import DatasetConfig, RealNetConfig, load, load_dataset
+from realnet.data.layout_file import Layout as LayoutFile
+from realnet.data.layout_file import read_layout
 from realnet.data.registry import open_dataset
 from realnet.errors import UserError
 from realnet.preparation.layouts import LAYOUTS, check_name, recognise, register
@@ -88,7 +90,7 @@ def test_taken_and_odd_names_are_refused(tmp_path, monkeypatch):
         register("mine", found)
     register("mine", found, force=True)
     assert "seed" not in (tmp_path / "experiments/mine/realnet.yaml").read_text()
-    for name in ("", "..", "a/b", "-x", ".x"):
+    for name in ("", "..", "a/b", "-x", ".x", "a\nb"):
         with pytest.raises(UserError, match="plain name"):
             check_name(name)
 
@@ -108,7 +110,8 @@ def test_what_is_not_recognised_names_the_layouts(tmp_path):
 def test_a_full_disk_leaves_nothing_that_the_same_command_refuses(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     touch(tmp_path, "bolts/1.png")
-    found, names = recognise(tmp_path / "bolts"), ("realnet.yaml", "dataset.yaml")
+    found, names = recognise(tmp_path / "bolts"), ("realnet.yaml", "layout.yaml", "dataset.yaml")
+    layout = LayoutFile({"extra/**": "unused"})
     full = [*names]
 
     def replace(path, target, whole_replace=Path.replace):
@@ -120,6 +123,8 @@ def test_a_full_disk_leaves_nothing_that_the_same_command_refuses(tmp_path, monk
     monkeypatch.setattr(Path, "replace", replace)
     for name in names:
         with pytest.raises(UserError, match=rf"cannot write experiments/mine/{name}: No space left"):
-            register("mine", found)
+            register("mine", found, layout=layout)
         assert not [path for path in Path("experiments/mine").iterdir() if not path.read_text()]
-    assert (register("mine", found) / "dataset.yaml").read_text()
+        assert not Path("experiments/mine/dataset.yaml").exists()
+    assert (register("mine", found, layout=layout) / "dataset.yaml").read_text()
+    assert read_layout(Path("experiments/mine/layout.yaml")) == layout
