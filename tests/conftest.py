@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -63,12 +64,20 @@ def write_configs(folder: Path) -> None:
         (folder / f"{stage}.yaml").write_text(text)
 
 
-@pytest.fixture
-def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A workspace, entered, with the dataset ``tiny``: two classes of 32 pixels, and YAML for every stage."""
+@pytest.fixture(scope="session")
+def tiny_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The images of the dataset ``tiny``, drawn once; tests take copies."""
     from realnet.preparation.toy import make_toy_dataset
 
-    make_toy_dataset(tmp_path / "data/tiny/images", image_size=(32, 32), num_train=6, num_good=2, num_defects=1)
+    folder = tmp_path_factory.mktemp("tiny") / "images"
+    make_toy_dataset(folder, image_size=(32, 32), num_train=6, num_good=2, num_defects=1)
+    return folder
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, tiny_images: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A workspace, entered, with the dataset ``tiny``: two classes of 32 pixels, and YAML for every stage."""
+    shutil.copytree(tiny_images, tmp_path / "data/tiny/images", copy_function=shutil.copyfile)
     write_configs(tmp_path / "experiments/tiny")
     monkeypatch.chdir(tmp_path)
     return tmp_path

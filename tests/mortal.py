@@ -1,29 +1,19 @@
 """Lives of a script: each is a process that may kill itself at a moment of its own choice, or be killed."""
 
 import io
-import multiprocessing
 import os
 import re
 import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import chdir
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from conftest import ROOT, load_script
-
-PRELOADED = [
-    "realnet.training.detector_task",
-    "realnet.training.classifier_task",
-    "realnet.sdas.sampler",
-    "torch.utils.tensorboard",
-]
-FORKS = multiprocessing.get_context("forkserver")  # from a process that has imported, and never computed
-FORKS.set_forkserver_preload(PRELOADED)
+import forks
+from conftest import load_script
 
 
 @dataclass(frozen=True)
@@ -52,12 +42,9 @@ class Fate:
 
 def start(script: str, *arguments: str, fate: Fate | None = None, max_bytes: int | None = None) -> BaseProcess:
     """Begin a life in the current folder; ``max_bytes`` is how large its files may become: a disk that is full."""
-    life = FORKS.Process(target=_live, args=(Path.cwd(), script, arguments, fate, max_bytes))
     for name in ("moments", "output"):  # of a life that is killed before it has begun
         Path(name).write_text("")
-    with chdir(ROOT):  # where the process that all are forked from, which the first one starts, finds the packages
-        life.start()
-    return life
+    return forks.start(_live, Path.cwd(), script, arguments, fate, max_bytes)
 
 
 def end(life: BaseProcess) -> End:

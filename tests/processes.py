@@ -1,6 +1,5 @@
-"""Several processes of one run, as a launcher starts them, in a tenth of its time: forked from one that knows torch."""
+"""Several processes of one run, as a launcher starts them, in a tenth of its time."""
 
-import multiprocessing
 import os
 import socket
 from collections.abc import Callable
@@ -8,15 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import forks
 import torch
 from conftest import load_script
 
 from realnet.commands import cli
-
-SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(
-    ["torch", "torch._dynamo", "torch.utils.tensorboard", "torchvision", "timm", "cv2", "pydantic", "yaml"]
-)
 
 
 @dataclass(frozen=True)
@@ -32,15 +27,10 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def run_together(target: Callable[..., object], *arguments: Any, world_size: int = 2) -> list[Ended]:
+def run_together(target: Callable[..., int | None], *arguments: Any, world_size: int = 2) -> list[Ended]:
     """Call a function of a module in several processes that end as a script does; by rank."""
     port, logs = free_port(), [Path(f"process_{rank}").resolve() for rank in range(world_size)]
-    children = [
-        SERVER.Process(target=_run, args=(rank, world_size, port, log, target, arguments))
-        for rank, log in enumerate(logs)
-    ]
-    for child in children:
-        child.start()
+    children = [forks.start(_run, rank, world_size, port, log, target, arguments) for rank, log in enumerate(logs)]
     for child in children:
         child.join(timeout=120)
         if child.is_alive():
@@ -56,12 +46,12 @@ def run_script_together(name: str, *arguments: str) -> list[Ended]:
     return run_together(script, name, *arguments)
 
 
-def script(name: str, *arguments: str) -> None:
-    load_script(name).main(arguments)
+def script(name: str, *arguments: str) -> int | None:
+    return load_script(name).main(arguments)
 
 
 def _run(
-    rank: int, world_size: int, port: int, log: Path, target: Callable[..., object], arguments: tuple[Any, ...]
+    rank: int, world_size: int, port: int, log: Path, target: Callable[..., int | None], arguments: tuple[Any, ...]
 ) -> None:
     for descriptor, suffix in ((1, ".out"), (2, ".err")):
         os.dup2(os.open(log.with_suffix(suffix), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
@@ -69,4 +59,4 @@ def _run(
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}"}
     os.chdir(log.parent)
     torch.set_num_threads(1)
-    cli.run(lambda _: target(*arguments) and None)
+    cli.run(lambda _: target(*arguments))

@@ -69,7 +69,7 @@ def read(path: Path) -> Checkpoint:
         raise UserError(f"{path} does not exist; make it with: python export_realnet.py --format bundle")
     try:
         with zipfile.ZipFile(path) as file:
-            stored, _ = description.parse(_member(file, DESCRIPTION, path), path)
+            stored = description.parse(_member(file, DESCRIPTION, path), path)
             weights = _member(file, WEIGHTS, path)
     except ZIP_ERRORS as error:
         raise _unreadable(path, error) from error

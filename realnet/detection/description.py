@@ -1,7 +1,6 @@
 """What a file that leaves the project says of its detector, as JSON: config, calibration, facts, versions."""
 
 import json
-from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
@@ -75,8 +74,8 @@ class _Description(_Part):
     seconds: dict[str, float] = {}
 
 
-def parse(text: str | bytes, path: Path) -> tuple[Checkpoint, Mapping[str, Any]]:
-    """Return the detector, without weights, that a description is of, and all values of the description.
+def parse(text: str | bytes, path: Path) -> Checkpoint:
+    """Return the detector, without weights, that a description is of.
 
     Raises:
         UserError: if the text is no description, a damaged one, or one of a newer version; names the file.
@@ -103,7 +102,7 @@ def parse(text: str | bytes, path: Path) -> tuple[Checkpoint, Mapping[str, Any]]
             f"{path} is damaged: its description says {problems(error)}; export the detector again"
         ) from error
     name = values.get("class_name")
-    stored = Checkpoint(
+    return Checkpoint(
         kind=values["kind"],
         state_dict={},
         dataset=values.get("dataset"),
@@ -112,4 +111,3 @@ def parse(text: str | bytes, path: Path) -> tuple[Checkpoint, Mapping[str, Any]]
         config=values["config"],
         facts=values["facts"],
     )
-    return stored, values

@@ -19,7 +19,7 @@ from realnet.detection.inputs import ImageInput, to_image, to_images
 from realnet.detection.loading import calibration_of, config_of, load_network
 from realnet.detection.maps import DIVERGED
 from realnet.detection.regions import Region, find_regions
-from realnet.detection.runtimes import READERS, Runtime, TorchRuntime, faster, open_exported
+from realnet.detection.runtimes import READERS, Runtime, TorchRuntime, open_exported
 from realnet.detection.tiling import TileJudge, rule_of
 from realnet.drawing.heatmaps import Display, overlay
 from realnet.errors import UserError
@@ -148,9 +148,7 @@ class Detector:
         path = Path(path)
         if path.suffix in READERS:
             exported = open_exported(path, runtime)
-            stored, values = description.parse(exported.description() or "{}", path)
-            if runtime is None:
-                exported = faster(exported, path, values.get("seconds", {}))
+            stored = description.parse(exported.description() or "{}", path)
             checkpoint.require_match(stored, path, kind="realnet", dataset=dataset, class_name=class_name)
             used = config_of(stored, config, path)
             if used.evaluation.pool != config_of(stored, None, path).evaluation.pool:

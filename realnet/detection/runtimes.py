@@ -1,6 +1,7 @@
 """What computes a detector's anomaly maps: torch, ONNX Runtime or OpenVINO."""
 
 import importlib.util
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from realnet.data.images import Image
+from realnet.detection import onnx_file
 from realnet.detection.maps import anomaly_maps, to_batch
+from realnet.detection.onnx_file import METADATA
 from realnet.errors import UserError
 from realnet.metrics.image_score import image_scores
 from realnet.models.realnet import RealNet
@@ -21,8 +24,6 @@ from realnet.runtime.precision import Precision
 INPUT, MAPS, SCORES, SCORED = "images", "anomaly_maps", "image_scores", "scored_maps"
 """Names of the input and the outputs of exported networks. A network of tiles has no scores, as the score is that of
 the photograph, but the maps that it is taken from, where they are not the anomaly maps (docs/method.md, Tiles)."""
-METADATA = "realnet"
-"""The key under which an exported network carries its description."""
 
 
 Judged = tuple[NDArray[np.float32], NDArray[np.floating]]
@@ -158,7 +159,7 @@ READERS: Mapping[str, Sequence[str]] = {".onnx": ("openvino", "onnxruntime"), ".
 
 
 def open_exported(path: Path, runtime: str | None = None) -> ExportedRuntime:
-    """Open an exported network with a runtime; None takes the first of ``READERS`` that is installed.
+    """Open an exported network with a runtime; None takes the installed one that was the fastest at the export.
 
     Raises:
         UserError: if no runtime that reads the file is installed, the one that is named does not read it, or the file
@@ -169,20 +170,14 @@ def open_exported(path: Path, runtime: str | None = None) -> ExportedRuntime:
         raise UserError(f"--runtime {runtime} does not read {path}; give {' or '.join(readers)}")
     if not path.is_file():
         raise UserError(f"{path} does not exist; make it with python export_realnet.py")
-    return RUNTIMES[runtime or next(iter(installed_readers(path)), readers[0])](path)
+    return RUNTIMES[runtime or _fastest(path)](path)
 
 
-def faster(opened: ExportedRuntime, path: Path, seconds: Mapping[str, float]) -> ExportedRuntime:
-    """Return the installed runtime that was the fastest in a measurement, with the same network.
-
-    Args:
-        opened: a runtime with the network.
-        path: the network's file.
-        seconds: what an image took, by the runtime's name; some may be missing.
-    """
-    measured = [name for name in installed_readers(path) if name in seconds]
-    fastest = RUNTIMES[min(measured, key=seconds.__getitem__)] if measured else type(opened)
-    return opened if isinstance(opened, fastest) else fastest(path)
+def _fastest(path: Path) -> str:
+    """Return the installed runtime that was the fastest at the export, without opening the file with each."""
+    installed = installed_readers(path) or READERS[path.suffix][:1]
+    seconds = onnx_file.seconds_of(path) if len(installed) > 1 else {}
+    return min(installed, key=lambda name: seconds.get(name, math.inf))
 
 
 def installed_readers(path: Path) -> list[str]:

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -89,11 +90,10 @@ def _fitting_options(name: str, image_size: ImageSize | None) -> tuple[Options, 
         near = ", ".join(timm.list_models(f"*{name.split('.')[0]}*")[:5]) or "see timm.list_models()"
         raise UserError(f"timm has no model {name!r}; near names: {near}; torchvision's are torchvision/<name>")
     try:
-        plain = _hollow_timm(name, {})
-        indices = {"out_indices": _out_indices(plain)}
+        out_indices, own_size = _offer(name)
     except Exception as error:  # timm's models refuse in many ways
         raise UserError(f"timm's {name} gives no feature levels ({_reason(error)}); choose another one") from error
-    own_size = tuple(plain.pretrained_cfg.get("input_size", (3, *OWN_SIZE))[1:])
+    indices = {"out_indices": out_indices}
     try:
         return _fit(name, indices, image_size or own_size)
     except Exception as error:
@@ -162,11 +162,24 @@ def _probe_timm(name: str, options: Options, image_size: ImageSize) -> tuple[Out
     import timm
 
     try:
-        return probe(_hollow_timm(name, options), image_size)
+        return _probe_hollow(name, tuple(options.items()), image_size)
     except RuntimeError as error:
         if "meta tensor" not in str(error):
             raise
     return probe(timm.create_model(name, features_only=True, **options).eval(), image_size)
+
+
+@cache  # one command builds and measures the same model several times
+def _offer(name: str) -> tuple[tuple[int, ...], ImageSize]:
+    """Return which of a timm model's levels serve, and the size that it is made for."""
+    plain = _hollow_timm(name, {})
+    height, width = plain.pretrained_cfg.get("input_size", (3, *OWN_SIZE))[1:]
+    return tuple(_out_indices(plain)), (height, width)
+
+
+@cache
+def _probe_hollow(name: str, options: tuple[tuple[str, Any], ...], image_size: ImageSize) -> tuple[Output, ...]:
+    return probe(_hollow_timm(name, dict(options)), image_size)
 
 
 def _out_indices(plain: Any) -> list[int]:

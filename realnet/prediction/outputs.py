@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -29,8 +28,6 @@ Heatmaps lie in the output folder, the other pictures in a folder of their name.
 DEFAULT: tuple[Kind, ...] = ("page", "heatmaps")
 PREDICTIONS, REGIONS, PAGE = "predictions.csv", "predictions.jsonl", "predictions.html"
 COLUMNS = ("file", "image_score", "threshold", "verdict", "seconds")
-LONGEST_LINE = 2**20
-"""Bytes at the end of a file in which its last line begins."""
 LARGEST_SIDE = 1024
 """Longer side (px) that larger heatmaps are shrunk to."""
 
@@ -73,6 +70,13 @@ def targets(file: str, kinds: Collection[Kind]) -> dict[Kind, Path]:
         for kind in kinds
         if kind != "page"
     }
+
+
+def among_others(file: str, kinds: Collection[Kind]) -> str | None:
+    """Return the kind of picture among which an image's heatmap would lie, and replace it; None if there is none."""
+    first, *others = Path(file).parts
+    is_one = "heatmaps" in kinds and others and first in {*kinds} - {"page", "heatmaps"}
+    return first if is_one else None
 
 
 def protect_files(root: Path, files: Sequence[str], output: Path, kinds: Collection[Kind] = DEFAULT) -> None:
@@ -120,43 +124,6 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
-
-
-def judged_files(output: Path, threshold: float | None) -> set[str]:
-    """Return the printable names of the files that have a verdict in an output folder, to which others are then added.
-
-    Args:
-        output: the folder.
-        threshold: the image threshold of the verdicts to add.
-
-    Raises:
-        UserError: if the folder is not one of predictions, or its verdicts are by another threshold.
-    """
-    table = output / PREDICTIONS
-    if not table.is_file():
-        if output.is_dir() and any(not path.name.startswith(".") for path in output.iterdir()):
-            raise UserError(f"--output {output} holds files that no prediction wrote; give another --output")
-        return set()
-    for name in (REGIONS, PREDICTIONS, PAGE):
-        _drop_torn_line(output / name)
-    with table.open(encoding="utf-8", newline="") as file:
-        rows = [(row["file"], row["threshold"]) for row in csv.DictReader(file)]
-    other = {stored for _, stored in rows} - {"" if threshold is None else str(threshold)}
-    if other:
-        raise UserError(
-            f"{table} holds verdicts by the threshold {other.pop() or 'of no detector'}, and now it is {threshold}; "
-            "give another --output"
-        )
-    return {name for name, _ in rows}
-
-
-def _drop_torn_line(path: Path) -> None:
-    """Cut off what a power cut left of a last line."""
-    if path.is_file():
-        with refusing(path), path.open("r+b") as file:
-            start = max(0, file.seek(0, os.SEEK_END) - LONGEST_LINE)
-            file.seek(start)
-            file.truncate(start + file.read().rfind(b"\n") + 1)
 
 
 def write_pictures(prediction: Prediction, image: Image, file: str, output: Path, kinds: Collection[Kind]) -> None:

@@ -5,16 +5,14 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import tiny_detector
-from conftest import ROOT, load_script
-from processes import free_port
+from conftest import load_script
+from processes import run_script_together
 
 from realnet.config import paths
 from realnet.data.images import read_image, read_mask, write_image
@@ -100,7 +98,7 @@ def test_classes_evaluated_one_by_one_come_together(both_classes, capsys):
     assert "(1 of 2 classes)" in capsys.readouterr().out
 
 
-def test_results_are_kept_until_something_changes(both_classes, capsys, monkeypatch):
+def test_results_are_kept_until_something_changes(tiny, capsys, monkeypatch):
     def is_kept(*arguments: str) -> bool:
         before = (VIS / "weave/report.html").stat().st_mtime_ns
         assert evaluate("--class_name", "weave", *arguments) == 0
@@ -109,11 +107,12 @@ def test_results_are_kept_until_something_changes(both_classes, capsys, monkeypa
         assert ("weave: results of" in printed) == ((VIS / "weave/report.html").stat().st_mtime_ns == before)
         return "kept" in printed
 
+    weights, other = tiny_detector.save("weave"), tiny_detector.save("weave", "other.pth", seed=1)
     evaluate("--class_name", "weave")
     assert is_kept()
     assert not is_kept("--no-resume")
     assert not is_kept("--set", "evaluation.score_pool=2") and not is_kept()
-    (VIS / "weave/best/test/hole/000.png").unlink()
+    (VIS / "weave/last/test/hole/000.png").unlink()
     assert not is_kept() and is_kept()
     index = Path("data/tiny/samples/test_weave.json")
     index.write_text(index.read_text().replace('"label": 1, "label_name": "defective"', '"label": 0', 1))
@@ -126,9 +125,8 @@ def test_results_are_kept_until_something_changes(both_classes, capsys, monkeypa
     with monkeypatch.context() as patched:
         patched.setattr(contents, "code", lambda: "another version")
         assert not is_kept() and is_kept()
-    weights = Path("experiments/tiny/realnet_checkpoints/weave/ckpt_last.pth")
     times = weights.stat()
-    weights.write_bytes(Path("experiments/tiny/realnet_checkpoints/weave/ckpt_best.pth").read_bytes())
+    weights.write_bytes(other.read_bytes())
     os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert read_class(VIS / "weave") is None and not is_kept() and is_kept()
     (TEST / "stain/000.png").unlink()
@@ -296,41 +294,20 @@ def test_dry_run_checks_the_weights_and_touches_nothing(both_classes, tiny, caps
         evaluate("--dry-run")
 
 
-def by_two_processes(*arguments: str) -> subprocess.CompletedProcess:
-    script = str(ROOT / "evaluation_realnet.py")
-    where = ["--nproc_per_node=2", f"--master_port={free_port()}"]
-    launcher = [sys.executable, "-m", "torch.distributed.run", *where, script]
-    return subprocess.run(
-        [*launcher, "--dataset", "tiny", "--device", "cpu", *arguments],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def test_two_processes_give_the_numbers_of_one(both_classes):
-    assert evaluate("--class_name", "weave") == 0
-    alone = read_class(VIS / "weave").of("last")
-    shutil.rmtree(VIS)
-    ended = by_two_processes("--class_name", "weave")
-    assert ended.returncode == 0, ended.stderr
-    together = read_class(VIS / "weave").of("last")
-    scores = [[image.score for image in result.images] for result in (alone, together)]
-    np.testing.assert_allclose(scores[0], scores[1], rtol=1e-5)
-    assert alone.metrics == together.metrics
-    assert ended.stdout.count("tiny, last step") == 1
-
-
-def test_a_class_that_fails_on_one_process_fails_on_all(both_classes):
+def test_two_processes_give_the_numbers_of_one_and_a_class_that_fails_on_one_fails_on_both(both_classes):
     assert evaluate("--class_name", "widget") == 0
-    alone = metrics_of("widget")
+    alone = read_class(VIS / "widget").of("last")
     shutil.rmtree(VIS)
     (VIS / "weave").mkdir(parents=True)
     (VIS / "weave/best").write_text("the main process cannot write heatmaps here")
-    ended = by_two_processes()
-    assert ended.returncode == 1 and "left out\nweave: cannot write " in ended.stdout, ended.stderr
-    assert metrics_of("widget") == alone
+    ended = run_script_together("evaluation_realnet", "--dataset", "tiny", "--device", "cpu")
+    assert [one.code for one in ended] == [1, 1], ended[0].err + ended[1].err
+    assert "left out\nweave: cannot write " in ended[0].out and not ended[1].out
+    assert ended[0].out.count("tiny, last step") == 1
+    together = read_class(VIS / "widget").of("last")
+    scores = [[image.score for image in result.images] for result in (alone, together)]
+    np.testing.assert_allclose(scores[0], scores[1], rtol=1e-5)
+    assert alone.metrics == together.metrics
 
 
 def test_references_stand_beside_the_detector(both_classes, capsys):
@@ -340,8 +317,9 @@ def test_references_stand_beside_the_detector(both_classes, capsys):
     result = read_class(VIS / "weave")
     assert [one.protocol for one in result.checkpoints][-2:] == ["padim", "nearest"]
     assert not (VIS / "weave/padim").exists() and (VIS / "weave/last").is_dir()
-    assert evaluate("--references", "padim", "nearest") == 0 and "kept" in capsys.readouterr().out
-    assert evaluate() == 0 and "kept" not in capsys.readouterr().out
+    weave = ("--class_name", "weave")
+    assert evaluate(*weave, "--references", "padim", "nearest") == 0 and "kept" in capsys.readouterr().out
+    assert evaluate(*weave) == 0 and "kept" not in capsys.readouterr().out
 
 
 def test_references_alone_need_no_checkpoint_and_leave_results_as_they_are(both_classes, capsys):

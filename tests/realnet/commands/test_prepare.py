@@ -1,15 +1,14 @@
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, load_script
 
 from realnet import Detector
+from realnet.commands import cli
 from realnet.config import load_dataset
 from realnet.data.images import read_image, write_image
 from realnet.data.index import read_index
@@ -123,26 +122,22 @@ def test_a_sheet_shows_every_configured_source(tiny, run_script, capsys):
     assert not np.array_equal(more, read_image(tiny / "other/widget.png"))
 
 
-def test_check_reports_everything_and_ends_with_code_2(tiny, run_script):
+def test_check_reports_everything_and_ends_with_code_2(tiny, run_script, capsys):
     assert "sound      tiny: weave, widget" in run_script("prepare_data", "check", "--dataset", "tiny")
     images = tiny / "data/tiny/images"
     shutil.copy(images / "weave/train/good/000.png", images / "weave/test/good/leak.png")
     broken = images / "widget/train/good/000.png"
     broken.write_bytes(broken.read_bytes()[:-60])
     write_image(images / "widget/test/stray.png", np.zeros((9, 9, 3), np.uint8))
-    ended = subprocess.run(
-        [sys.executable, str(ROOT / "prepare_data.py"), "check", "--dataset", "tiny"],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        check=False,
-    )
-    assert ended.returncode == 2
-    assert "weave/test/good/leak.png equals data/tiny/images/weave/train/good/000.png" in ended.stdout
-    assert "widget/train/good/000.png" in ended.stdout
-    assert "widget/test: 1 unused" in ended.stdout
-    assert "error: tiny has 2 fatal findings" in ended.stderr
-    assert "Traceback" not in ended.stderr
+    with pytest.raises(SystemExit) as end:
+        cli.run(lambda _: load_script("prepare_data").main(["check", "--dataset", "tiny"]))
+    printed = capsys.readouterr()
+    assert end.value.code == 2
+    assert "weave/test/good/leak.png equals data/tiny/images/weave/train/good/000.png" in printed.out
+    assert "widget/train/good/000.png" in printed.out
+    assert "widget/test: 1 unused" in printed.out
+    assert "error: tiny has 2 fatal findings" in printed.err
+    assert "Traceback" not in printed.err
 
 
 def test_check_goes_on_past_a_class_without_images(tiny, run_script, capsys):

@@ -211,7 +211,7 @@ def test_damaged_descriptions_are_refused_by_name(described):
         assert "is damaged: its description is no JSON" in refusal(text)
     for text in ("null", "[]", '"x"'):
         assert "is no detector of this project" in refusal(text)
-    assert description.parse(json.dumps(described), BUNDLE)[0].class_name == "weave"
+    assert description.parse(json.dumps(described), BUNDLE).class_name == "weave"
 
 
 def test_a_config_without_evaluation_keeps_its_thresholds(described):

@@ -15,7 +15,7 @@ from conftest import load_script
 
 from realnet import Detector, UserError
 from realnet.config import RealNetConfig
-from realnet.detection import export, runtimes
+from realnet.detection import export, onnx_file, runtimes
 from realnet.detection.description import describe
 from realnet.detection.runtimes import open_exported
 from realnet.models import checkpoint
@@ -124,13 +124,31 @@ def test_a_batch_of_any_size_gives_each_images_own_map_and_score(exported, runti
 def test_an_onnx_file_knows_how_long_each_runtime_took(exported):
     for runtime in ("openvino", "onnxruntime"):
         seconds = json.loads(open_exported(exported / "weave.onnx", runtime).description())["seconds"]
+        assert seconds == onnx_file.seconds_of(exported / "weave.onnx")
         assert seconds.keys() == {"torch", "openvino", "onnxruntime"} and min(seconds.values()) > 0
 
 
-def test_the_installed_runtime_that_was_fastest_at_the_export_is_taken(tmp_path, monkeypatch):
+def field(number: int, value: bytes) -> bytes:
+    """A field of a protocol buffer that holds bytes."""
+    size = len(value)
+    return bytes([number << 3 | 2, size % 128 | 128, size // 128 % 128 | 128, size // 128**2]) + value
+
+
+def described(text: str) -> bytes:
+    """What an ONNX file is for those that read its description alone: numbers, a network, further metadata, and it."""
+    other, own = (field(1, key) + field(2, value) for key, value in ((b"k", b"v"), (b"realnet", text.encode())))
+    return b"\x08\x0a" + field(7, b"\xff" * 300) + b"\x0d\0\0\0\0" + field(14, other) + field(14, own)
+
+
+def stand_in(name: str, text: str, opened: list[str]) -> type:
+    """A runtime that notes when it opens a file, which has this description."""
+    return type(name, (), {"__init__": lambda *_: opened.append(name), "name": name, "description": lambda _: text})
+
+
+def test_the_installed_runtime_that_was_fastest_at_the_export_is_taken_and_no_other_opened(tmp_path, monkeypatch):
     path = tmp_path / "weave.onnx"
-    path.touch()
     config = RealNetConfig().model_dump(mode="json")
+    opened: list[str] = []
     both, one_slower = {"openvino", "onnxruntime"}, {"torch": 0.1, "openvino": 0.3, "onnxruntime": 0.2}
     for seconds, installed, asked, taken in [
         (one_slower, both, None, "onnxruntime"),
@@ -142,14 +160,29 @@ def test_the_installed_runtime_that_was_fastest_at_the_export_is_taken(tmp_path,
         ({}, both, None, "openvino"),
     ]:
         text = describe(Checkpoint("realnet", {}, config=config), seconds=seconds)
-        made = {
-            name: type(name, (), {"__init__": lambda *_: None, "name": name, "description": lambda _, text=text: text})
-            for name in ("openvino", "onnxruntime")
-        }
+        path.write_bytes(described(text))
+        opened.clear()
+        made = {name: stand_in(name, text, opened) for name in ("openvino", "onnxruntime")}
         monkeypatch.setattr(runtimes, "RUNTIMES", made)
         find_spec = {name: object() for name in installed}.get
         monkeypatch.setattr(runtimes.importlib.util, "find_spec", find_spec)
-        assert Detector.load(path, runtime=asked).runtime.name == taken
+        assert Detector.load(path, runtime=asked).runtime.name == taken and opened == [taken]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        described('{"seconds": {"onnxruntime": 1}}')[:-9],
+        described("no JSON"),
+        described('{"seconds": [1]}'),
+        b"\x0b\0",
+        b"\xff" * 99,
+    ],
+)
+def test_a_file_that_is_damaged_says_nothing_of_runtimes(tmp_path, data):
+    (tmp_path / "weave.onnx").write_bytes(data)
+    assert onnx_file.seconds_of(tmp_path / "weave.onnx") == {}
 
 
 @needs_packages

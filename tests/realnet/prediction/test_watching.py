@@ -73,6 +73,48 @@ def test_watching_again_adds_the_new_ones_only(between_looks):
         predict("--watch", "come", "--output", "found", "--threshold", 0.7)
 
 
+def test_a_folder_of_another_detectors_verdicts_gets_no_more(between_looks):
+    Path("come").mkdir()
+    shutil.copy(TEST / "good/000.png", "come")
+    between_looks(lambda: None)
+    assert predict("--watch", "come", "--output", "found") == 0
+    tiny_detector.save("weave", seed=1)  # of the same threshold
+    with pytest.raises(UserError, match=r"found holds verdicts of a detector other than .*ckpt_last\.pth is now"):
+        predict("--watch", "come", "--output", "found")
+    assert predict("--input", "come", "--output", "found") == 0  # begins anew
+    between_looks(lambda: None)
+    assert predict("--watch", "come", "--output", "found") == 0
+
+
+def test_folders_that_cannot_be_read_are_said_and_looked_at_again(between_looks, monkeypatch, capsys):
+    shutil.copytree(TEST, "come")
+    locked = ["hole"]
+
+    def iterdir(path: Path, whole_iterdir=Path.iterdir):
+        if path.name in locked:
+            raise PermissionError(13, "Permission denied")
+        return whole_iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    between_looks(lambda: None)
+    assert predict("--watch", "come", "--output", "found") == 1
+    assert "1 left out\ncannot read the folder come/hole: Permission denied\n" in capsys.readouterr().out
+    between_looks(locked.clear, lambda: None)
+    assert predict("--watch", "come", "--output", "found") == 0
+    assert list(rows(Path("found")))[4:] == ["hole/000.png"]
+
+
+def test_a_folder_whose_heatmaps_would_lie_among_masks_is_left_out(between_looks, capsys):
+    for folder in ("come/masks", "come/maps"):
+        shutil.copytree(TEST / "good", folder)
+    shutil.copy(TEST / "hole/000.png", "come")
+    between_looks(lambda: None)
+    assert predict("--watch", "come", "--output", "found", "--save", "heatmaps", "masks") == 1
+    printed = capsys.readouterr().out
+    assert "2 left out\nthe heatmap of masks/000.png would lie among the masks; rename its folder, or" in printed
+    assert sorted(rows(Path("found"))) == ["000.png", "maps/000.png", "maps/001.png"]
+
+
 def test_watching_stops_at_a_signal_with_all_that_is_begun_written(between_looks, monkeypatch):
     shutil.copytree(TEST, "come")
     whole_predict = Detector.predict
