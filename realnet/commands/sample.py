@@ -47,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from realnet.sdas.sampler import load_sampler, sample_class
 
     dataset = open_dataset(flags.dataset)
-    classes = cli.choose_classes(flags.classes, dataset.classes, flags.dataset)
+    named = cli.choose_detectors(flags.classes, dataset.classes, flags.dataset)
+    classes = list(dict.fromkeys(one for name in named for one in dataset.classes_of(name)))
     root = flags.output or paths.DATA / flags.dataset / "sdas"
     if root.is_file():
         raise UserError(f"--output {root} is a file; give a folder")
