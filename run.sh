@@ -71,7 +71,7 @@ from realnet.data.registry import open_dataset
 
 def main(_):
     name, *wanted = sys.argv[1:]
-    print(*cli.choose_classes(wanted or ["all"], open_dataset(name).classes, name), sep="\n")
+    print(*cli.choose_detectors(wanted or ["all"], open_dataset(name).classes, name), sep="\n")
 
 cli.run(main)' "$@"
 }

@@ -52,9 +52,16 @@ def save(
     calibration: Calibration | None = CALIBRATION,
     dataset: str = "tiny",
     diverged: bool = False,
+    of_seed: int | None = None,
+    step: int = 4,
+    by_class: dict[str, Calibration] | None = None,
 ) -> Path:
-    """Write the checkpoint of a class under the current folder; the numbers of one that diverged overflow to NaN."""
-    path = paths.output(dataset, "realnet", "checkpoints", class_name) / name
+    """Write the checkpoint of a class, or of one of its seeds, under the current folder.
+
+    The numbers of one that diverged overflow to NaN. ``by_class`` holds the thresholds of each class that a unified
+    detector judges.
+    """
+    path = paths.output(dataset, "realnet", "checkpoints", class_name, of_seed) / name
     learned = {key: value.clone() for key, value in _state(seed).items() if not key.startswith("backbone.")}
     if diverged:
         learned["rrs.decoder3.2.weight"].fill_(torch.finfo(torch.float32).max)
@@ -62,13 +69,18 @@ def save(
         kind="realnet",
         state_dict=learned,
         dataset=dataset,
-        classes=(class_name,),
+        classes=tuple(by_class or [class_name]),
         class_name=class_name,
         config=config().model_dump(mode="json"),
         facts={
-            "step": 4,
+            "step": step,
             "backbone": {"name": "resnet18", "checksum": _checksum()},
             "calibration": calibration and asdict(calibration),
+            **(
+                {"classes": list(by_class), "calibrations": {n: asdict(c) for n, c in by_class.items()}}
+                if by_class
+                else {}
+            ),
         },
     )
     checkpoint.save(path, weights)

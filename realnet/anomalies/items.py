@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from realnet.anomalies.foreground import find_object
-from realnet.anomalies.synthesis import AnomalySynthesizer
+from realnet.anomalies.synthesis import AnomalySynthesizer, JointSynthesizer
 from realnet.data.cache import CACHE_MIB, ImageCache
 from realnet.data.images import mask_to_tensor, normalise
 from realnet.data.index import Entry
@@ -38,7 +38,7 @@ class DetectorItem(TypedDict):
 
 
 class DetectorTrainDataset(Dataset[DetectorItem]):
-    """Normal images of one class, with or without a local anomaly (docs/method.md, Detector training).
+    """Normal images of one class or several, with or without a local anomaly (docs/method.md, Detector training).
 
     With a synthesizer of tiles, an item is a tile of an image, drawn anew in each epoch (docs/method.md, Tiles).
 
@@ -51,7 +51,7 @@ class DetectorTrainDataset(Dataset[DetectorItem]):
         image_root: Path,
         *,
         image_size: tuple[int, int],
-        synthesizer: AnomalySynthesizer,
+        synthesizer: AnomalySynthesizer | JointSynthesizer,
         seed: int,
         augment: bool = False,
         only_anomalous: bool = False,
@@ -63,8 +63,17 @@ class DetectorTrainDataset(Dataset[DetectorItem]):
         self.seed, self.augment, self.only_anomalous, self.draws = seed, augment, only_anomalous, draws
         files = [image_root / entry.filename for entry in entries]
         self.images = ImageCache(files, image_size, bits=image_bits, budget_mib=cache_mib)
-        if synthesizer.foreground == "auto" and self.entries:
-            _report_auto_foreground(self.images, self.entries[0].class_name)
+        self._members: dict[str, list[int]] = {}
+        for index, entry in enumerate(self.entries):
+            self._members.setdefault(entry.class_name, []).append(index)
+        for name, members in self._members.items():
+            if synthesizer.of(name).foreground == "auto":
+                _report_auto_foreground(self.images, members, name)
+
+    @property
+    def groups(self) -> list[list[int]] | None:
+        """Return the items of each class, which batches hold alike (:class:`EpochOrder`); None for a single class."""
+        return list(self._members.values()) if len(self._members) > 1 else None
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -75,8 +84,9 @@ class DetectorTrainDataset(Dataset[DetectorItem]):
         image = self.images[index]
         if self.augment:
             image = flip_and_turn(image, rng)
-        anomaly = self.synthesizer.synthesize(image, rng, only_anomalous=self.only_anomalous)
-        clean, has_anomaly = normalise(self.synthesizer.tile_at(image, anomaly.corner)), bool(anomaly.mask.any())
+        synthesizer = self.synthesizer.of(self.entries[index].class_name)
+        anomaly = synthesizer.synthesize(image, rng, only_anomalous=self.only_anomalous)
+        clean, has_anomaly = normalise(synthesizer.tile_at(image, anomaly.corner)), bool(anomaly.mask.any())
         return DetectorItem(
             image=normalise(anomaly.image) if has_anomaly else clean,
             clean=clean,
@@ -91,9 +101,9 @@ def item_generator(seed: int, epoch: int, index: int, *, draws: int = DRAWS) -> 
     return generator("detector", seed, epoch, index, draws=draws)
 
 
-def _report_auto_foreground(images: ImageCache, class_name: str) -> None:
-    """Log, once per dataset, how often the rule ``auto`` finds an object in images of this class."""
-    probes = [images[index] for index in range(0, len(images), -(-len(images) // NUM_FOREGROUND_PROBES))]
+def _report_auto_foreground(images: ImageCache, members: Sequence[int], class_name: str) -> None:
+    """Log, once per dataset, how often the rule ``auto`` finds an object in images of this class, its ``members``."""
+    probes = [images[index] for index in members[:: -(-len(members) // NUM_FOREGROUND_PROBES)]]
     fallbacks = sum(find_object(probe) is None for probe in probes)
     logger.info(
         "foreground rule 'auto' of class %s: no object found in %d of %d images, so all of their pixels are foreground",

@@ -110,6 +110,10 @@ class AnomalySynthesizer:
         """Return the files of all types."""
         return [file for files in self.sources.values() for file in files]
 
+    def of(self, class_name: str) -> "AnomalySynthesizer":  # noqa: ARG002 - as JointSynthesizer.of
+        """Return the synthesizer of a class: this one."""
+        return self
+
     def synthesize(self, image: Image, rng: np.random.Generator, *, only_anomalous: bool = False) -> LocalAnomaly:
         """Draw a type and, unless it is ``normal``, a mask, a source and an opacity; return the blended image.
 
@@ -177,6 +181,27 @@ class AnomalySynthesizer:
         path = files[int(rng.integers(len(files)))]
         source = resize_image(read_image(path), self._drawn_size)
         return (augment_texture(source, rng) if kind == "dtd" else source), path
+
+
+@dataclass(frozen=True)
+class JointSynthesizer:
+    """The synthesizers of several classes, each with the foreground and the sources of its own."""
+
+    by_class: Mapping[str, AnomalySynthesizer]
+
+    @property
+    def source_files(self) -> list[Path]:
+        """Return the files of all classes, each once."""
+        return list(dict.fromkeys(file for one in self.by_class.values() for file in one.source_files))
+
+    @property
+    def foreground(self) -> Foreground:
+        """Return the foreground of an image whose class nobody names: all of it."""
+        return "full"
+
+    def of(self, class_name: str) -> AnomalySynthesizer:
+        """Return the synthesizer of a class."""
+        return self.by_class[class_name]
 
 
 def build_synthesizer(

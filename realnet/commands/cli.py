@@ -27,6 +27,7 @@ def parser(
     *,
     class_name: bool = False,
     resume: bool = False,
+    seeds: bool = False,
     needs_dataset: bool = True,
     epilog: str = "",
 ) -> argparse.ArgumentParser:
@@ -46,7 +47,7 @@ def parser(
             nargs="+",
             default=["all"],
             metavar="CLASS",
-            help="one class, several, or 'all' (the default)",
+            help="one class, several, or 'all' (the default); of detectors also 'unified', one for all classes",
         )
     made.add_argument("--config", type=location, metavar="FILE", help="a YAML file to use instead of the dataset's own")
     made.add_argument(
@@ -57,7 +58,16 @@ def parser(
         metavar="KEY=VALUE",
         help="override a key of the config, such as train.batch_size=8; may be given several times",
     )
-    made.add_argument("--seed", type=int, metavar="N", help="replaces the config's seed")
+    randomness = made.add_mutually_exclusive_group()
+    randomness.add_argument("--seed", type=int, metavar="N", help="replaces the config's seed")
+    if seeds:
+        randomness.add_argument(
+            "--seeds",
+            type=int,
+            nargs="+",
+            metavar="N",
+            help="one detector for each seed, in the folders <class>/seed_<N>; evaluation gives mean and spread",
+        )
     made.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1 or mps (default: a GPU if there is one)")
     if resume:
         made.add_argument(
@@ -163,6 +173,40 @@ def choose_classes(wanted: Sequence[str], known: Sequence[str], dataset: str) ->
     if unknown:
         raise UserError(f"{dataset} has no class {', '.join(map(repr, unknown))}; its classes: {', '.join(known)}")
     return list(dict.fromkeys(found for found in chosen.values() if found is not None))
+
+
+def choose_detectors(wanted: Sequence[str], known: Sequence[str], dataset: str) -> list[str]:
+    """Return the classes that the flags name, and ``unified`` at the end if they name the one detector of all classes.
+
+    Raises:
+        UserError: as :func:`choose_classes`, and if there is only one class.
+    """
+    from realnet.data.registry import UNIFIED, is_unified
+
+    if UNIFIED not in wanted or not is_unified(UNIFIED, known):
+        return choose_classes(wanted, known, dataset)
+    if len(known) < 2:
+        raise UserError(f"{UNIFIED} is one detector of all classes, and {dataset} has one class: name {known[0]}")
+    others = [name for name in wanted if name != UNIFIED]
+    return [*(choose_classes(others, known, dataset) if others else []), UNIFIED]
+
+
+def seeds_of(flags: argparse.Namespace) -> list[int] | list[None]:
+    """Return the seeds that ``--seeds`` names; without the flag None, for the config's own.
+
+    Raises:
+        UserError: if one is named twice or impossible, or if ``--set`` names the seed too.
+    """
+    if flags.seeds is None:
+        return [None]
+    named = " ".join(map(str, flags.seeds))
+    if len(set(flags.seeds)) < len(flags.seeds):
+        raise UserError(f"--seeds {named} names a seed twice; name each once")
+    if min(flags.seeds) < 0 or max(flags.seeds) >= 2**63:
+        raise UserError(f"--seeds {named}: a seed is a number from 0 to 2^63 - 1")
+    if any(override.partition("=")[0] == "seed" for override in flags.overrides):
+        raise UserError(f"--set seed and --seeds {named} both give the seed; leave one out")
+    return list(flags.seeds)
 
 
 def overrides(values: Mapping[str, object]) -> list[str]:

@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from realnet.detection.detector import Detector
     from realnet.detection.export import SUFFIXES, as_stored, export_bundle, export_network
     from realnet.errors import UserError
-    from realnet.evaluation.results import find_results
+    from realnet.evaluation.cards import find_results
     from realnet.runtime.precision import Precision
 
     exact = Precision(torch.float32, torch.device("cpu"))

@@ -25,6 +25,7 @@ writes   --output (default: predictions/, or experiments/<dataset>/realnet_vis/<
                              network and no other file, and has about 12 kB for a photograph
          and for each photograph or frame (named clip.mp4#000123), under its own path, a heatmap that outlines the
          defects (or what --save names); --watch adds to what an earlier --watch wrote
+class    of a detector of all classes, --detector FILE --class_name CLASS judges by the thresholds of this class
 exit     1 if a file or folder could not be read, or a heatmap could not be written under its file's name (all other
          images are predicted), 2 if the input cannot be used
 

@@ -64,7 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from realnet.sdas.scoring import Scorer
 
     dataset = open_dataset(flags.dataset)
-    classes = cli.choose_classes(flags.classes, dataset.classes, flags.dataset)
+    named = cli.choose_detectors(flags.classes, dataset.classes, flags.dataset)
+    classes = list(dict.fromkeys(one for name in named for one in dataset.classes_of(name)))
     _check_strengths(config, dataset.classes, flags.dataset)
     root = flags.output or (
         paths.output(flags.dataset, "sample", "vis") if flags.preview else paths.DATA / flags.dataset / "sdas"

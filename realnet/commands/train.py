@@ -2,20 +2,22 @@
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 
 from realnet.commands import cli
 from realnet.config import RealNetConfig
 
 EPILOG = """\
 reads    data/<dataset>/…, the SDAS images of stage 3 (or DTD textures, or the images themselves: anomalies.types)
-writes   experiments/<dataset>/realnet_checkpoints/<class>/ckpt_last.pth and ckpt_best.pth
+writes   experiments/<dataset>/realnet_checkpoints/<class>/ckpt_last.pth and ckpt_best.pth; with --seeds, the same in
+         <class>/seed_<N>/ for each seed; with --class_name unified, in unified/ one detector of all classes
 then     python evaluation_realnet.py --dataset <dataset> --class_name <class>
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train the detectors that the flags name, one after the other."""
-    parser = cli.parser(__doc__, class_name=True, resume=True, epilog=EPILOG)
+    parser = cli.parser(__doc__, class_name=True, resume=True, seeds=True, epilog=EPILOG)
     parser.add_argument(
         "--preset",
         choices=("published", "cpu"),
@@ -23,6 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     flags = parser.parse_args(arguments)
     flags.overrides[:0] = cli.overrides({"preset": flags.preset})
+    seeds = cli.seeds_of(flags)
     config = cli.load_config(RealNetConfig, "realnet", flags)
 
     from realnet.data.registry import open_dataset
@@ -36,8 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     config = settle(config)
     dataset = open_dataset(flags.dataset)
-    classes = cli.choose_classes(flags.class_name, dataset.classes, flags.dataset)
-    jobs = for_each(lambda name: detector_data(dataset, name, config), classes)
+    classes = cli.choose_detectors(flags.class_name, dataset.classes, flags.dataset)
+    found = for_each(lambda name: detector_data(dataset, name, config), classes)
+    jobs = [replace(data, seed=seed) for data in found for seed in seeds]
     if flags.dry_run:
         world = plan_world(flags.device, config.runtime.precision)
         plan.show(config, plan.detectors(config, jobs, world, resume=flags.resume), world)
@@ -49,4 +53,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             cli.close(world.is_main, f"weights    {last}")
         names = shlex.join(flags.class_name)
         command = f"python evaluation_realnet.py --dataset {shlex.quote(flags.dataset)} --class_name {names}"
+        if flags.seeds:
+            command += f" --seeds {shlex.join(map(str, flags.seeds))}"
         cli.close(world.is_main, f"next       {command}")

@@ -138,3 +138,7 @@ class TrainingConfig(Section):
     optimiser: OptimiserConfig = OptimiserConfig()
     train: TrainConfig = TrainConfig()
     runtime: RuntimeConfig = RuntimeConfig()
+
+    def seeded(self, seed: int | None) -> Self:
+        """Return the config with another seed; None keeps its own."""
+        return self if seed is None else self.model_copy(update={"seed": seed})

@@ -45,10 +45,17 @@ def config_file(dataset: str, name: str) -> Path:
     return came / dataset / own.name
 
 
-def output(dataset: str, stage: Stage, purpose: Purpose, class_name: str | None = None) -> Path:
-    """Return ``experiments/<dataset>/<stage>_<purpose>[/<class>]``."""
-    folder = experiment(dataset) / f"{stage}_{purpose}"
-    return folder / class_name if class_name else folder
+def output(
+    dataset: str, stage: Stage, purpose: Purpose, class_name: str | None = None, seed: int | None = None
+) -> Path:
+    """Return ``experiments/<dataset>/<stage>_<purpose>[/<class>[/seed_<N>]]``."""
+    folder = experiment(dataset) / f"{stage}_{purpose}" / (class_name or "")
+    return folder if seed is None else folder / seed_folder(seed)
+
+
+def seed_folder(seed: int) -> str:
+    """Return the name of the folder, in that of a class, of the detector with one of several seeds."""
+    return f"seed_{seed}"
 
 
 def protocols(dataset: str) -> Path:

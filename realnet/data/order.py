@@ -1,6 +1,6 @@
 """The order of training items: a function of seed and step alone, so that a run resumes exactly where it stopped."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -31,6 +31,9 @@ class EpochOrder(Sampler[ItemKey]):
         start_step: the first step to yield, when resuming.
         num_steps: the step to stop before; None never stops.
         draws: how the permutations follow from the seed (:func:`realnet.runtime.randomness.generator`).
+        groups: the items of each class where batches hold as many of one as of another: the classes take turns, each in
+            permutations of its own, so that the items of a small one come more often. An item's epoch is then the
+            pass over its class. None takes all items alike.
 
     Raises:
         ValueError: if there are fewer items than a global batch, or a number is out of range.
@@ -48,6 +51,7 @@ class EpochOrder(Sampler[ItemKey]):
         start_step: int = 0,
         num_steps: int | None = None,
         draws: int = DRAWS,
+        groups: Sequence[Sequence[int]] | None = None,
     ) -> None:
         is_in_range = min(batch_size, accumulation, world_size) >= 1 and 0 <= rank < world_size and start_step >= 0
         if not is_in_range or num_items < batch_size * accumulation * world_size:
@@ -58,7 +62,7 @@ class EpochOrder(Sampler[ItemKey]):
             )
         self.num_items, self.seed, self.batch_size, self.accumulation = num_items, seed, batch_size, accumulation
         self.rank, self.world_size, self.start_step, self.num_steps = rank, world_size, start_step, num_steps
-        self.draws = draws
+        self.draws, self.groups = draws, groups
 
     @property
     def global_batch(self) -> int:
@@ -84,10 +88,27 @@ class EpochOrder(Sampler[ItemKey]):
     def _micro_batch(self, step: int, micro_step: int) -> Iterator[ItemKey]:
         epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
         start = step_of_epoch * self.global_batch + (micro_step * self.world_size + self.rank) * self.batch_size
+        if self.groups is not None:
+            first = epoch * self.steps_per_epoch * self.global_batch + start
+            yield from (self._in_turn(first + place, self.groups) for place in range(self.batch_size))
+            return
         for index in _permutation(self.seed, epoch, self.num_items, self.draws)[start : start + self.batch_size]:
             yield epoch, int(index)
+
+    def _in_turn(self, position: int, groups: Sequence[Sequence[int]]) -> ItemKey:
+        """Return the key at a position in the endless row in which the groups take turns."""
+        turn, place = divmod(position, len(groups))
+        group = int(_group_permutation("turns", self.seed, turn, 0, len(groups))[place])
+        members = groups[group]
+        epoch, index = divmod(turn, len(members))
+        return epoch, members[_group_permutation("group order", self.seed, epoch, group, len(members))[index]]
 
 
 @lru_cache(maxsize=4)
 def _permutation(seed: int, epoch: int, num_items: int, draws: int) -> NDArray[np.int64]:
     return generator("order", seed, epoch, draws=draws).permutation(num_items)
+
+
+@lru_cache(maxsize=256)
+def _group_permutation(purpose: str, seed: int, number: int, group: int, length: int) -> NDArray[np.int64]:
+    return generator(purpose, seed, number, group).permutation(length)

@@ -9,6 +9,14 @@ from realnet.data.index import ClassIndex, build_index, discover_classes, load_i
 from realnet.data.layout_file import Layout, stored_layout
 from realnet.errors import UserError
 
+UNIFIED = "unified"
+"""The name of the one detector of all classes of a dataset."""
+
+
+def is_unified(name: str, classes: Sequence[str]) -> bool:
+    """Tell whether a name stands for the detector of all classes, and is not that of a class, in any case."""
+    return name == UNIFIED and UNIFIED not in {one.casefold() for one in classes}
+
 
 @dataclass(frozen=True)
 class OpenDataset:
@@ -22,6 +30,10 @@ class OpenDataset:
     def image_root(self) -> Path:
         """Return the folder that the filenames of entries are relative to."""
         return Path(self.config.image_root).expanduser()
+
+    def classes_of(self, detector: str) -> tuple[str, ...]:
+        """Return the classes that a detector judges, by its name: that of a class, or ``unified`` for all."""
+        return self.classes if is_unified(detector, self.classes) else (detector,)
 
     def index(self, class_name: str, *, write: bool = True) -> ClassIndex:
         """Return a class's index; if there is none, build it and, if ``write``, store it.

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ class Results:
         num_defect, num_normal: test images.
         metrics: by name, in [0, 1]; those that could not be computed are left out.
         missed, false_alarms: wrong verdicts at the calibrated threshold; None without one.
+        spread: mean and spread of detectors that differ in the seed alone, as text; "" for none.
+        by_class: metrics of each class that a unified detector judges; ``metrics`` are their means.
     """
 
     made: str
@@ -35,20 +37,24 @@ class Results:
     metrics: Mapping[str, float]
     missed: int | None = None
     false_alarms: int | None = None
+    spread: str = ""
+    by_class: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def rows(self) -> dict[str, Any]:
         """Return what a card says of them, with intervals where there is a formula."""
         rows: dict[str, Any] = {"evaluated": self.made, "images": f"{self.num_normal} good, {self.num_defect} defects"}
         for name, value in self.metrics.items():
             rows[name] = f"{value:.4f}"
-            if name == "image_auroc" and self.num_defect and self.num_normal:
+            if name == "image_auroc" and self.num_defect and self.num_normal and not self.by_class:
                 low, high = auroc_interval(value, self.num_defect, self.num_normal)
                 rows[name] += f" (95 % interval {low:.3f} to {high:.3f})"
         if self.missed is not None and self.num_defect:
             rows["defects missed"] = str(Rate.of(self.missed, self.num_defect))
         if self.false_alarms is not None and self.num_normal:
             rows["false alarms"] = str(Rate.of(self.false_alarms, self.num_normal))
-        return rows
+        for class_name, metrics in self.by_class.items():
+            rows[f"class {class_name}"] = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        return {**rows, "over seeds": self.spread} if self.spread else rows
 
 
 @dataclass(frozen=True)
@@ -104,7 +110,8 @@ def make_card(stored: Checkpoint, path: Path, results: Results | None = None) ->
         "Limits": dict(_limits(config, facts, results)),
         "Licence": {"code": "MIT", "weights": "as the backbone's above, and as the images that it was trained on"},
     }
-    return Card(f"RealNet detector of {stored.class_name or 'one class'} ({stored.dataset or 'dataset'})", sections)
+    of_what = "all classes" if facts.get("classes") else stored.class_name or "one class"
+    return Card(f"RealNet detector of {of_what} ({stored.dataset or 'dataset'})", sections)
 
 
 def _data(stored: Checkpoint, config: RealNetConfig) -> Rows:
@@ -112,7 +119,7 @@ def _data(stored: Checkpoint, config: RealNetConfig) -> Rows:
     kinds = ", ".join(f"{name} {weight:g}" for name, weight in config.anomalies.types.items())
     return {
         "dataset": stored.dataset,
-        "class": stored.class_name,
+        "class": ", ".join(stored.facts.get("classes", ())) or stored.class_name,
         "images": ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in counts.items()) or "not recorded",
         "synthetic anomalies": kinds,
     }
@@ -143,7 +150,14 @@ def _calibration(facts: Mapping[str, Any]) -> Rows:
         "pixel threshold": f"{values['pixel_threshold']:.6g}",
         "set on": values.get("note")
         or f"{values['num_images']} {which} images, and {values['num_anomalies']} anomalies drawn on them",
+        **{f"class {name}": _thresholds(one) for name, one in facts.get("calibrations", {}).items()},
     }
+
+
+def _thresholds(values: Mapping[str, Any] | None) -> str:
+    if values is None:
+        return "none"
+    return f"image threshold {values['image_threshold']:.6g}, pixel threshold {values['pixel_threshold']:.6g}"
 
 
 def _backbone(config: RealNetConfig, facts: Mapping[str, Any]) -> Rows:

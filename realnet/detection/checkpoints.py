@@ -1,12 +1,14 @@
 """Find the checkpoints of a class's detector."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from realnet import config
 from realnet.config import paths
 from realnet.data.folders import natural_key
+from realnet.data.registry import UNIFIED, is_unified
 from realnet.errors import UserError
 from realnet.models import checkpoint
 
@@ -26,8 +28,40 @@ PROTOCOLS: Mapping[Protocol, str] = {
 """Where the results of a detector come from: the choice of its checkpoint, or a reference without training."""
 
 
-def find_checkpoints(dataset: str, class_name: str, given: Path | None = None) -> dict[Protocol, Path]:
-    """Return the given file, else the class's existing checkpoints: last, and best on the test split.
+@dataclass(frozen=True)
+class Subject:
+    """A class and the detector that judges it: its own or the unified one; with a seed, one of several of these."""
+
+    class_name: str
+    seed: int | None = None
+    is_unified: bool = False
+
+    @property
+    def detector(self) -> str:
+        """Return the name of the detector: the class's, or ``unified``."""
+        return UNIFIED if self.is_unified else self.class_name
+
+    @property
+    def title(self) -> str:
+        """Return the class's name, which says so if the detector is the unified one."""
+        return f"{self.class_name} ({UNIFIED})" if self.is_unified else self.class_name
+
+    @property
+    def place(self) -> PurePosixPath:
+        """Return the folder of its results, relative to that of the dataset's."""
+        seed = "" if self.seed is None else paths.seed_folder(self.seed)
+        return PurePosixPath(UNIFIED if self.is_unified else "", self.class_name, seed)
+
+    def checkpoints(self, dataset: str) -> Path:
+        """Return the folder of its checkpoints."""
+        return paths.output(dataset, "realnet", "checkpoints", self.detector, self.seed)
+
+    def __str__(self) -> str:
+        return self.title if self.seed is None else f"{self.title}, seed {self.seed}"
+
+
+def find_checkpoints(dataset: str, subject: Subject, given: Path | None = None) -> dict[Protocol, Path]:
+    """Return the given file, else the detector's existing checkpoints: last, and best on the test split.
 
     Raises:
         UserError: if the given file does not exist.
@@ -36,16 +70,20 @@ def find_checkpoints(dataset: str, class_name: str, given: Path | None = None) -
         if not given.is_file():
             raise UserError(f"--checkpoint {given} does not exist; give a detector's file, or leave --checkpoint out")
         return {"given": given}
-    folder = paths.output(dataset, "realnet", "checkpoints", class_name)
+    folder = subject.checkpoints(dataset)
     known: dict[Protocol, Path] = {"last": folder / paths.LAST, "best": folder / paths.BEST}
     return {protocol: path for protocol, path in known.items() if path.is_file()}
 
 
-def missing_checkpoint(dataset: str, class_name: str) -> str:
-    """Return the error message for a class without checkpoint, with the command that makes one."""
-    path = paths.output(dataset, "realnet", "checkpoints", class_name) / paths.LAST
-    command = checkpoint.command_that_makes("realnet", dataset, class_name)
-    return f"{path} does not exist; make it with: {command}"
+def missing_checkpoint(dataset: str, subject: Subject) -> str:
+    """Return the error message for a detector without checkpoint, with the command that makes one."""
+    path = subject.checkpoints(dataset) / paths.LAST
+    command = checkpoint.command_that_makes("realnet", dataset, subject.detector)
+    if subject.seed is not None:
+        return f"{path} does not exist; make it with: {command} --seeds {subject.seed}"
+    others = sorted(path.parent.glob(f"seed_*/{paths.LAST}"), key=lambda file: natural_key(str(file)))
+    there = f" (there are detectors of seeds: --detector {others[0]}, or evaluation with --seeds)" if others else ""
+    return f"{path} does not exist{there}; make it with: {command}"
 
 
 def choose_detector(dataset: str, wanted: Sequence[str], given: Path | None = None) -> tuple[str, Path]:
@@ -53,7 +91,7 @@ def choose_detector(dataset: str, wanted: Sequence[str], given: Path | None = No
 
     Args:
         dataset: name of the dataset.
-        wanted: one class, or ``all`` if only one is trained.
+        wanted: one class, ``unified``, or ``all`` if only one is trained.
         given: path of a checkpoint; None looks for one.
 
     Raises:
@@ -61,14 +99,16 @@ def choose_detector(dataset: str, wanted: Sequence[str], given: Path | None = No
     """
     classes = config.load_dataset(dataset).classes
     folders = paths.output(dataset, "realnet", "checkpoints").glob("*")
-    trained = sorted((folder.name for folder in folders if find_checkpoints(dataset, folder.name)), key=natural_key)
+    trained = sorted(
+        (folder.name for folder in folders if find_checkpoints(dataset, Subject(folder.name))), key=natural_key
+    )
     names = trained if list(wanted) == ["all"] else list(wanted)
     if len(names) != 1:
         known = ", ".join(trained) or "none yet"
         raise UserError(f"this takes the detector of one class; name it with --class_name (trained: {known})")
-    if classes and names[0] not in classes:
+    if classes and names[0] not in classes and not is_unified(names[0], classes):
         raise UserError(f"{dataset} has no class {names[0]!r}; its classes: {', '.join(classes)}")
-    found = find_checkpoints(dataset, names[0], given)
+    found = find_checkpoints(dataset, Subject(names[0]), given)
     if not found:
-        raise UserError(missing_checkpoint(dataset, names[0]))
+        raise UserError(missing_checkpoint(dataset, Subject(names[0])))
     return names[0], next(iter(found.values()))

@@ -60,6 +60,8 @@ class _Backbone(_Part):
 
 class _Facts(_Part):
     calibration: Calibration | None = None
+    calibrations: dict[str, Calibration | None] = {}
+    classes: list[str] = []
     backbone: _Backbone = _Backbone()
     image_bits: int = Field(16, ge=8, le=16)
     training_images: list[str] = []

@@ -94,7 +94,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Detector:
-    """A trained detector of one class (docs/method.md, Detector).
+    """A trained detector of one class, or of all classes of a dataset (docs/method.md, Detector).
 
     Attributes:
         runtime: computes anomaly maps.
@@ -137,7 +137,8 @@ class Detector:
             backbone_weights: the file with the backbone's weights, which our checkpoints do not contain; None takes the
                 path used in training, relative to the current folder. A bundle brings them.
             dataset: if given, refuse detectors of other datasets.
-            class_name: if given, refuse detectors of other classes.
+            class_name: if given, refuse detectors of other classes; of a unified detector, judge by the thresholds of
+                this class instead of those for any.
             runtime: what runs an ONNX file: ``openvino`` or ``onnxruntime``; None takes the one of those installed
                 that was faster when the file was exported.
 
@@ -153,7 +154,7 @@ class Detector:
             used = config_of(stored, config, path)
             if used.evaluation.pool != config_of(stored, None, path).evaluation.pool:
                 raise UserError(f"{path} scores with its own evaluation.score_pool; export the detector with another")
-            return cls._described(exported, stored, used, path)
+            return cls._described(exported, stored, used, path, class_name)
         if runtime is not None:
             raise UserError(
                 f"--runtime {runtime} reads exported detectors ({', '.join(READERS)}); {path} runs in torch"
@@ -170,14 +171,16 @@ class Detector:
         if precision is None:
             precision = resolve(loaded.config.runtime.precision, torch.device(device) if device else best_device())
         model = make_ready(loaded.model, precision, loaded.config.runtime)
-        return cls._described(TorchRuntime(model, precision), loaded.stored, loaded.config, path)
+        return cls._described(TorchRuntime(model, precision), loaded.stored, loaded.config, path, class_name)
 
     @classmethod
-    def _described(cls, runtime: Runtime, stored: Checkpoint, config: RealNetConfig, path: Path) -> Self:
+    def _described(
+        cls, runtime: Runtime, stored: Checkpoint, config: RealNetConfig, path: Path, class_name: str | None
+    ) -> Self:
         return cls(
             runtime=runtime,
             config=config,
-            calibration=calibration_of(stored, config, path),
+            calibration=calibration_of(stored, config, path, class_name),
             facts=dict(stored.facts),
             dataset=stored.dataset,
             class_name=stored.class_name,

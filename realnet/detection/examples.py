@@ -55,6 +55,18 @@ class Examples:
         return tuple(Measured(values[: len(self.normal)], values[len(self.normal) :]) for values in whole)
 
 
+def join_examples(parts: Sequence[Examples]) -> Examples:
+    """Return the examples of several classes together."""
+    if len(parts) == 1:
+        return parts[0]
+    masks = [one.masks for one in parts if len(one.masks)]
+    return Examples(
+        [image for one in parts for image in one.normal],
+        [image for one in parts for image in one.anomalous],
+        np.concatenate(masks) if masks else parts[0].masks,
+    )
+
+
 class Measured(NamedTuple):
     """A result for each normal and for each anomalous example."""
 

@@ -191,9 +191,11 @@ def export_network(detector: Detector, path: Path, *, images: Sequence[Image]) -
 
 def as_stored(detector: Detector, state: Mapping[str, Tensor]) -> Checkpoint:
     """Return a detector as it is used here, to be stored: its settings, and the thresholds that hold for them."""
-    facts = {**detector.facts, "calibration": detector.calibration and asdict(detector.calibration)}
+    facts = dict(detector.facts)
     if detector.calibration is None:
-        facts.pop("recalibration", None)
+        facts = {key: value for key, value in facts.items() if key not in {"recalibration", "calibrations"}}
+    if "calibrations" not in facts:  # which are of each class, and stay whatever class this detector is for here
+        facts["calibration"] = detector.calibration and asdict(detector.calibration)
     return Checkpoint(
         kind="realnet",
         state_dict=state,

@@ -159,9 +159,14 @@ def _are_available(weights: str) -> bool:
     return weights in NOT_FILES or Path(weights).is_file()
 
 
-def calibration_of(stored: Checkpoint, config: RealNetConfig, path: Path) -> Calibration | None:
-    """Return the stored calibration; None, with a warning, if it is of another score pool than the config's."""
-    values = stored.facts.get("calibration")
+def calibration_of(
+    stored: Checkpoint, config: RealNetConfig, path: Path, class_name: str | None = None
+) -> Calibration | None:
+    """Return the stored calibration, of a unified detector that of the class if it is known.
+
+    None, with a warning, if it is of another score pool than the config's.
+    """
+    values = stored.facts.get("calibrations", {}).get(class_name, stored.facts.get("calibration"))
     if not values or stored.config is None:
         return None
     pool = config_of(stored, None, path).evaluation.pool

@@ -164,10 +164,22 @@ def require_unseen(stored: Checkpoint, root: Path, files: Sequence[str]) -> None
 
 
 def recalibrated(
-    stored: Checkpoint, calibration: Calibration, chosen: Recalibration, evaluation: EvaluationConfig
+    stored: Checkpoint,
+    calibration: Calibration,
+    chosen: Recalibration,
+    evaluation: EvaluationConfig,
+    class_name: str | None = None,
 ) -> Checkpoint:
-    """Return a stored detector with other thresholds, and with the settings of the scores that they were set by."""
-    facts = {**stored.facts, "calibration": asdict(calibration), "recalibration": chosen.facts()}
+    """Return a stored detector with other thresholds, and with the settings of the scores that they were set by.
+
+    The thresholds of a unified detector are those of a class, or without ``class_name`` those for any.
+    """
+    facts = {**stored.facts, "recalibration": chosen.facts()}
+    by_class = facts.get("calibrations", {})
+    if class_name in by_class:
+        facts["calibrations"] = {**by_class, class_name: asdict(calibration)}
+    else:
+        facts["calibration"] = asdict(calibration)
     config = {**(stored.config or {}), "evaluation": evaluation.model_dump(mode="json")}
     return replace(stored, facts=facts, config=config)
 

@@ -20,7 +20,7 @@ from realnet.config import (
 )
 from realnet.data.registry import OpenDataset
 from realnet.data.tiles import tiling_of
-from realnet.detection.checkpoints import REFERENCES, Protocol, ReferenceName
+from realnet.detection.checkpoints import REFERENCES, Protocol, ReferenceName, Subject
 from realnet.detection.detector import Detector
 from realnet.detection.loading import require_fit
 from realnet.detection.references import require_whole
@@ -125,11 +125,11 @@ def detectors(
     identity = cache(model.backbone.identity)
 
     def begins(job: DetectorData) -> int:
-        last = paths.output(job.dataset, "realnet", "checkpoints", job.class_name) / paths.LAST
-        return state.first_step(config, job.train, world, last, lambda: job.subject(config, identity()))
+        own, last = config.seeded(job.seed), job.folder("checkpoints") / paths.LAST
+        return state.first_step(own, job.train, world, last, lambda: job.subject(own, identity()))
 
     return {
-        "classes": ", ".join(f"{j.class_name} ({_numbers(j)})" for j in jobs),
+        "classes": ", ".join(f"{j.name} ({_numbers(j)})" for j in jobs),
         "backbone": f"{config.backbone.name}: {levels} (channels@stride), for images of {model.backbone.statistics}",
         "parameters": f"{trainable / 1e6:.1f} M trained, {frozen / 1e6:.1f} M frozen",
         **steps,
@@ -169,7 +169,7 @@ def _statistics(
 def evaluation(
     config: RealNetConfig,
     dataset: OpenDataset,
-    chosen: Mapping[str, Mapping[Protocol, Path]],
+    chosen: Mapping[Subject, Mapping[Protocol, Path]],
     world: World,
     *,
     references: Sequence[ReferenceName] = (),
@@ -179,11 +179,13 @@ def evaluation(
     Raises:
         UserError: if a checkpoint or the images of a class are unusable.
     """
-    require_sound(dataset, list(chosen))
+    classes = list(dict.fromkeys(subject.class_name for subject in chosen))
+    require_sound(dataset, classes)
     facts: dict[str, object] = {}
-    numbers = {name: len(dataset.index(name, write=False).test) for name in chosen}
+    numbers = {name: len(dataset.index(name, write=False).test) for name in classes}
     detector: Detector | None = None
-    for name, checkpoints in chosen.items():
+    for subject, checkpoints in chosen.items():
+        name = subject.class_name
         for path in checkpoints.values():
             if detector is None:
                 detector = Detector.load(
@@ -191,7 +193,7 @@ def evaluation(
                 )
             else:
                 require_fit(path, config, dataset=dataset.name, class_name=name)
-        facts[f"class {name}"] = (
+        facts[f"class {subject}"] = (
             f"{numbers[name]} test images by {', '.join(map(str, (*checkpoints.values(), *references)))}"
         )
     if references:

@@ -8,12 +8,12 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from realnet.config import paths
+from realnet.data.registry import UNIFIED
 from realnet.detection.calibration import Calibration
-from realnet.detection.card import Results
-from realnet.detection.checkpoints import REFERENCES, Protocol
+from realnet.detection.checkpoints import PROTOCOLS, REFERENCES, Protocol, Subject
 from realnet.drawing.heatmaps import Display
 from realnet.errors import printable
-from realnet.evaluation.scores import METRICS, Metric
+from realnet.evaluation.scores import METRICS, Metric, mean_over_classes
 from realnet.runtime.contents import checksums
 from realnet.runtime.files import whole_file
 
@@ -116,6 +116,8 @@ class ClassResult(JsonPart):
         checkpoints: results of the checkpoints, at most one per protocol.
         settings: settings of scores and metrics; results with other settings are not compared.
         inputs: digest of the files and settings that the results depend on; "" if it was not taken.
+        seed: of the detector, where there are several of the class; None for the class's own.
+        is_unified: whether the detector is that of all classes.
     """
 
     dataset: str
@@ -125,6 +127,13 @@ class ClassResult(JsonPart):
     checkpoints: tuple[CheckpointResult, ...]
     settings: dict[str, float | str | None]
     inputs: str = ""
+    seed: int | None = None
+    is_unified: bool = False
+
+    @property
+    def subject(self) -> Subject:
+        """Return the class and which of its detectors these are the results of."""
+        return Subject(self.class_name, self.seed, self.is_unified)
 
     def pictured(self) -> list[Protocol]:
         """Return the protocols that have heatmaps: those of checkpoints, or else of references."""
@@ -136,37 +145,37 @@ class ClassResult(JsonPart):
         return next((one for one in self.checkpoints if one.protocol == protocol), None)
 
 
-class DatasetResult(JsonPart):
-    """``metrics.json`` of a dataset: the means, and the metrics of each class."""
+class UnifiedResult(JsonPart):
+    """The metrics of the unified detector: the means, and those of each class."""
 
-    dataset: str
     mean: dict[Protocol, dict[str, Metric]]
     classes: dict[str, dict[Protocol, dict[str, Metric]]]
 
 
-def results_for_card(result: CheckpointResult, made: str) -> Results:
-    """Return a checkpoint's results as its model card shows them; ``made`` is the date of the evaluation."""
-    verdicts = result.verdicts if result.calibration else None
-    num_defect = sum(image.is_defect for image in result.images)
-    return Results(
-        made=made,
-        num_defect=num_defect,
-        num_normal=len(result.images) - num_defect,
-        metrics={name: metric.value for name, metric in result.metrics.items() if metric.value is not None},
-        missed=verdicts.missed if verdicts else None,
-        false_alarms=verdicts.false_alarms if verdicts else None,
-    )
+class DatasetResult(JsonPart):
+    """``metrics.json`` of a dataset: the means, and the metrics of each class, by its own detector."""
+
+    dataset: str
+    mean: dict[Protocol, dict[str, Metric]]
+    classes: dict[str, dict[Protocol, dict[str, Metric]]]
+    unified: UnifiedResult | None = None
 
 
-def find_results(path: Path, dataset: str | None, class_name: str | None, *, score_pool: int) -> Results | None:
-    """Return the last evaluation's results of a detector's file as it is now, scored so; None if there are none."""
-    found = read_class(paths.output(dataset, "realnet", "vis", class_name)) if dataset and class_name else None
-    if found is None or found.settings["score_pool"] != score_pool:
-        return None
-    for one in found.checkpoints:
-        if one.checkpoint and Path(one.checkpoint).resolve() == path.resolve():
-            return results_for_card(one, found.made)
-    return None
+def apart(results: Sequence[ClassResult]) -> tuple[list[ClassResult], list[ClassResult]]:
+    """Return the results of the classes' own detectors, and those of the unified one."""
+    return [one for one in results if not one.is_unified], [one for one in results if one.is_unified]
+
+
+def means(results: Sequence[ClassResult]) -> dict[Protocol, dict[str, Metric]]:
+    """Return, for each protocol with results, the mean of each metric over the classes."""
+    found = {protocol: [one.metrics for result in results if (one := result.of(protocol))] for protocol in PROTOCOLS}
+    return {protocol: mean_over_classes(metrics) for protocol, metrics in found.items() if metrics}
+
+
+def results_folder(dataset: str, subject: Subject, part: Literal["given", "references"] | None = None) -> Path:
+    """Return the folder of a class's results; a checkpoint given by hand, or references alone, get one inside it."""
+    folder = paths.output(dataset, "realnet", "vis") / subject.place
+    return folder / part if part else folder
 
 
 def write_class(folder: Path, result: ClassResult) -> None:
@@ -197,40 +206,48 @@ def read_earlier(folder: Path) -> ClassResult | None:
         return None
 
 
-def collect(dataset: str, classes: Sequence[str], made: Sequence[ClassResult]) -> list[ClassResult]:
-    """Return the results just made and, for the other classes, earlier results that still hold.
+def collect(dataset: str, wanted: Sequence[Subject], made: Sequence[ClassResult]) -> list[ClassResult]:
+    """Return the results just made and, for the others that are wanted, earlier results that still hold.
 
     Earlier results hold if their checkpoints have not changed and their settings are the same.
     """
-    known = {result.class_name: result for result in made}
-    found = [known.get(name) or read_class(paths.output(dataset, "realnet", "vis", name)) for name in classes]
+    known = {result.subject: result for result in made}
+    found = [known.get(one) or read_class(results_folder(dataset, one)) for one in wanted]
     return [result for result in found if result is not None and result.settings == made[0].settings]
 
 
-def write_dataset(folder: Path, results: Sequence[ClassResult], means: Mapping[Protocol, dict[str, Metric]]) -> None:
+def write_dataset(folder: Path, results: Sequence[ClassResult]) -> None:
     """Write a dataset's ``metrics.json`` and ``metrics.csv``: a line per class and protocol, then the means.
 
     Raises:
         UserError: if they cannot be written.
     """
-    classes = {one.class_name: {c.protocol: c.metrics for c in one.checkpoints} for one in results}
-    summary = DatasetResult(dataset=results[0].dataset, mean=dict(means), classes=classes)
+    own, unified = apart(results)
+    found = UnifiedResult(mean=means(unified), classes=_by_class(unified)) if unified else None
+    summary = DatasetResult(dataset=results[0].dataset, mean=means(own), classes=_by_class(own), unified=found)
     with whole_file(folder / METRICS_JSON) as file:
-        file.write(summary.model_dump_json(indent=1))
+        file.write(summary.model_dump_json(indent=1, exclude=None if unified else {"unified"}))
     with whole_file(folder / METRICS_CSV) as file:
         table = csv.writer(file, lineterminator="\n")
         judged = ["threshold", "threshold_source", "missed", "false_alarms"]
         table.writerow(["class", "protocol", "checkpoint", "step", *METRICS, *judged])
-        table.writerows(_line(one.class_name, checkpoint) for one in results for checkpoint in one.checkpoints)
-        table.writerows(["mean", protocol, "", "", *_numbers(mean)] for protocol, mean in means.items())
+        for name, group in (("mean", own), (f"{UNIFIED}/mean", unified)):
+            table.writerows(
+                _line(str(one.subject.place), checkpoint) for one in group for checkpoint in one.checkpoints
+            )
+            table.writerows([name, protocol, "", "", *_numbers(mean)] for protocol, mean in means(group).items())
 
 
-def _line(class_name: str, result: CheckpointResult) -> list[object]:
+def _by_class(results: Sequence[ClassResult]) -> dict[str, dict[Protocol, dict[str, Metric]]]:
+    return {one.class_name: {c.protocol: c.metrics for c in one.checkpoints} for one in results}
+
+
+def _line(name: str, result: CheckpointResult) -> list[object]:
     verdicts = result.verdicts
     judged: list[object] = []
     if verdicts is not None:
         judged = [f"{verdicts.threshold:.6g}", verdicts.source, verdicts.missed, verdicts.false_alarms]
-    return [class_name, result.protocol, result.checkpoint, result.step, *_numbers(result.metrics), *judged]
+    return [name, result.protocol, result.checkpoint, result.step, *_numbers(result.metrics), *judged]
 
 
 def _numbers(metrics: Mapping[str, Metric]) -> list[str]:

@@ -62,6 +62,28 @@ class ClassScores:
         _, height, width = self.anomaly_maps.shape
         return height, width
 
+    def by_class(self) -> list["ClassScores"]:
+        """Return the scores of each class among the images; these, if there is only one."""
+        classes = list(dict.fromkeys(entry.class_name for entry in self.entries))
+        if len(classes) < 2:
+            return [self]
+        names = np.array([entry.class_name for entry in self.entries])
+        return [self._of(np.flatnonzero(names == name)) for name in classes]
+
+    def _of(self, numbers: NDArray[np.int64]) -> "ClassScores":
+        in_file = self.regions_in_file
+        return ClassScores(
+            entries=[self.entries[number] for number in numbers],
+            anomaly_maps=self.anomaly_maps[numbers],
+            image_scores=self.image_scores[numbers],
+            labels=self.labels[numbers],
+            masks=self.masks[numbers],
+            has_mask=self.has_mask[numbers],
+            regions=None if self.regions is None else self.regions[numbers],
+            region_counts=None if self.region_counts is None else self.region_counts[numbers],
+            regions_in_file=in_file and (lambda place: in_file(int(numbers[place]))),
+        )
+
 
 @dataclass(frozen=True)
 class Metric:

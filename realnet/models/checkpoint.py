@@ -192,11 +192,13 @@ def load(
 def require_match(
     checkpoint: Checkpoint, path: Path, *, kind: Kind, dataset: str | None = None, class_name: str | None = None
 ) -> None:
-    """Refuse a checkpoint of another kind, dataset or class, as :func:`load` does.
+    """Refuse a checkpoint of another kind, dataset or class, as :func:`load` does; a unified one is of all its classes.
 
     Raises:
         UserError: names what differs.
     """
+    if class_name in checkpoint.facts.get("classes", ()):
+        class_name = None
     for what, wanted, found in (
         ("kind", kind, checkpoint.kind),
         ("dataset", dataset, checkpoint.dataset),

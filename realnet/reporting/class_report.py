@@ -3,19 +3,20 @@
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
-from realnet.config import RealNetConfig, paths
+from realnet.config import RealNetConfig
 from realnet.data.index import Entry
 from realnet.data.registry import OpenDataset
 from realnet.detection.card import Card, make_card
-from realnet.detection.checkpoints import PROTOCOLS, REFERENCES, Protocol, ReferenceName
+from realnet.detection.checkpoints import PROTOCOLS, REFERENCES, Protocol, ReferenceName, Subject
 from realnet.detection.loading import read_stored, stored_config
 from realnet.drawing.panels import heatmap_name
+from realnet.evaluation.cards import results_for_card, spread_text
 from realnet.evaluation.references import ReferenceMaker
 from realnet.evaluation.results import (
     REPORT,
@@ -23,7 +24,6 @@ from realnet.evaluation.results import (
     ClassResult,
     read_class,
     read_earlier,
-    results_for_card,
     write_class,
 )
 from realnet.evaluation.run import TestSplits, evaluate_checkpoint, evaluate_reference, notes_on
@@ -38,12 +38,6 @@ from realnet.runtime.lock import one_run
 logger = logging.getLogger("realnet")
 
 
-def results_folder(dataset: str, class_name: str, part: Literal["given", "references"] | None = None) -> Path:
-    """Return the folder of a class's results; a checkpoint given by hand, or references alone, get one inside it."""
-    folder = paths.output(dataset, "realnet", "vis", class_name)
-    return folder / part if part else folder
-
-
 def heatmaps_folder(folder: Path, protocol: Protocol) -> Path:
     """Return the folder of a detector's heatmaps, in or under the folder of the class's results."""
     return folder if protocol == "given" else folder / protocol
@@ -51,7 +45,7 @@ def heatmaps_folder(folder: Path, protocol: Protocol) -> Path:
 
 def report_class(
     dataset: OpenDataset,
-    class_name: str,
+    subject: Subject,
     checkpoints: Mapping[Protocol, Path],
     *,
     config: RealNetConfig,
@@ -64,7 +58,7 @@ def report_class(
 
     Args:
         dataset: the dataset of the class.
-        class_name: name of the class.
+        subject: the class, and whose checkpoints these are.
         checkpoints: may be empty if there are references; the report shows the images of the first in the order of
             ``PROTOCOLS``.
         config: settings of this machine and of the metrics; the checkpoints hold those of the networks.
@@ -77,6 +71,7 @@ def report_class(
     Raises:
         UserError: if a checkpoint, an image or a mask cannot be used, or if another run holds the folder.
     """
+    class_name = subject.class_name
     with distributed.refusing_together():
         require_sound(dataset, [class_name])
         test = dataset.index(class_name, write=False).test
@@ -85,12 +80,12 @@ def report_class(
         inputs = _inputs(dataset, class_name, checkpoints, config, references, folder)
     kept = _kept(folder, inputs, test) if resume else None
     if not distributed.any_process(kept is None) and kept:
-        logger.info("%s: results of %s kept, nothing has changed; --no-resume evaluates again", class_name, kept.made)
+        logger.info("%s: results of %s kept, nothing has changed; --no-resume evaluates again", subject, kept.made)
         return kept
     with one_run(folder, world):
         return _evaluate(
             dataset,
-            class_name,
+            subject,
             checkpoints,
             config=config,
             seen=seen,
@@ -103,7 +98,7 @@ def report_class(
 
 def _evaluate(
     dataset: OpenDataset,
-    class_name: str,
+    subject: Subject,
     checkpoints: Mapping[Protocol, Path],
     *,
     config: RealNetConfig,
@@ -114,6 +109,7 @@ def _evaluate(
     inputs: str,
 ) -> ClassResult:
     """Do the work of :func:`report_class`; ``seen`` is the config of the network, and ``inputs`` its digest."""
+    class_name = subject.class_name
     test = dataset.index(class_name, write=False).test
     first = next((checkpoints[protocol] for protocol in PROTOCOLS if protocol in checkpoints), None)
     if world.is_main:
@@ -140,26 +136,50 @@ def _evaluate(
         dataset=dataset.name,
         class_name=class_name,
         made=datetime.now().astimezone().isoformat(" ", "minutes"),
-        notes=tuple(notes_on(scores)),
+        notes=(*notes_on(scores), *(_if_unknown(results[0]) if subject.is_unified else ())),
         checkpoints=tuple(results),
         settings=_settings(seen, config),
         inputs=inputs,
+        seed=subject.seed,
+        is_unified=subject.is_unified,
     )
     with distributed.refusing_together():
         if world.is_main:
-            write_class_page(folder, whole, scores, pictures, _write_cards(whole))
+            write_class_page(folder, whole, scores, pictures, None if subject.is_unified else write_cards([whole]))
             write_class(folder, whole)
             contents.keep(folder)
     return whole
 
 
-def _write_cards(result: ClassResult) -> Card | None:
-    """Write the model cards of the class's own checkpoints, with these results; return that of the first checkpoint."""
+def _if_unknown(result: CheckpointResult) -> Iterator[str]:
+    """Yield, for a unified detector, its verdicts where it is not told the class."""
+    calibration = (
+        read_stored(Path(result.checkpoint), mapped=True).facts.get("calibration") if result.checkpoint else None
+    )
+    if calibration and result.calibration:
+        threshold = calibration["image_threshold"]
+        missed = [image.score < threshold for image in result.images if image.is_defect]
+        alarms = [image.score >= threshold for image in result.images if not image.is_defect]
+        yield (
+            f"of unknown class (threshold {threshold:.4g}): {sum(missed)} of {len(missed)} defects missed, "
+            f"{sum(alarms)} false alarms on {len(alarms)} normal images"
+        )
+
+
+def write_cards(results: Sequence[ClassResult], beside: Sequence[ClassResult] = ()) -> Card | None:
+    """Write the model cards of a detector's own checkpoints, with its results; return that of the first checkpoint.
+
+    Args:
+        results: of each class that it judges.
+        beside: of its detectors of all seeds, whose spread the cards show.
+    """
     cards: list[Card | None] = []
-    for one in result.checkpoints:
+    for one in results[0].checkpoints:
         if one.protocol not in REFERENCES:
-            path = Path(one.checkpoint)
-            card = make_card(read_stored(path, mapped=True), path, results_for_card(one, result.made))
+            path, by_class = Path(one.checkpoint), {result.class_name: result.of(one.protocol) for result in results}
+            found = {name: mine for name, mine in by_class.items() if mine is not None}
+            shown = results_for_card(found, results[0].made, spread_text(one.protocol, beside))
+            card = make_card(read_stored(path, mapped=True), path, shown)
             cards.append(card)
             if card and one.protocol != "given":
                 card.write(path)

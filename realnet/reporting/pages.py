@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import NoReturn
 from urllib.parse import quote
@@ -17,6 +18,7 @@ from realnet.drawing.heatmaps import Display
 from realnet.drawing.panels import heatmap_name, heatmap_panel, panel_size, verdict_title
 from realnet.evaluation.results import REPORT, ClassResult, Drawn, ImageResult
 from realnet.evaluation.scores import ClassScores
+from realnet.evaluation.seeds import SEEDS_REPORT
 from realnet.evaluation.split import Pictures
 from realnet.metrics.curves import CurvePoints
 from realnet.reporting.gallery import Item, Views
@@ -60,18 +62,29 @@ def write_class_page(
     _write(folder, [result], [_class_report(result, items, card=card)], classes=())
 
 
-def write_dataset_page(folder: Path, results: Sequence[ClassResult], classes: Sequence[str]) -> None:
-    """Write the report of several classes, with links to their pages; ``classes`` lists all classes of the dataset."""
+def write_dataset_page(
+    folder: Path, results: Sequence[ClassResult], classes: Sequence[str], cards: Sequence[Card | None] = ()
+) -> None:
+    """Write the report of several classes, or of the detectors of several seeds, with links to their pages.
+
+    Args:
+        folder: of the dataset's results.
+        results: the results.
+        classes: all classes of the dataset.
+        cards: model cards to show, of each result's first checkpoint.
+    """
     reports = [
         _class_report(
             result,
             [_item(image, _not_shown) for image in result.checkpoints[0].images],
-            gallery_page=quote(os.fsencode(f"{result.class_name}/{REPORT}")),
+            gallery_page=quote(os.fsencode(result.subject.place / REPORT)),
+            card=card,
         )
-        for result in results
+        for result, card in zip_longest(results, cards)
     ]
     weights = paths.output(results[0].dataset, "diffusion", "checkpoints") / paths.LAST
-    _write(folder, results, reports, classes=classes, health=recorded(weights))
+    name = SEEDS_REPORT if results[0].seed is not None else REPORT
+    _write(folder, results, reports, classes=classes, name=name, health=recorded(weights))
 
 
 def _write(
@@ -80,6 +93,7 @@ def _write(
     reports: Sequence[ClassReport],
     *,
     classes: Sequence[str],
+    name: str = REPORT,
     health: HealthHistory = (),
 ) -> None:
     missing = [name for name in classes if name not in {result.class_name for result in results}]
@@ -93,7 +107,7 @@ def _write(
         ],
         health=health,
     )
-    write_report(folder / REPORT, data)
+    write_report(folder / name, data)
 
 
 def _class_report(
@@ -103,7 +117,7 @@ def _class_report(
     note = ". ".join(filter(None, [first.threshold_note, f1_text(first), *result.notes]))
     curves = {name: _points(drawn) for name, drawn in first.curves.items()}
     return ClassReport(
-        class_name=result.class_name,
+        class_name=str(result.subject),
         checkpoint=first.checkpoint,
         protocol=PROTOCOLS[first.protocol],
         items=items,

@@ -32,11 +32,20 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Result:
-    """A metric in [0, 1], or None and the reason why it was not computed; and the published value, if any."""
+    """A metric in [0, 1], or None and the reason why it was not computed; and the published value, if any.
+
+    Of a mean over seeds, ``spread`` is their standard deviation.
+    """
 
     value: float | None
     reason: str | None = None
     published: float | None = None
+    spread: float | None = None
+
+    def percent(self, digits: int = 2) -> str:
+        """Return the value, and its spread if there is one, in %."""
+        text = "–" if self.value is None else f"{100 * self.value:.{digits}f}"
+        return text if self.spread is None else f"{text} ± {100 * self.spread:.{digits}f}"
 
 
 @dataclass(frozen=True)
@@ -149,7 +158,7 @@ def _table(table: ResultTable) -> str:
     head = "".join(f"<th>{escape(TITLES.get(metric, metric))}</th>" for metric in columns)
     body = [_row(name, row, columns) for name, row in table.rows.items()]
     if table.mean is not None:
-        body.append(_row(mean_name(table), table.mean, columns, 'class="mean"'))
+        body.append(_row(mean_name(len(table.rows)), table.mean, columns, 'class="mean"'))
     rows = [*table.rows.values(), table.mean or {}]
     has_published = any(result.published is not None for row in rows for result in row.values())
     legend = ["In %"]
@@ -169,13 +178,13 @@ def _row(name: str, row: Mapping[str, Result], columns: Sequence[str], attribute
 
 
 def _cell(result: Result) -> str:
-    ours = "–" if result.value is None else f"{100 * result.value:.2f}"
-    return ours if result.published is None else f"{ours}<small>{100 * result.published:.1f}</small>"
+    published = "" if result.published is None else f"<small>{100 * result.published:.1f}</small>"
+    return f"{result.percent()}{published}"
 
 
-def mean_name(table: ResultTable) -> str:
+def mean_name(num_classes: int) -> str:
     """Return the mean's name with its number of classes, since the tables may cover different classes."""
-    return f"mean of {len(table.rows)} {'class' if len(table.rows) == 1 else 'classes'}"
+    return f"mean of {num_classes} {'class' if num_classes == 1 else 'classes'}"
 
 
 def missing_metrics(row: Mapping[str, Result]) -> dict[str, list[str]]:

@@ -15,6 +15,8 @@ from realnet.runtime.signals import leave_signals_to_main
 def make_order(dataset: Sized, config: TrainConfig, world: World, *, seed: int, draws: int) -> EpochOrder:
     """Return the order in which a process sees the training items, by a run's ``seed`` and ``draws``.
 
+    Where the dataset has ``groups``, batches hold as many items of each (:class:`EpochOrder`).
+
     Raises:
         UserError: if there are too few items for a batch.
     """
@@ -27,6 +29,7 @@ def make_order(dataset: Sized, config: TrainConfig, world: World, *, seed: int, 
         rank=world.rank,
         world_size=world.size,
         draws=draws,
+        groups=getattr(dataset, "groups", None),
     )
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from realnet.config import RealNetConfig
 from realnet.detection.calibration import Calibration, calibrate
-from realnet.detection.examples import draw_probes
+from realnet.detection.examples import draw_probes, join_examples
 from realnet.detection.fusion import choose_pool, fit_fusion
 from realnet.detection.tiling import TileJudge
 from realnet.models import checkpoint
@@ -39,8 +39,11 @@ def completed(
     """
     model.eval()  # no batch norm may learn from what is drawn here
     with _measured_by(model, unseen):
-        config, calibration = _fit(model, data, config, world)
-    facts = {**stored.facts, "calibration": asdict(calibration) if calibration else None}
+        config, found = _fit(model, data, config, world)
+    values = [one and asdict(one) for one in found]
+    facts = {**stored.facts, "calibration": values[-1]}
+    if data.classes:
+        facts["calibrations"] = dict(zip(data.classes, values, strict=False))
     return replace(stored, state_dict=model.trainable_state(), config=config.model_dump(mode="json"), facts=facts)
 
 
@@ -55,25 +58,26 @@ def _measured_by(model: RealNet, statistics: nn.ModuleDict) -> Iterator[None]:
 
 def _fit(
     model: RealNet, data: DetectorData, config: RealNetConfig, world: World
-) -> tuple[RealNetConfig, Calibration | None]:
-    """Fit the model's fusion; return the config with the score pool, and the thresholds."""
-    entries, description = data.held_out or data.train, f"{data.class_name}: calibration"
-    examples = data.draw_examples(entries, config)
-    probes = draw_probes(examples, data.synthesizer, config)
+) -> tuple[RealNetConfig, list[Calibration | None]]:
+    """Fit the model's fusion; return the config with the score pool, and the thresholds.
+
+    Those of a unified detector are of each class, and at the end for an image of unknown class.
+    """
+    parts, description = data.by_class(), f"{data.class_name}: calibration"
+    examples = [part.draw_examples(part.held_out or part.train, config) for part in parts]
+    pairs = zip(parts, examples, strict=True)
+    probes = join_examples([draw_probes(one, part.synthesizer.of(part.class_name), config) for part, one in pairs])
     if config.detector.fuse.position:
         fit_fusion(model, probes, config=config, world=world, description=description)
     if config.evaluation.score_pool == "auto":
         pool = choose_pool(model, probes, config=config, world=world, description=description)
         evaluation = config.evaluation.model_copy(update={"score_pool": pool})
         config = config.model_copy(update={"evaluation": evaluation})
-    is_held_out = bool(data.held_out)
-    calibration = calibrate(
-        model,
-        examples,
-        config=config,
-        world=world,
-        held_out=is_held_out,
-        by_tiles=TileJudge.of(config, data.synthesizer.foreground),
-        description=description,
-    )
-    return config, calibration
+    held_out, by_tiles = [bool(part.held_out) for part in parts], TileJudge.of(config, data.synthesizer.foreground)
+    if data.classes:
+        examples, held_out = [*examples, join_examples(examples)], [*held_out, all(held_out)]
+    found = [
+        calibrate(model, one, config=config, world=world, held_out=held, by_tiles=by_tiles, description=description)
+        for one, held in zip(examples, held_out, strict=True)
+    ]
+    return config, found

@@ -1,20 +1,22 @@
 """Find and check the images to train a class's detector on."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from realnet.anomalies.synthesis import AnomalySynthesizer, build_synthesizer
+from realnet.anomalies.synthesis import AnomalySynthesizer, JointSynthesizer, build_synthesizer
 from realnet.config import MaskRule, RealNetConfig, paths
 from realnet.data.depth import reading_facts
 from realnet.data.images import NON_ZERO
 from realnet.data.index import Entry
-from realnet.data.registry import OpenDataset
+from realnet.data.registry import OpenDataset, is_unified
 from realnet.data.tiles import tiling_of
 from realnet.detection.calibration import holdout_share, split_holdout
+from realnet.detection.checkpoints import Subject
 from realnet.detection.examples import Examples, draw_examples
+from realnet.errors import UserError, for_each
 from realnet.evaluation.files import TestFiles
 from realnet.evaluation.split import TestSplit
 from realnet.inspection.check import advise, require_sound
@@ -26,9 +28,11 @@ from realnet.training import state
 
 @dataclass(frozen=True)
 class DetectorData:
-    """A class's images, and the synthesizer of anomalies on them.
+    """The images of a class, or of all, and the synthesizer of anomalies on them.
 
-    ``held_out`` are normal images that training does not use (docs/method.md, Calibration).
+    ``held_out`` are normal images that training does not use (docs/method.md, Calibration). ``seed`` is that of one of
+    several detectors of the class; None for the class's own, which has the config's. ``classes`` are those that a
+    unified detector joins, in which case ``class_name`` is ``unified``; none for the detector of a class.
     """
 
     dataset: str
@@ -36,10 +40,36 @@ class DetectorData:
     image_root: Path
     train: Sequence[Entry]
     test: Sequence[Entry]
-    synthesizer: AnomalySynthesizer
+    synthesizer: AnomalySynthesizer | JointSynthesizer
     held_out: Sequence[Entry] = ()
     mask_rule: MaskRule = NON_ZERO
     image_bits: int = 16
+    seed: int | None = None
+    classes: tuple[str, ...] = ()
+
+    def by_class(self) -> list["DetectorData"]:
+        """Return the data of each class that the detector judges; of a class's detector, these."""
+        return [self._of(name) for name in self.classes] or [self]
+
+    def _of(self, name: str) -> "DetectorData":
+        return replace(
+            self,
+            class_name=name,
+            train=_of_class(name, self.train),
+            test=_of_class(name, self.test),
+            synthesizer=self.synthesizer.of(name),
+            held_out=_of_class(name, self.held_out),
+            classes=(),
+        )
+
+    @property
+    def name(self) -> str:
+        """Return the class's name, with the seed if there is one."""
+        return str(Subject(self.class_name, self.seed))
+
+    def folder(self, purpose: paths.Purpose) -> Path:
+        """Return the folder of this detector's results."""
+        return paths.output(self.dataset, "realnet", purpose, self.class_name, self.seed)
 
     def test_split(self, config: RealNetConfig, world: World) -> TestSplit:
         """Return the class's test images at the detector's input size."""
@@ -54,14 +84,16 @@ class DetectorData:
         return TestSplit(files, runtime=config.runtime, world=world)
 
     def draw_examples(self, entries: Sequence[Entry], config: RealNetConfig) -> Examples:
-        """Return images to calibrate on, with local anomalies (:func:`examples.draw_examples`)."""
-        return draw_examples(entries, self.image_root, self.synthesizer, config, image_bits=self.image_bits)
+        """Return images of a class to calibrate on, with local anomalies (:func:`examples.draw_examples`)."""
+        synthesizer = self.synthesizer.of(self.class_name)
+        return draw_examples(entries, self.image_root, synthesizer, config, image_bits=self.image_bits)
 
     def facts(self) -> dict[str, Any]:
         """Return what a checkpoint says of its data: its images, versions of what read them, and how."""
         numbers = {"train": len(self.train), "held_out": len(self.held_out), "test": len(self.test)}
         return {
             "data": numbers,
+            **({"classes": list(self.classes)} if self.classes else {}),
             "training_images": self._marks,
             "versions": checkpoint.versions(),
             **reading_facts(self.image_bits),
@@ -75,7 +107,7 @@ class DetectorData:
 
     @property
     def _folder(self) -> Path:
-        return paths.output(self.dataset, "realnet", "checkpoints", self.class_name)
+        return self.folder("checkpoints")
 
     def subject(self, config: RealNetConfig, backbone_identity: str) -> dict[str, object]:
         """Describe the detector and its training data for a run's identity (:func:`state.identity`)."""
@@ -89,7 +121,7 @@ class DetectorData:
             "anomaly sources": state.fingerprint(file.as_posix() for file in sources),
             state.IMAGE_CONTENTS: digest(images, self._folder),
             state.SOURCE_CONTENTS: digest(sources, self._folder),
-            state.FOREGROUND: f"{self.synthesizer.foreground}",
+            state.FOREGROUND: ", ".join(f"{one.synthesizer.foreground}" for one in self.by_class()),
             **(self._held_out_subject() if config.features.normalise != "none" else {}),
             **reading_facts(self.image_bits),
             "backbone's weights (SHA-256)": backbone_identity,
@@ -105,12 +137,36 @@ class DetectorData:
         }
 
 
-def detector_data(dataset: OpenDataset, class_name: str, config: RealNetConfig) -> DetectorData:
-    """Find and check a class's images and the sources of its anomalies.
+def _of_class(name: str, entries: Sequence[Entry]) -> list[Entry]:
+    return [entry for entry in entries if entry.class_name == name]
+
+
+def detector_data(dataset: OpenDataset, name: str, config: RealNetConfig) -> DetectorData:
+    """Find and check the images and the sources of anomalies of a class, or of all for the unified detector.
 
     Raises:
-        UserError: if images or sources are missing or unusable.
+        UserError: if images or sources are missing or unusable, or if the config is not one for several classes.
     """
+    if not is_unified(name, dataset.classes):
+        return _data_of_class(dataset, name, config)
+    if config.features.normalise in {"position", "auto"}:
+        raise UserError(
+            f"features.normalise={config.features.normalise} measures features by one class's images at each position, "
+            "which a unified detector has not; set features.normalise=channel (or none), or train classes one by one"
+        )
+    parts = for_each(lambda class_name: _data_of_class(dataset, class_name, config), dataset.classes)
+    return replace(
+        parts[0],
+        class_name=name,
+        train=[entry for part in parts for entry in part.train],
+        test=[entry for part in parts for entry in part.test],
+        held_out=[entry for part in parts for entry in part.held_out],
+        synthesizer=JointSynthesizer({part.class_name: part.synthesizer.of(part.class_name) for part in parts}),
+        classes=dataset.classes,
+    )
+
+
+def _data_of_class(dataset: OpenDataset, class_name: str, config: RealNetConfig) -> DetectorData:
     index = dataset.index(class_name, write=False)
     synthesizer = build_synthesizer(
         config.anomalies,

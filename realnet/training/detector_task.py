@@ -1,4 +1,4 @@
-"""Train a class's detector: AFS once, then reconstruction and RRS (docs/method.md, Detector training)."""
+"""Train a detector, of a class or of all: AFS once, then reconstruction and RRS (docs/method.md, Detector training)."""
 
 import logging
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from realnet.data.tiles import tiling_of
 from realnet.detection.card import make_card
 from realnet.detection.tiling import TileJudge, rule_facts
 from realnet.errors import Stopped
-from realnet.evaluation.scores import curves_of, published_score, score_split, summarise
+from realnet.evaluation.scores import curves_of, mean_over_classes, published_score, score_split, summarise
 from realnet.models import checkpoint
 from realnet.models.afs import afs_criteria
 from realnet.models.build import build_detector, settle
@@ -53,13 +53,12 @@ def train_detector(config: RealNetConfig, data: DetectorData, world: World, *, r
     Raises:
         UserError: for settings that do not fit the data, the weights, or the earlier part of this run.
     """
-    last = paths.output(data.dataset, "realnet", "checkpoints", data.class_name) / paths.LAST
+    last, config = data.folder("checkpoints") / paths.LAST, config.seeded(data.seed)
     config = settle(state.as_begun(config, last) if resume else config)
     if is_slow(config, world.device) and world.is_main:
         logger.warning("WARNING: %s", SLOW)
     task = DetectorTask(config, data, world, best=last.with_name(paths.BEST))
-    log_folder = paths.output(data.dataset, "realnet", "log", data.class_name)
-    fit(task, task.train_set, config, world, last=last, log_folder=log_folder, resume=resume)
+    fit(task, task.train_set, config, world, last=last, log_folder=data.folder("log"), resume=resume)
     return last
 
 
@@ -70,7 +69,7 @@ class DetectorTask:
 
     def __init__(self, config: RealNetConfig, data: DetectorData, world: World, *, best: Path) -> None:
         self.config, self.data, self.world, self.best = config, data, world, best
-        self.title = f"{data.dataset}/{data.class_name} detector"
+        self.title = f"{data.dataset}/{data.name} detector"
         self.validation_interval_epochs = config.train.evaluation_interval_epochs
         self.best_score = -1.0
         self.choice: Choice | None = None
@@ -104,7 +103,7 @@ class DetectorTask:
     def begin(self) -> None:
         """Choose the features by AFS over ``afs.init_batches`` batches of anomalous items (docs/method.md, AFS)."""
         if self.world.is_main:
-            keep_index(self.data.dataset, [self.data.class_name])
+            keep_index(self.data.dataset, [part.class_name for part in self.data.by_class()])
         selections, device = self.model.afs.selections().items(), self.world.device
         criteria = {key: torch.zeros(s.level.channels, device=device) for key, s in selections}
         for batch in self._anomalous_batches():
@@ -164,7 +163,9 @@ class DetectorTask:
             by_tiles=TileJudge.of(self.config, self.data.synthesizer.foreground),
             description=f"{self.data.class_name}: test split",
         )
-        metrics = summarise(curves_of(scores), fpr_limit=self.config.evaluation.aupro_fpr_limit)
+        limit = self.config.evaluation.aupro_fpr_limit
+        by_class = [summarise(curves_of(one), fpr_limit=limit) for one in scores.by_class()]
+        metrics = mean_over_classes(by_class) if len(by_class) > 1 else by_class[0]
         run.scalars(step, {f"test/{name}": m.value for name, m in metrics.items() if m.value is not None})
         by_what = " (by the logit alone: maps are joined after training)" if self.model.fusion else ""
         listed = "  ".join(f"{name} {metric}" for name, metric in metrics.items())
@@ -207,7 +208,7 @@ class DetectorTask:
             kind="realnet",
             state_dict=self.model.trainable_state(),
             dataset=self.data.dataset,
-            classes=(self.data.class_name,),
+            classes=self.data.classes or (self.data.class_name,),
             class_name=self.data.class_name,
             config=self._resolved().model_dump(mode="json"),
             facts={
@@ -261,6 +262,7 @@ class DetectorTask:
             world_size=self.world.size,
             num_steps=self.config.afs.init_batches,
             draws=self.config.draws,
+            groups=self.train_set.groups,
         )
         loader = DataLoader(
             self.train_set,

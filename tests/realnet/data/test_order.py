@@ -85,3 +85,26 @@ def test_resumes_exactly(num_items, start):
 def test_impossible_numbers_are_refused(wrong):
     with pytest.raises(ValueError, match="cannot order"):
         EpochOrder(**{"num_items": 5, "seed": 0, "batch_size": 2, **wrong})
+
+
+@given(world_size=st.integers(1, 2), accumulation=st.integers(1, 2), batch_size=st.integers(1, 4))
+def test_groups_take_turns_and_a_small_one_comes_round_more_often(world_size, accumulation, batch_size):
+    groups = [list(range(20)), [20, 21, 22], list(range(23, 40))]
+    options = {"seed": 3, "batch_size": batch_size, "accumulation": accumulation, "world_size": world_size}
+    parts = [EpochOrder(40, rank=rank, groups=groups, **options) for rank in range(world_size)]
+    whole = EpochOrder(40, seed=3, batch_size=batch_size * accumulation * world_size, groups=groups)
+    keys: list = []
+    for together, *split in zip(steps(30, whole), *(steps(30, part) for part in parts), strict=True):
+        assert sorted(together) == sorted(key for part in split for key in part)
+        numbers = [sum(index in group for _, index in together) for group in groups]
+        assert max(numbers) - min(numbers) <= 2
+        keys += together
+    assert len(set(keys)) == len(keys)  # no item is drawn twice alike
+    for group in groups:
+        mine = [key for key in keys if key[1] in group]
+        for epoch in range(len(mine) // len(group)):
+            turn = mine[epoch * len(group) : (epoch + 1) * len(group)]
+            assert sorted(turn) == [(epoch, index) for index in group]
+    late = EpochOrder(40, seed=3, batch_size=4, groups=groups, start_step=7)
+    early = EpochOrder(40, seed=3, batch_size=4, groups=groups)
+    assert steps(3, late) == steps(10, early)[7:]

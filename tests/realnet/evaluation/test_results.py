@@ -11,6 +11,7 @@ import pytest
 
 from realnet.config import paths
 from realnet.detection.calibration import Calibration
+from realnet.detection.checkpoints import Subject
 from realnet.drawing.heatmaps import Display
 from realnet.evaluation.results import (
     CheckpointResult,
@@ -25,8 +26,9 @@ from realnet.evaluation.results import (
 )
 from realnet.evaluation.scores import METRICS, Metric
 from realnet.reporting.pages import write_dataset_page
-from realnet.reporting.tables import PUBLISHED, console_lines, f1_text, means, tables, verdict_lines
+from realnet.reporting.tables import PUBLISHED, console_lines, f1_text, tables, verdict_lines
 
+WANTED = [Subject(name) for name in ("a", "b", "c")]
 VALUES = {name: Metric(0.9 + index / 100) for index, name in enumerate(METRICS)}
 VERDICTS = Verdicts(
     threshold=0.5, source="calibrated", missed=1, false_alarms=0, f1=0.8, best_f1=0.9, best_threshold=0.4
@@ -112,16 +114,16 @@ def test_collect_finds_the_classes_of_earlier_commands(tmp_path, monkeypatch):
         weights.write_bytes(b"")
         write_class(paths.output("MPDD", "realnet", "vis", name), class_result(name, checkpoint_result(path=weights)))
     made = class_result("b")
-    assert [one.class_name for one in collect("MPDD", ["a", "b", "c"], [made])] == ["a", "b", "c"]
+    assert [one.class_name for one in collect("MPDD", WANTED, [made])] == ["a", "b", "c"]
     other = made.model_copy(update={"settings": {"score_pool": 8}})
-    assert [one.class_name for one in collect("MPDD", ["a", "b", "c"], [other])] == ["b"]
+    assert [one.class_name for one in collect("MPDD", WANTED, [other])] == ["b"]
 
 
 def test_a_datasets_files_hold_each_class_and_protocol_and_the_means(tmp_path):
     less = {**VALUES, "aupro": Metric(None, "no defect image has a mask")}
     other = class_result("b", checkpoint_result(metrics=less, verdicts=None))
     results = [class_result("a"), other]
-    write_dataset(tmp_path, results, means(results))
+    write_dataset(tmp_path, results)
     rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
     assert [(row["class"], row["protocol"]) for row in rows] == [
         ("a", "last"),
@@ -151,7 +153,7 @@ def test_evaluations_side_by_side_leave_whole_files(tmp_path, monkeypatch):
 
     def evaluate():
         write_class(tmp_path / "a", results[0])
-        write_dataset(tmp_path, results, means(results))
+        write_dataset(tmp_path, results)
         write_dataset_page(tmp_path, results, ["a", "b"])
 
     monkeypatch.setattr(Path, "replace", replace)

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from types import SimpleNamespace
 
 import cv2
@@ -55,6 +56,30 @@ def test_every_image_is_scored_once_in_order(tmp_path):
     assert scores.labels.tolist() == [0, 1, 0, 1, 0]
     assert scores.has_mask.tolist() == [True, True, True, False, True]
     assert scores.masks[1, :8].all() and not scores.masks[1, 8:].any() and not scores.masks[3].any()
+
+
+@pytest.mark.parametrize("resolution", ["input", "file"])
+def test_images_of_several_classes_are_scored_as_each_class_by_itself(tmp_path, resolution):
+    dark, bright = (make_split(tmp_path / name, number) for name, number in (("dark", 4), ("bright", 5)))
+    entries = [
+        replace(entry, class_name=name, **{key: value and f"{name}/{value}" for key, value in names_of(entry).items()})
+        for name, split in (("dark", dark), ("bright", bright))
+        for entry in split.entries
+    ]
+    mixed = [entries[number] for number in (4, 0, 5, 1, 2, 6, 7, 3, 8)]
+    files = TestFiles(mixed, tmp_path, (16, 16), mask_resize="regions")
+    together = scored(TestSplit(files, runtime=RuntimeConfig(num_workers=0), world=ALONE), resolution=resolution)
+    parts = {part.entries[0].class_name: part for part in together.by_class()}
+    assert list(parts) == ["bright", "dark"] and parts["dark"].by_class() == [parts["dark"]]
+    for name, split in (("dark", dark), ("bright", bright)):
+        alone = scored(split, resolution=resolution)
+        assert [entry.filename for entry in parts[name].entries] == [f"{name}/{e.filename}" for e in alone.entries]
+        assert summarise(curves_of(parts[name])) == summarise(curves_of(alone))
+    assert summarise(curves_of(together)) != summarise(curves_of(parts["bright"]))
+
+
+def names_of(entry):
+    return {"filename": entry.filename, "maskname": entry.maskname}
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 7])
