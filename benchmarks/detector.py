@@ -9,13 +9,14 @@ they are equal, and Adam updates the tensors one by one. For AFS, it runs the ba
 
 import copy
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from benchmarks import measure
-from benchmarks.measure import Row
+from benchmarks.measure import Row, Way
 from realnet import config
 from realnet.config import OptimiserConfig, RealNetConfig
 from realnet.detection.maps import anomaly_maps
@@ -23,9 +24,8 @@ from realnet.models.afs import afs_criteria, afs_criterion
 from realnet.models.build import build_detector
 from realnet.models.losses import cross_entropy_loss, reconstruction_loss
 from realnet.models.realnet import RealNet
-from realnet.runtime import precision
 from realnet.runtime.devices import send
-from realnet.runtime.placement import make_ready, move_to_device
+from realnet.runtime.placement import compile_networks, move_to_device
 from realnet.runtime.precision import Precision
 from realnet.training.optimisation import Optimisation
 from realnet.training.pairs import detect_pairs
@@ -33,8 +33,9 @@ from realnet.training.pairs import detect_pairs
 PARTS = ("inference", "training", "afs")
 
 
-def inference(model: RealNet, described: RealNetConfig, device: torch.device, batches: list[int]) -> Iterator[Row]:
-    """Time anomaly maps in each number format."""
+def inference(model: RealNet, described: RealNetConfig, ways: list[Way], batches: list[int]) -> Iterator[Row]:
+    """Time anomaly maps in each way."""
+    device = ways[0].number_format.device
     for batch in batches:
         image = torch.randn(batch, 3, *described.image_size, device=device)
 
@@ -43,17 +44,18 @@ def inference(model: RealNet, described: RealNetConfig, device: torch.device, ba
             return model(image).anomaly_map
 
         model.eval()
+        single = measure.plain_float32(device)
         flops = measure.flop_count(plain)
         baseline = measure.seconds(plain, device)
-        yield Row(f"batch {batch}, plain float32", baseline, flops, measure.matrix_rate(device))
+        yield Row(f"batch {batch}, plain float32", baseline, flops, measure.matrix_rate(single))
         expected = plain()[:, 0]
-        for name in ("fp32", "bf16"):
-            number_format = precision.resolve(name, device)
-            used = make_ready(copy.deepcopy(model), number_format, described.runtime)
-            wall = measure.seconds(lambda n=number_format, m=used, image=image: anomaly_maps(m, image, n), device)
-            apart = float((anomaly_maps(used, image, number_format).maps - expected).abs().max())
-            ceiling = measure.matrix_rate(device, number_format.dtype)
-            yield Row(f"batch {batch}, {name} (maps {apart:.4f} apart)", wall, flops, ceiling, baseline)
+        for way in ways:
+            used = way.ready(model, described.runtime)
+            run = partial(anomaly_maps, used, image, way.number_format)
+            wall = measure.seconds(run, device)
+            apart = float((run().maps - expected).abs().max())
+            name = f"batch {batch}, {way} (maps {apart:.4f} apart)"
+            yield Row(name, wall, flops, measure.matrix_rate(way.number_format), baseline)
 
 
 def training_batch(described: RealNetConfig) -> dict[str, Tensor]:
@@ -65,21 +67,23 @@ def training_batch(described: RealNetConfig) -> dict[str, Tensor]:
     return {"image": clean + mask, "clean": clean, "mask": mask, "has_anomaly": mask.flatten(1).any(dim=1)}
 
 
-def training(model: RealNet, described: RealNetConfig, device: torch.device) -> Iterator[Row]:
-    """Time a training step with the configured batch size: the baseline, float32 and bf16."""
-    batch = training_batch(described)
+def training(model: RealNet, described: RealNetConfig, ways: list[Way]) -> Iterator[Row]:
+    """Time a training step with the configured batch size: the baseline, and each way."""
+    device, batch = ways[0].number_format.device, training_batch(described)
     model.train()
+    single = measure.plain_float32(device)
     plain = _plain_step(model, batch, device)
     baseline = measure.seconds(plain, device, repeats=2)
     name = f"batch {described.train.batch_size}"
-    yield Row(f"{name}, plain float32", baseline, measure.flop_count(plain), measure.matrix_rate(device))
+    yield Row(f"{name}, plain float32", baseline, measure.flop_count(plain), measure.matrix_rate(single))
     move_to_device(model, device, described.runtime)
-    flops = measure.flop_count(_training_step(model, batch, precision.resolve("fp32", device)))
-    for kind in ("fp32", "bf16"):
-        number_format = precision.resolve(kind, device)
-        step = _training_step(model, batch, number_format)
-        ceiling = measure.matrix_rate(device, number_format.dtype)
-        yield Row(f"{name}, {kind}", measure.seconds(step, device, repeats=2), flops, ceiling, baseline)
+    flops = measure.flop_count(_training_step(model, batch, single))
+    for way in ways:
+        used = copy.deepcopy(model) if way.compilation else model
+        compile_networks(way.runtime(described.runtime), used)
+        way.number_format.apply()
+        wall = measure.seconds(_training_step(used, batch, way.number_format), device, repeats=2)
+        yield Row(f"{name}, {way}", wall, flops, measure.matrix_rate(way.number_format), baseline)
 
 
 def _plain_step(model: RealNet, batch: dict[str, Tensor], device: torch.device) -> Callable[[], None]:
@@ -134,15 +138,16 @@ def afs(model: RealNet, described: RealNetConfig, device: torch.device) -> Itera
         afs_criteria(model.afs, halves[0], halves[1], mask)
 
     model.eval()
+    single = measure.plain_float32(device)
     flops = measure.flop_count(per_block)
     baseline = measure.seconds(per_block, device)
-    yield Row(f"batch {len(image)}, a pass for each block", baseline, flops, measure.matrix_rate(device))
-    for name in ("fp32", "bf16"):
-        number_format = precision.resolve(name, device)
-        own_flops = measure.flop_count(lambda n=number_format: one_pass(n))
-        wall = measure.seconds(lambda n=number_format: one_pass(n), device)
-        ceiling = measure.matrix_rate(device, number_format.dtype)
-        yield Row(f"batch {len(image)}, one pass, {name}", wall, own_flops, ceiling, baseline)
+    yield Row(f"batch {len(image)}, a pass for each block", baseline, flops, measure.matrix_rate(single))
+    for way in measure.ways(device):
+        number_format = way.number_format
+        number_format.apply()
+        own_flops = measure.flop_count(partial(one_pass, number_format))
+        wall = measure.seconds(partial(one_pass, number_format), device)
+        yield Row(f"batch {len(image)}, one pass, {way}", wall, own_flops, measure.matrix_rate(number_format), baseline)
 
 
 def main() -> None:
@@ -158,9 +163,9 @@ def main() -> None:
     model = build_detector(described).to(device)
     print(measure.header(device))
     if "inference" in flags.parts:
-        measure.show("inference", inference(model, described, device, flags.batches))
+        measure.show("inference", inference(model, described, measure.ways(device), flags.batches))
     if "training" in flags.parts:
-        measure.show("training step", training(model, described, device))
+        measure.show("training step", training(model, described, measure.ways(device)))
     if "afs" in flags.parts:
         measure.show("AFS, a batch", afs(model, described, device))
 

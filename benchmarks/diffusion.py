@@ -19,19 +19,18 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import measure
-from benchmarks.measure import Row, Work
+from benchmarks.measure import Row, Way, Work
 from guided_diffusion.sampling import ClassifierGuidance
 from realnet import config
 from realnet.config import ClassifierConfig, DiffusionConfig, SampleConfig, paths
 from realnet.models.build import build_classifier, build_diffusion, build_unet
-from realnet.runtime import precision
-from realnet.runtime.placement import make_ready
+from realnet.runtime.placement import compile_networks
+from realnet.runtime.precision import Precision
 from realnet.sdas.sampler import Draw, Sampler, sample_batch
 from realnet.training.optimisation import EMA, Optimisation
 
 PARTS = ("forward", "training", "sampling")
 NUM_CLASSES = 15
-FORMATS = ("fp32", "bf16")
 
 
 def plain_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -48,13 +47,14 @@ def plainly() -> AbstractContextManager:
 class Bench:
     """The networks of a dataset's configs, and a batch of noisy images."""
 
-    def __init__(self, dataset: str, device: torch.device, batch: int) -> None:
+    def __init__(self, dataset: str, batch: int, ways: list[Way]) -> None:
         folder = paths.experiment(dataset)
         self.diffusion_config = config.load(DiffusionConfig, folder / "diffusion.yaml")
         size = f"image_size={list(self.diffusion_config.image_size)}"  # a dataset of one class has no classifier
         self.classifier_config = config.load(ClassifierConfig, folder / "classifier.yaml", [size])
         self.settings = config.load(SampleConfig, folder / "sample.yaml")
-        self.device, self.batch = device, batch
+        device = ways[0].number_format.device
+        self.device, self.batch, self.ways = device, batch, ways
         self.unet = build_unet(self.diffusion_config, NUM_CLASSES).to(device)
         self.world = build_diffusion(self.diffusion_config.process)
         shape = (batch, 3, *self.diffusion_config.image_size)
@@ -65,10 +65,8 @@ class Bench:
     def forward(self) -> Iterator[Row]:
         """Time the U-Net alone."""
 
-        def run(kind: str) -> Callable[[], None]:
-            number_format = precision.resolve(kind, self.device)
-            unet = make_ready(copy.deepcopy(self.unet), number_format, self.settings.runtime)
-            return partial(work, number_format.running(unet))
+        def run(way: Way) -> Callable[[], None]:
+            return partial(work, way.number_format.running(way.ready(self.unet, self.settings.runtime)))
 
         @torch.no_grad()
         def work(network: Callable[..., Tensor]) -> None:
@@ -80,19 +78,20 @@ class Bench:
         """Time a training step: loss, gradients, Adam, and the average of the weights."""
         average = EMA(self.unet.train(), 0.9999)
 
-        def step(number_format: precision.Precision, optimisation: Optimisation) -> None:
+        def step(unet: nn.Module, number_format: Precision, optimisation: Optimisation) -> None:
             with number_format.autocast():
-                loss = self.world.training_losses(self.unet, self.x, self.t, self.noise, y=self.y).loss.mean()
+                loss = self.world.training_losses(unet, self.x, self.t, self.noise, y=self.y).loss.mean()
             optimisation.backward(loss)
             optimisation.step(0)
-            average.update(self.unet)
+            average.update(unet)
 
-        def run(kind: str) -> Callable[[], None]:
-            number_format = precision.resolve(kind, self.device)
-            optimiser = self.diffusion_config.optimiser
-            parameters = self.unet.parameters()
-            optimisation = Optimisation(parameters, optimiser, num_steps=1000, precision=number_format)
-            return lambda: step(number_format, optimisation)
+        def run(way: Way) -> Callable[[], None]:
+            unet = copy.deepcopy(self.unet) if way.compilation else self.unet
+            compile_networks(way.runtime(self.diffusion_config.runtime), unet)
+            way.number_format.apply()
+            optimiser, number_format = self.diffusion_config.optimiser, way.number_format
+            optimisation = Optimisation(unet.parameters(), optimiser, num_steps=1000, precision=number_format)
+            return partial(step, unet, number_format, optimisation)
 
         adam = torch.optim.Adam(self.unet.parameters(), foreach=False, fused=False)
 
@@ -109,6 +108,7 @@ class Bench:
     def sampling(self) -> Iterator[Row]:
         """Time sampling of whole images with the configured number of steps."""
         classifier = build_classifier(self.classifier_config, NUM_CLASSES).to(self.device).eval().requires_grad_(False)
+        single = measure.plain_float32(self.device)
         names = tuple(map(str, range(NUM_CLASSES)))
         draws = [Draw("", names[i % NUM_CLASSES], seed=i, strength=0.15) for i in range(self.batch)]
         for guidance in (None, ClassifierGuidance(classifier)):
@@ -122,43 +122,34 @@ class Bench:
                 health=(),
             )
 
-            def run(kind: str, sampler: Sampler = sampler) -> Callable[[], None]:
-                number_format = precision.resolve(kind, self.device)
-                ready = partial(make_ready, number_format=number_format, runtime=self.settings.runtime)
-                used = replace(sampler, unet=ready(copy.deepcopy(self.unet)))
+            def run(way: Way, sampler: Sampler = sampler) -> Work:
+                used = replace(sampler, unet=way.ready(self.unet, self.settings.runtime))
                 if sampler.guidance:
-                    guide = ready(copy.deepcopy(classifier), differentiable=True)
+                    guide = way.ready(classifier, self.settings.runtime, differentiable=True)
                     used = replace(used, guidance=ClassifierGuidance(guide))
-                return lambda: sample_batch(used, draws, self.settings, number_format)
+                return partial(sample_batch, used, draws, self.settings, way.number_format)
 
             def plain(sampler: Sampler = sampler) -> None:
-                single = precision.resolve("fp32", self.device)
                 for draw in draws:
                     sample_batch(sampler, [draw], self.settings, single)
 
             title = f"{self.batch} images, {'guided' if guidance else 'no guidance'}"
             yield from self._rows(title, run, plain, [self.unet, classifier])
 
-    def _rows(
-        self,
-        title: str,
-        run: Callable[[str], Work],
-        plain: Work,
-        models: list[nn.Module],
-    ) -> Iterator[Row]:
-        """Time the baseline, then each number format."""
+    def _rows(self, title: str, run: Callable[[Way], Work], plain: Work, models: list[nn.Module]) -> Iterator[Row]:
+        """Time the baseline, then each way."""
         for model in models:
             model.to(memory_format=torch.contiguous_format)
+        single = measure.plain_float32(self.device)
         with plainly():
             flops = 0 if "guided" in title else measure.flop_count(plain)  # torch's counter fails on guidance
             baseline = measure.seconds(plain, self.device, repeats=2)
-        yield Row(f"{title}, plain float32", baseline, flops, measure.matrix_rate(self.device))
+        yield Row(f"{title}, plain float32", baseline, flops, measure.matrix_rate(single))
         for model in models if self.device.type == "cuda" else []:
             model.to(memory_format=torch.channels_last)
-        for kind in FORMATS:
-            wall = measure.seconds(run(kind), self.device, repeats=2)
-            ceiling = measure.matrix_rate(self.device, torch.bfloat16 if kind == "bf16" else torch.float32)
-            yield Row(f"{title}, {kind}", wall, flops, ceiling, baseline)
+        for way in self.ways:
+            wall = measure.seconds(run(way), self.device, repeats=2)
+            yield Row(f"{title}, {way}", wall, flops, measure.matrix_rate(way.number_format), baseline)
 
 
 def main() -> None:
@@ -169,7 +160,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     flags = parser.parse_args()
     device = measure.prepare(flags)
-    bench = Bench(flags.dataset, device, flags.batch)
+    bench = Bench(flags.dataset, flags.batch, measure.ways(device))
     print(measure.header(device))
     for part in flags.parts:
         measure.show(part, getattr(bench, part)())

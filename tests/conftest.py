@@ -100,8 +100,12 @@ def published_rounding() -> Iterator[None]:
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
+    from realnet.runtime.precision import resolve
+    from tests.golden import DEVICE
+
+    resolve("fp32", DEVICE).apply()
     threads = torch.get_num_threads()
     torch.set_num_threads(max(threads, 2))
-    with sdpa_kernel(SDPBackend.MATH):
+    with sdpa_kernel(SDPBackend.MATH), DEVICE:
         yield
     torch.set_num_threads(threads)

@@ -14,6 +14,8 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
+DEVICE = torch.device(os.environ.get("REALNET_GOLDEN_DEVICE", "cpu"))
+"""Where the networks of the cases compute."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +54,19 @@ def formula() -> ModuleType:
 
 def assert_close(actual, expected, tolerance: float = 2e-4) -> None:
     """Compare within ``tolerance`` of the expected output's largest magnitude."""
-    actual, expected = np.asarray(actual, dtype=np.float64), np.asarray(expected, dtype=np.float64)
+    actual, expected = as_array(actual).astype(np.float64), np.asarray(expected, dtype=np.float64)
     assert actual.shape == expected.shape
     worst = np.abs(actual - expected).max(initial=0)
     assert worst <= tolerance * np.abs(expected).max(initial=0), f"differs by {worst}"
 
 
+def as_array(value) -> np.ndarray:
+    """An array of a tensor on any device, or of anything else."""
+    return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+
+
 def evaluate(expression: str):
-    """The array or tensor that a case's JSON names (torch needs builtins, which ``formula.evaluate`` leaves out)."""
+    """The array, or the tensor on DEVICE, that a case's JSON names (torch needs builtins, which the formula lacks)."""
     known = formula()
     names = {
         "tensor": known.tensor,
@@ -69,4 +76,5 @@ def evaluate(expression: str):
         "np": np,
         "pi": math.pi,
     }
-    return eval(expression, names)
+    value = eval(expression, names)
+    return value.to(DEVICE) if isinstance(value, torch.Tensor) else value

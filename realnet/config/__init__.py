@@ -19,11 +19,11 @@ from realnet.config.detector import (
     CalibrationConfig,
     EvaluationConfig,
     FeatureConfig,
-    LossConfig,
     RealNetConfig,
     ReconstructionConfig,
     RRSConfig,
 )
+from realnet.config.detector_training import LossConfig
 from realnet.config.files import dump, experiments, load, load_dataset, parse_yaml
 from realnet.config.generation import ClassifierConfig, DiffusionConfig, ProcessConfig, SampleConfig
 

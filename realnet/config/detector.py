@@ -5,7 +5,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from realnet.config.base import Auto, Fraction, ImageSize, Positive, Range, Section, Seed, TrainConfig, TrainingConfig
+from realnet.config.base import Auto, Fraction, ImageSize, Positive, Range, Section, Seed, TrainingConfig
+from realnet.config.detector_training import DetectorTrainConfig, LossConfig
 from realnet.config.presets import DETECTOR_PRESETS
 from realnet.config.scoring import CalibrationConfig, EvaluationConfig, TilesConfig
 
@@ -147,27 +148,6 @@ class AnomalyConfig(Section):
         if self.min_perlin_scale >= self.perlin_scale:
             raise ValueError(f"perlin_scale {self.perlin_scale} must exceed min_perlin_scale {self.min_perlin_scale}")
         return self
-
-
-class LossConfig(Section):
-    """The detector's loss: segmentation + reconstruction."""
-
-    segmentation: Literal["cross_entropy", "focal"] = "cross_entropy"
-    segmentation_weight: float = Field(1.0, ge=0)
-    reconstruction_weight: float = Field(1.0, ge=0)
-    focal_gamma: float = Field(2.0, ge=0)
-
-
-class DetectorTrainConfig(TrainConfig):
-    """Length and batches of detector training."""
-
-    accumulation: Positive = Field(
-        1,
-        description="micro-steps averaged into one optimiser step; RRS's batch norms take each micro-batch by itself "
-        "(of all processes together), so k micro-batches are not quite a batch k times as large",
-    )
-    evaluation_interval_epochs: Positive = 5
-    evaluation: bool = Field(True, description="score the test split while training, to keep ckpt_best as published")
 
 
 PUBLISHED_BACKBONE = "wide_resnet50_2"

@@ -15,7 +15,8 @@ from realnet.data.regions import Regions, label_regions
 from realnet.detection.maps import DIVERGED, anomaly_maps
 from realnet.detection.tiling import TileJudge, network_of_tiles
 from realnet.evaluation.split import TestSplit, interleave
-from realnet.metrics.curves import MetricUndefined, ScoreCurve, image_curve, pixel_curve, pixel_curve_of_images
+from realnet.metrics.curves import MetricUndefined, ScoreCurve, image_curve, pixel_curve
+from realnet.metrics.streaming import pixel_curve_of_images
 from realnet.models.realnet import RealNet
 from realnet.runtime import distributed
 from realnet.runtime.files import scratch

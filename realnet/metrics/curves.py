@@ -5,7 +5,7 @@ defect score (those at or above it, and those strictly above it) therefore deter
 ``ScoreCurve`` stores these counts; each metric is a few sums over them.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -155,37 +155,6 @@ def pixel_curve(
     return _curve(scores[~truth], scores[truth], np.concatenate(list(_region_shares(truth, regions))))
 
 
-def pixel_curve_of_images(images: Callable[[], Iterable[tuple[FloatArray, NDArray[np.integer[Any]]]]]) -> ScoreCurve:
-    """Build the same curve image by image (docs/method.md, AUPRO), in the memory of the defect pixels alone.
-
-    Args:
-        images: yields at each call the scores (H, W) of each image, of any size, and the numbers of its regions (H, W),
-            0 where there is no defect.
-
-    Raises:
-        MetricUndefined: as for :func:`pixel_curve`.
-    """
-    found = [_defects(*image) for image in images()]
-    if not found:
-        raise MetricUndefined("no images")
-    defect, shares = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    if not len(defect):
-        raise MetricUndefined("no defect pixel")
-    thresholds = np.unique(defect)
-    reached, passed = (np.zeros(len(thresholds) + 1, np.int64) for _ in range(2))
-    num_normal = 0
-    for scores, regions in images():
-        normal = scores[regions == 0]
-        num_normal += len(normal)
-        normal = normal[normal >= thresholds[0]]
-        reached += np.bincount(np.searchsorted(thresholds, normal, side="right"), minlength=len(reached))
-        passed += np.bincount(np.searchsorted(thresholds, normal, side="left"), minlength=len(passed))
-    if not num_normal:
-        raise MetricUndefined("no normal pixel")
-    at, above = (np.cumsum(numbers[:0:-1]) for numbers in (reached, passed))
-    return _curve_of_counts(_ranked(defect, shares), at, above, num_normal)
-
-
 def _checked(scores: NDArray[Any], truth: NDArray[Any], unit: str) -> tuple[FloatArray, NDArray[np.bool_]]:
     """Return the scores in a type that sorts fast and keeps every digit, and the truth as bool."""
     wanted = 1 if unit == "image" else 3
@@ -210,42 +179,12 @@ def _region_shares(truth: NDArray[np.bool_], regions: NDArray[np.integer[Any]] |
                 _, labels = cv2.connectedComponents(mask.view(np.uint8), connectivity=8)
             else:
                 labels = regions[number]
-            yield _shares(labels[mask])
+            yield region_shares(labels[mask])
 
 
-def _shares(labels: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
-    """Return 1 / (number of pixels with the same label) for each pixel (P,)."""
+def region_shares(labels: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
+    """Return 1 / (area of its region) for each pixel, by its region's number (P,) (docs/method.md, AUPRO)."""
     return (1 / np.maximum(np.bincount(labels), 1))[labels]
-
-
-def _defects(scores: FloatArray, regions: NDArray[np.integer[Any]]) -> tuple[FloatArray, NDArray[np.float64]]:
-    """Return the scores of an image's defect pixels and the shares that they have of their regions."""
-    if scores.shape != regions.shape:
-        raise MetricUndefined(f"pixel scores of shape {scores.shape} and truth of shape {regions.shape} do not match")
-    if np.isnan(scores.min()):
-        raise MetricUndefined("pixel scores hold NaN")
-    labels = regions[regions > 0]
-    return scores[regions > 0], _shares(labels) if len(labels) else np.zeros(0)
-
-
-class _Ranked(NamedTuple):
-    """The distinct defect scores, falling; how many scores reach each; and the mean region overlap there."""
-
-    thresholds: FloatArray
-    true_positives: NDArray[np.int64]
-    region_overlap: NDArray[np.float64] | None
-
-
-def _ranked(defect: FloatArray, shares: NDArray[np.float64] | None) -> _Ranked:
-    """Rank defect scores; ``shares`` (one each) add the region overlap."""
-    order = np.argsort(defect)[::-1]
-    defect = defect[order]
-    last_of_tie = np.append(np.flatnonzero(defect[1:] != defect[:-1]), len(defect) - 1)
-    overlap = None
-    if shares is not None:
-        overlap = np.cumsum(shares[order])[last_of_tie]
-        overlap /= overlap[-1]  # each region adds up to 1, so the total is the number of regions
-    return _Ranked(defect[last_of_tie], last_of_tie + 1, overlap)
 
 
 def _curve(normal: FloatArray, defect: FloatArray, shares: NDArray[np.float64] | None = None) -> ScoreCurve:
@@ -253,21 +192,20 @@ def _curve(normal: FloatArray, defect: FloatArray, shares: NDArray[np.float64] |
     num_normal = len(normal)
     normal = normal[normal >= defect.min()]  # the others lie below every threshold, so they need no sorting
     normal.sort()
-    ranked = _ranked(defect, shares)
-    at, above = (len(normal) - np.searchsorted(normal, ranked.thresholds, side=side) for side in ("left", "right"))
-    return _curve_of_counts(ranked, at, above, num_normal)
-
-
-def _curve_of_counts(
-    ranked: _Ranked, false_positives: NDArray[np.int64], false_positives_above: NDArray[np.int64], num_normal: int
-) -> ScoreCurve:
+    order = np.argsort(defect)[::-1]
+    defect = defect[order]
+    last_of_tie = np.append(np.flatnonzero(defect[1:] != defect[:-1]), len(defect) - 1)
+    thresholds, overlap = defect[last_of_tie], None
+    if shares is not None:
+        overlap = np.cumsum(shares[order])[last_of_tie]
+        overlap /= overlap[-1]  # each region adds up to 1, so the total is the number of regions
     return ScoreCurve(
-        thresholds=ranked.thresholds,
-        true_positives=ranked.true_positives,
-        false_positives=false_positives,
-        false_positives_above=false_positives_above,
+        thresholds=thresholds,
+        true_positives=last_of_tie + 1,
+        false_positives=len(normal) - np.searchsorted(normal, thresholds, side="left"),
+        false_positives_above=len(normal) - np.searchsorted(normal, thresholds, side="right"),
         num_normal=num_normal,
-        region_overlap=ranked.region_overlap,
+        region_overlap=overlap,
     )
 
 

@@ -1,4 +1,4 @@
-"""Batch norms that use the statistics of all processes' batches."""
+"""Batch norms in several processes: with the statistics of their batches joined, or with each one's own."""
 
 import torch
 from torch import Tensor, nn
@@ -42,3 +42,15 @@ def join_batch_norms(model: nn.Module) -> None:
         if type(module) is nn.BatchNorm2d:
             module.__class__ = JointBatchNorm2d  # its tensors, its name and its place stay
             module.forward = torch.compiler.disable(module.forward)  # type: ignore[method-assign]  # it sends messages
+
+
+@torch.no_grad()
+def average_running_statistics(model: nn.Module) -> None:
+    """Replace the running statistics of a model's batch norms by their means over the processes, in one message."""
+    if world_size() == 1:
+        return
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    running = [value for norm in norms for value in (norm.running_mean, norm.running_var) if value is not None]
+    means = mean(torch.cat(running)).split([value.numel() for value in running])
+    for value, joined in zip(running, means, strict=True):
+        value.copy_(joined)

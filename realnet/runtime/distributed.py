@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -23,7 +23,6 @@ from realnet.runtime.devices import best_device, find_device
 from realnet.runtime.precision import FormatName, Precision, planned, resolve
 from realnet.runtime.signals import StopSignals
 
-BUCKET_ELEMENTS = 64 * 2**20  # average gradients in pieces of this size, to limit the memory of the copy
 TIMEOUT = timedelta(minutes=30)
 WATCH_SECONDS = 0.5  # how often a process checks whether another has failed
 
@@ -183,29 +182,6 @@ def _start() -> str:
     return f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
 
 
-def average_gradients(parameters: Iterable[Tensor]) -> None:
-    """Replace each gradient by its mean over the processes, in a few large messages."""
-    if not dist.is_initialized():
-        return
-    bucket: list[Tensor] = []
-    for gradient in (p.grad for p in parameters if p.grad is not None):
-        bucket.append(gradient)
-        if sum(g.numel() for g in bucket) >= BUCKET_ELEMENTS:
-            _average_bucket(bucket)
-            bucket = []
-    _average_bucket(bucket)
-
-
-def _average_bucket(bucket: list[Tensor]) -> None:
-    if not bucket:
-        return
-    flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
-    dist.all_reduce(flat)
-    flat /= dist.get_world_size()
-    for gradient, piece in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
-        gradient.copy_(piece.view_as(gradient))
-
-
 def world_size() -> int:
     """Return how many processes have joined the run."""
     return dist.get_world_size() if dist.is_initialized() else 1
@@ -214,6 +190,17 @@ def world_size() -> int:
 def mean(value: Tensor) -> Tensor:
     """Return the mean of a tensor over the processes; the gradient of their mean loss flows back through it."""
     return _Mean.apply(value) if dist.is_initialized() else value
+
+
+def begin_mean(value: Tensor) -> Callable[[], None]:
+    """Begin to replace a tensor by its mean over the processes; the function that is returned waits until it is."""
+    work = dist.all_reduce(value, async_op=True)
+
+    def finish() -> None:
+        work.wait()
+        value.div_(dist.get_world_size())
+
+    return finish
 
 
 class _Mean(torch.autograd.Function):

@@ -26,7 +26,7 @@ from realnet.models.afs import afs_criteria
 from realnet.models.build import build_detector, settle
 from realnet.models.checkpoint import Checkpoint
 from realnet.runtime import distributed
-from realnet.runtime.batch_norm import join_batch_norms
+from realnet.runtime.batch_norm import average_running_statistics, join_batch_norms
 from realnet.runtime.devices import send, send_images
 from realnet.runtime.distributed import World
 from realnet.runtime.placement import compile_networks, move_to_device
@@ -88,7 +88,8 @@ class DetectorTask:
         self.test_split = data.test_split(config, world)
         torch.manual_seed(config.seed)
         self.model = move_to_device(build_detector(config), world.device, config.runtime).train()
-        join_batch_norms(self.model.rrs)
+        if config.train.batch_norm == "joint":
+            join_batch_norms(self.model.rrs)
         compile_networks(config.runtime, self.model)
 
     def subject(self) -> Mapping[str, Any]:
@@ -149,7 +150,9 @@ class DetectorTask:
         return detector_losses(detection, clean, send(batch["mask"], self.world.device), self.config.loss)
 
     def after_step(self) -> None:
-        """Do nothing."""
+        """Join the running statistics of batch norms that use each process's own batch."""
+        if self.config.train.batch_norm == "own":
+            average_running_statistics(self.model.rrs)
 
     def validate(self, step: int, run: Run) -> bool:
         """Score the test split and, as published, keep the best weights on it as ``ckpt_best``."""

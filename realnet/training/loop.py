@@ -187,10 +187,10 @@ def fit(
 
             # forward and backward
             seed_step(config.seed, world.rank, step)
-            for batch in batches_of_step:
+            for left, batch in zip(range(len(batches_of_step))[::-1], batches_of_step, strict=True):
                 with world.precision.autocast():
                     losses = task.losses(batch)
-                optimisation.backward(losses.sum() / config.train.accumulation)
+                optimisation.backward(losses.sum() / config.train.accumulation, is_last=left == 0)
                 totals += losses.detach() / config.train.accumulation
 
             # step

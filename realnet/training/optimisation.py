@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from realnet.config import OptimiserConfig
-from realnet.runtime import distributed
 from realnet.runtime.precision import Precision
+from realnet.training.exchange import GradientExchange
 
 FINAL_FRACTION = 0.01  # of the learning rate, left at the end of the cosine schedule
 
@@ -43,14 +43,20 @@ class Optimisation:
             fused=precision.device.type in {"cpu", "cuda"},
         )
         self.scaler = torch.amp.GradScaler(precision.device.type, enabled=precision.needs_scaler)
+        self.exchange = GradientExchange(self.parameters)
 
-    def backward(self, loss: Tensor) -> None:
-        """Add the gradients of one micro-batch's share of the loss."""
+    def backward(self, loss: Tensor, *, is_last: bool = True) -> None:
+        """Add the gradients of one micro-batch's share of the loss.
+
+        With those of the step's last micro-batch, their exchange between the processes begins.
+        """
+        if is_last:
+            self.exchange.begin()
         self.scaler.scale(loss).backward()
 
     def step(self, step: int) -> None:
-        """Average the gradients over the processes, clip them, and take step number ``step`` (0-based)."""
-        distributed.average_gradients(self.parameters)
+        """Await the gradients' means over the processes, clip them, and take step number ``step`` (0-based)."""
+        self.exchange.finish()
         for group in self.adam.param_groups:
             group["lr"] = learning_rate(self.config, step, self.num_steps)
         if self.config.max_grad_norm is not None:

@@ -86,7 +86,7 @@ def inputs(path: Path) -> tuple[UNet, Tensor, Tensor | None]:
     given, own = json.loads(unet_path.read_text()), json.loads(path.read_text())
     x = own.get("x", "as unet")
     y = own.get("y", given.get("y"))
-    x = golden.formula().evaluate(given["x"] if x == "as unet" else x)
+    x = golden.evaluate(given["x"] if x == "as unet" else x)
     return network(unet_path), x, None if y is None else torch.tensor(y)
 
 
@@ -133,7 +133,7 @@ def test_classifier(path):
     case = golden.load(path)
     model = classifier(path)
     assert len(model.state_dict()) == case.run["keys"]
-    logits = model(golden.formula().evaluate(case.run["x"]), torch.tensor(case.run["t"]))
+    logits = model(golden.evaluate(case.run["x"]), torch.tensor(case.run["t"]))
     golden.assert_close(logits, case.outputs["logits"])
 
 
@@ -153,7 +153,7 @@ def test_one_step_of_each_sampler(path):
     case = golden.load(path)
     unet, x, y = inputs(path)
     diffusion, t, guide = process(case.run), torch.tensor(case.run["t"]), guidance(path)
-    noise, clip = golden.formula().evaluate(case.run["noise"]), case.run["clip_denoised"]
+    noise, clip = golden.evaluate(case.run["noise"]), case.run["clip_denoised"]
 
     def step(name: str) -> Tensor:
         if name == "cond_grad":
@@ -180,7 +180,7 @@ def test_one_step_of_each_sampler(path):
 def test_loops(path):
     case = golden.load(path)
     unet, x, y = inputs(path)
-    diffusion, noise = process(case.run), golden.formula().evaluate(case.run["noise_each_step"])
+    diffusion, noise = process(case.run), golden.evaluate(case.run["noise_each_step"])
     start, reverse_start = (eval(case.run[key], {"x": x}) for key in ("start", "reverse_start"))
     loops = {
         "p_sample_loop": lambda shift: p_sample_loop(
@@ -209,7 +209,7 @@ def test_training_losses(path):
     named = case.run["noise"]
     if named == "as samplers":
         named = json.loads(companion(path, "samplers").read_text())["noise"]
-    x_start, noise = (golden.formula().evaluate(expression) for expression in (case.run["x_start"], named))
+    x_start, noise = (golden.evaluate(expression) for expression in (case.run["x_start"], named))
     diffusion, t = process(case.run), torch.tensor(case.run["t"])
     golden.assert_close(diffusion.q_sample(x_start, t, noise), case.outputs.pop("q_sample"))
     with torch.no_grad():
@@ -240,7 +240,7 @@ def machine_rounds_as(unet_path: Path) -> bool:
     """Whether the network's golden output comes out to the last bit, so that even a chaotic loop must agree."""
     case = golden.load(unet_path)
     unet, x, y = inputs(unet_path)
-    return np.array_equal(unet(x, torch.tensor(case.run["t"]), y).numpy(), case.outputs["out"])
+    return np.array_equal(golden.as_array(unet(x, torch.tensor(case.run["t"]), y)), case.outputs["out"])
 
 
 def tolerance(path: Path) -> float:

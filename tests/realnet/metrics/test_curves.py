@@ -1,6 +1,5 @@
 from itertools import pairwise
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -11,7 +10,7 @@ from scipy import ndimage
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 from realnet.metrics import curves
-from realnet.metrics.curves import MetricUndefined, pixel_curve, pixel_curve_of_images
+from realnet.metrics.curves import MetricUndefined, pixel_curve
 from realnet.metrics.image_score import image_scores
 from tests import golden
 
@@ -262,31 +261,3 @@ def test_regions_that_are_given_count_even_where_they_touch():
     regions = np.array([[[1, 1, 1, 2, 0, 0]]])
     assert pixel_curve(maps, masks).region_overlap.tolist() == [0.75, 1]
     assert pixel_curve(maps, masks, regions).region_overlap.tolist() == [0.5, 1]
-
-
-def test_image_by_image_the_curve_is_the_same():
-    generator = np.random.default_rng(3)
-    maps = generator.integers(0, 40, (6, 20, 24)).astype(np.float32) / 40  # many ties
-    masks = generator.random((6, 20, 24)) > 0.9
-    masks[3:] = False
-    regions = [cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)[1] for mask in masks]
-    whole, streamed = pixel_curve(maps, masks), pixel_curve_of_images(lambda: zip(maps, regions, strict=True))
-    for name in ("thresholds", "true_positives", "false_positives", "false_positives_above", "num_normal"):
-        np.testing.assert_array_equal(getattr(streamed, name), getattr(whole, name))
-    np.testing.assert_allclose(streamed.region_overlap, whole.region_overlap)
-    assert streamed.aupro() == pytest.approx(whole.aupro()) and streamed.auroc == whole.auroc
-
-
-@pytest.mark.parametrize(
-    ("images", "reason"),
-    [
-        ([], "no images"),
-        ([(np.zeros((2, 2)), np.zeros((2, 2), int))], "no defect pixel"),
-        ([(np.zeros((2, 2)), np.ones((2, 2), int))], "no normal pixel"),
-        ([(np.full((2, 2), np.nan), np.eye(2, dtype=int))], "hold NaN"),
-        ([(np.zeros((2, 3)), np.eye(2, dtype=int))], "do not match"),
-    ],
-)
-def test_image_by_image_what_is_undefined_says_why(images, reason):
-    with pytest.raises(MetricUndefined, match=reason):
-        pixel_curve_of_images(lambda: images)

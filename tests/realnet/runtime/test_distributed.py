@@ -1,3 +1,4 @@
+import copy
 import os
 import threading
 import time
@@ -10,13 +11,16 @@ from outcomes import FLAGS, assert_the_same, outcome
 from processes import Ended, run_script_together, run_together
 from torch import nn
 
+from realnet.config import OptimiserConfig
 from realnet.data.items import DiffusionDataset
 from realnet.errors import UserError
 from realnet.models import checkpoint
 from realnet.models.afs import AFS, Block, Selection, afs_criteria
 from realnet.models.backbone import Level
 from realnet.runtime import batch_norm, distributed
-from realnet.training import state
+from realnet.runtime.precision import resolve
+from realnet.training import exchange, state
+from realnet.training.optimisation import Optimisation
 from tests.closed_form import fill, wave
 
 
@@ -43,10 +47,17 @@ def batch_norms() -> nn.Sequential:
     return model
 
 
+def optimisation(model: nn.Module) -> Optimisation:
+    precision = resolve("fp32", torch.device("cpu"))
+    return Optimisation(model.parameters(), OptimiserConfig(learning_rate=0.1), num_steps=10, precision=precision)
+
+
 def check_arithmetic() -> None:
     with distributed.join_world("cpu") as world:
         check_batch_norms(world.rank)
         check_half_precision(world.rank)
+        check_own_statistics(world.rank)
+        check_exchange(world.rank)
         check_features(world.rank)
         assert distributed.any_process(world.rank == 1) and not distributed.any_process(False)
         assert distributed.gather(f"of {world.rank}") == ["of 0", "of 1"]
@@ -67,13 +78,64 @@ def check_batch_norms(rank: int) -> None:
         torch.testing.assert_close(distributed.mean(mine.detach()), loss.detach())
         loss.backward()
         mine.backward()
-    distributed.average_gradients(joint.parameters())
+    exchange.GradientExchange(list(joint.parameters())).finish()
     for (name, a), b in zip(whole.named_parameters(), joint.parameters(), strict=True):
         if name != "0.bias" and name != "2.bias":  # their gradients are rounding: the batch norms take them away
             torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-5)
     for (name, a), b in zip(whole.state_dict().items(), joint.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, msg=name)
     torch.testing.assert_close(whole.eval()(x[:1]), joint.eval()(x[:1]))
+
+
+def check_own_statistics(rank: int) -> None:
+    """Each process normalises by its own half, and the running statistics become the mean of both halves'."""
+    halves, mine = wave("x", 6, 5, 7, 8).chunk(2), batch_norms()
+    both = [batch_norms() for _ in halves]
+    expected = [model(half) for model, half in zip(both, halves, strict=True)]
+    torch.testing.assert_close(mine(halves[rank]), expected[rank])
+    batch_norm.average_running_statistics(mine)
+    for key in ("1.running_mean", "1.running_var", "3.running_mean", "3.running_var"):
+        torch.testing.assert_close(mine.state_dict()[key], sum(model.state_dict()[key] for model in both) / 2)
+
+
+def check_exchange(rank: int) -> None:
+    """Micro-batches on two processes make the step of the whole batch; each bucket is sent once, as early as it can.
+
+    The layer in the middle is used twice, and the first has no gradients.
+    """
+    exchange.BUCKET_ELEMENTS, exchange.TRAVELLING_BUCKETS = 20, 2
+    x = wave("x", 8, 4)
+    layers = [fill(nn.Linear(4, 4)) for _ in range(5)]
+    together = copy.deepcopy(layers)
+    alone_steps, steps = (optimisation(nn.ModuleList(of)) for of in (layers, together))
+    alone_steps.exchange = exchange.GradientExchange([])
+    sent: list[str] = []
+    send = distributed.dist.all_reduce
+
+    def count(tensor, **options):
+        sent.append(f"{tensor.numel()}")
+        return send(tensor, **options)
+
+    distributed.dist.all_reduce = count
+    together[1].weight.register_hook(lambda gradient: sent.append("first gradient made"))
+    for step in range(2):
+        alone_steps.backward(output_of(layers, x).square().mean())
+        for number, part in enumerate(x.chunk(2)[rank].chunk(2)):
+            steps.backward(output_of(together, part).square().mean() / 2, is_last=number == 1)
+            assert number == 1 or sent == ["first gradient made"]
+        alone_steps.step(step)
+        steps.step(step)
+        assert sent == ["first gradient made", "20", "20", "20", "first gradient made", "20"]
+        sent.clear()
+    distributed.dist.all_reduce = send
+    for one, other in zip(layers, together, strict=True):
+        torch.testing.assert_close(one.weight, other.weight)
+    assert together[0].weight.grad is None
+
+
+def output_of(layers: list[nn.Linear], x: torch.Tensor) -> torch.Tensor:
+    _, first, middle, *last = layers
+    return last[1](last[0](middle(middle(first(x)).tanh()).tanh()).tanh())
 
 
 def check_half_precision(rank: int) -> None:
