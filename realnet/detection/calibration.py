@@ -17,14 +17,8 @@ from realnet.data.index import Entry
 from realnet.detection.examples import Examples, Measured, spread
 from realnet.detection.maps import anomaly_maps, to_batch
 from realnet.detection.tiling import TileJudge, network_of_tiles
-from realnet.metrics.curves import (
-    FloatArray,
-    MaskArray,
-    MetricUndefined,
-    ScoreCurve,
-    image_curve,
-    pixel_curve_of_images,
-)
+from realnet.metrics.curves import FloatArray, MaskArray, MetricUndefined, ScoreCurve, image_curve
+from realnet.metrics.streaming import pixel_curve_of_images
 from realnet.models.realnet import RealNet
 from realnet.runtime.distributed import World
 
