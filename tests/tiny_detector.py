@@ -16,8 +16,11 @@ from realnet.models.realnet import RealNet
 CALIBRATION = Calibration(0.65, 0.5, 0.9, held_out=True, num_images=3, num_anomalies=8)
 
 
+CONFIG = Path("experiments/tiny/realnet.yaml")
+
+
 def config() -> RealNetConfig:
-    return load(RealNetConfig, Path("experiments/tiny/realnet.yaml"))
+    return load(RealNetConfig, CONFIG)
 
 
 def build(seed: int = 0) -> RealNet:
@@ -35,12 +38,12 @@ def build(seed: int = 0) -> RealNet:
 
 
 @cache
-def _state(seed: int) -> dict[str, torch.Tensor]:
+def _state(seed: int, config: str) -> dict[str, torch.Tensor]:
     return build(seed).state_dict()
 
 
 @cache
-def _checksum() -> str:
+def _checksum(config: str) -> str:
     return build().backbone.checksum()  # the backbone is the same for all seeds
 
 
@@ -62,7 +65,8 @@ def save(
     detector judges.
     """
     path = paths.output(dataset, "realnet", "checkpoints", class_name, of_seed) / name
-    learned = {key: value.clone() for key, value in _state(seed).items() if not key.startswith("backbone.")}
+    state = _state(seed, CONFIG.read_text())
+    learned = {key: value.clone() for key, value in state.items() if not key.startswith("backbone.")}
     if diverged:
         learned["rrs.decoder3.2.weight"].fill_(torch.finfo(torch.float32).max)
     weights = Checkpoint(
@@ -74,7 +78,7 @@ def save(
         config=config().model_dump(mode="json"),
         facts={
             "step": step,
-            "backbone": {"name": "resnet18", "checksum": _checksum()},
+            "backbone": {"name": config().backbone.name, "checksum": _checksum(CONFIG.read_text())},
             "calibration": calibration and asdict(calibration),
             **(
                 {"classes": list(by_class), "calibrations": {n: asdict(c) for n, c in by_class.items()}}
@@ -91,6 +95,6 @@ def save_published(path: Path, *, seed: int = 0) -> Path:
     """Write the same detector in the published format: backbone inside, keys prefixed, ``arch`` an EasyDict."""
     from easydict import EasyDict
 
-    state = {f"module.{key}": value for key, value in _state(seed).items()}
+    state = {f"module.{key}": value for key, value in _state(seed, CONFIG.read_text()).items()}
     torch.save({"epoch": 3, "arch": EasyDict(name="realnet"), "state_dict": state, "best_metric": 0.9}, path)
     return path

@@ -6,6 +6,7 @@ import shlex
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -210,7 +211,7 @@ def _has_keys(branch: Any) -> bool:
 def _keys_at(model: type[BaseModel], location: Sequence[str]) -> list[str]:
     """Return the fields of the section at a location; a key of a plain dict leads to the dict's values."""
     current: Any = model
-    for part, following in zip(location, [*location[1:], ""], strict=True):
+    for part, following in zip_longest(location, location[1:], fillvalue=""):
         is_mapping = typing.get_origin(current) is dict
         current = typing.get_args(current)[1] if is_mapping else current.model_fields[part].annotation
         if typing.get_origin(current) in (typing.Union, types.UnionType):

@@ -3,7 +3,7 @@ import pytest
 from realnet.anomalies.sources import find_sdas, find_textures
 from realnet.config import DatasetConfig, load, paths
 from realnet.data.index import read_index
-from realnet.detection.checkpoints import missing_checkpoint
+from realnet.detection.checkpoints import Subject, missing_checkpoint
 from realnet.errors import UserError
 from realnet.inspection import findings
 
@@ -28,7 +28,7 @@ def test_commands_in_messages_can_be_pasted_into_a_shell(tmp_path, monkeypatch):
         find_sdas("my parts", "a b")
     with pytest.raises(UserError, match=rf"{wanted} --class_name 'a b'"):
         read_index(paths.protocols("my parts"), "a b")
-    assert f"{wanted} --class_name 'a b'" in missing_checkpoint("my parts", "a b")
+    assert f"{wanted} --class_name 'a b'" in missing_checkpoint("my parts", Subject("a b"))
     assert wanted in findings.report([findings.Finding(findings.OUTDATED, "x")], "my parts")
 
 

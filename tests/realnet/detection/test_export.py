@@ -28,6 +28,16 @@ MISSING = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
 needs_packages = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)} (the extra export)")
 
 
+SMALL = """
+    image_size: 32
+    backbone: {name: test_resnet, weights: none}
+    blocks: {block1: {levels: {layer1: 16}}, block2: {levels: {layer2: 16}}}
+    reconstruction: {channel_mult: [1, 1], num_res_blocks: 1, num_head_channels: 8}
+    rrs: {modes: {max: 8, mean: 8}, num_residual_layers: 1}
+    """
+"""A network of each kind of layer: making a graph takes as long as it has layers."""
+
+
 def picture(height: int = 40, width: int = 70, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype(np.uint8)
 
@@ -41,6 +51,7 @@ def exported(tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         write_configs(folder / "experiments/tiny")
+        tiny_detector.CONFIG.write_text(SMALL)
         path = tiny_detector.save("weave")
         stored = checkpoint.load(path, kind="realnet")
         checkpoint.save(path, replace(stored, facts={**stored.facts, "image_bits": 12}))
@@ -247,6 +258,7 @@ def test_images_to_compare_on_are_the_given_ones_the_datasets_or_drawings(tiny):
 
 @needs_packages
 def test_a_map_joined_with_the_distance_from_normality_is_exported_too(tiny):
+    tiny_detector.CONFIG.write_text(SMALL)
     model = tiny_detector.build()
     model.measure_by("position", (32, 32))
     model.fuse_maps((32, 32))
@@ -263,6 +275,7 @@ def test_a_map_joined_with_the_distance_from_normality_is_exported_too(tiny):
 
 @needs_packages
 def test_a_network_of_tiles_gives_maps_and_the_photograph_is_cut_and_blended_outside(tiny):
+    tiny_detector.CONFIG.write_text(SMALL)
     changes = {
         "image_size": [48, 40],
         "tiles": {"size": 32},

@@ -37,7 +37,11 @@ def test_the_page_shows_every_photograph_and_needs_nothing_but_itself(tiny):
     )
     assert html.count("<script") == 3
     predict("--input", "photos", "--output", "bare", "--save")
-    assert sorted(path.name for path in Path("bare").iterdir()) == ["predictions.csv", "predictions.jsonl"]
+    assert sorted(path.name for path in Path("bare").iterdir()) == [
+        ".detector",
+        "predictions.csv",
+        "predictions.jsonl",
+    ]
 
 
 def test_a_small_defect_is_outlined_on_the_page_too():
