@@ -173,9 +173,18 @@ def recalibrated(
     """Return a stored detector with other thresholds, and with the settings of the scores that they were set by.
 
     The thresholds of a unified detector are those of a class, or without ``class_name`` those for any.
+
+    Raises:
+        UserError: for a unified detector and another score pool: its other thresholds are of the stored one.
     """
     facts = {**stored.facts, "recalibration": chosen.facts()}
     by_class = facts.get("calibrations", {})
+    pool = EvaluationConfig.model_validate((stored.config or {}).get("evaluation", {})).pool
+    if by_class and evaluation.pool != pool:
+        raise UserError(
+            f"evaluation.score_pool {evaluation.pool}: the detector has thresholds for {', '.join(by_class)}, all by "
+            f"{pool}; leave evaluation.score_pool out"
+        )
     if class_name in by_class:
         facts["calibrations"] = {**by_class, class_name: asdict(calibration)}
     else:

@@ -239,12 +239,14 @@ class NormalStatistics:
 
     def _views(self, image: Image) -> list[Image]:
         """Return what training may see of an image: the image or its tiles, with augmentation flipped and rotated."""
-        parts = [self._tiling.cut(image, corner) for corner in self._tiling.corners] if self._tiling else [image]
-        if not self._augment:
-            return parts
-        turns = range(4) if image.shape[0] == image.shape[1] else (0, 2)
-        turned = [np.rot90(part, turn) for part in parts for turn in turns]
-        return [np.ascontiguousarray(view) for each in turned for view in (each, each[:, ::-1])]
+        views = [image]
+        if self._augment:
+            turns = range(4) if image.shape[0] == image.shape[1] else (0, 2)
+            turned = [np.rot90(image, turn) for turn in turns]
+            views = [np.ascontiguousarray(view) for each in turned for view in (each, each[:, ::-1])]
+        if self._tiling is None:
+            return views
+        return [self._tiling.cut(view, corner) for view in views for corner in self._tiling.corners]
 
 
 def sum_of(folds: Sequence[Moments]) -> Moments:

@@ -179,6 +179,8 @@ def test_thresholds_are_set_anew_for_a_class_or_for_any(unified):
     run(["--dataset", "tiny", "--class_name", "unified", *good])
     again = checkpoint.load(UNIFIED, kind="realnet").facts
     assert again["calibration"]["note"] and again["calibrations"] == facts["calibrations"]
+    with pytest.raises(UserError, match=r"score_pool 4: the detector has thresholds for weave, widget, all by \d+"):
+        run(["--detector", str(UNIFIED), "--class_name", "weave", *good, "--set", "evaluation.score_pool=4"])
 
 
 def test_features_measured_by_channel_and_joined_maps_serve_all_classes(tiny):

@@ -165,6 +165,16 @@ def test_a_dry_run_counts_the_folds(tiny, run_script):
         run_script(*TRAIN, *SETTINGS, "--set", "features.folds=6", "--dry-run")
 
 
+def test_tiles_that_are_not_square_are_cut_from_photographs_that_were_turned(tiny):
+    model = build_detector(load(RealNetConfig, Path("experiments/tiny/realnet.yaml")))
+    files = sorted(Path("data/tiny/images/weave/train/good").iterdir())
+    images = ImageCache(files[:2], (64, 64), bits=16)
+    tiling, config = Tiling((64, 64), (32, 64), 0.0), FeatureConfig(normalise="channel", folds=2)
+    made = NormalStatistics(model, images, config, foreground="full", augment=True, world=ALONE, tiling=tiling)
+    views = made._views(images[0])
+    assert [view.shape for view in views] == [(32, 64, 3)] * 16 and len({view.tobytes() for view in views}) == 16
+
+
 @pytest.mark.parametrize(("augment", "views"), [(False, 6), (True, 24)])
 def test_with_tiles_the_statistics_are_those_of_the_grids_tiles(tiny, augment, views):
     model = build_detector(load(RealNetConfig, Path("experiments/tiny/realnet.yaml")))
