@@ -64,7 +64,8 @@ def training_batch(described: RealNetConfig) -> dict[str, Tensor]:
     clean = torch.randn(batch, 3, *size)
     mask = torch.zeros(batch, 1, *size)
     mask[::2, :, : size[0] // 4, : size[1] // 4] = 1
-    return {"image": clean + mask, "clean": clean, "mask": mask, "has_anomaly": mask.flatten(1).any(dim=1)}
+    has_anomaly, index = mask.flatten(1).any(dim=1), torch.arange(batch)
+    return {"image": clean + mask, "clean": clean, "mask": mask, "has_anomaly": has_anomaly, "index": index}
 
 
 def training(model: RealNet, described: RealNetConfig, ways: list[Way]) -> Iterator[Row]:

@@ -103,10 +103,6 @@ class Meter(TorchDispatchMode):
         self.live = self.peak = 0
         self._known: set[int] = set()
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # torch would import its compiler, for seconds, to keep away from code that it never compiles
-
     def hollow(self, sizes: Tensor) -> _Hollow:
         """Return the hollow tensor that stands for a tensor on the meta device."""
         self.count(sizes.untyped_storage())

@@ -24,10 +24,6 @@ def test_the_peak_is_the_most_that_is_alive_at_once():
     assert peak_bytes(work) == 3000 * FLOAT
 
 
-def test_torch_does_not_wrap_the_meter_in_what_imports_its_compiler():
-    assert not hasattr(Meter.__torch_dispatch__, "__wrapped__")
-
-
 def test_views_and_changes_in_place_cost_nothing():
     def work() -> Tensor:
         a = torch.empty(100, 10)
