@@ -64,7 +64,7 @@ def test_the_requirements_stand_in_two_places_and_are_the_same():
     )
     extras = PROJECT["project"]["optional-dependencies"]
     assert sorted(wanted) == sorted([*PROJECT["project"]["dependencies"], *extras["tensorboard"]])
-    assert {*extras["serve"], *extras["export"]} <= {*tested}
+    assert {*extras["serve"]} <= {*tested}
 
 
 TRAIN_AND_EXPORT = """
