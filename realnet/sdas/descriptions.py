@@ -152,7 +152,7 @@ def _read(path: Path, key: str) -> Known:
             if str(stored["key"]) != key:
                 return {}
             return dict(zip(stored["contents"].tolist(), stored["descriptions"], strict=True))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         return {}
 
 
