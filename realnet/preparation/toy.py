@@ -5,13 +5,15 @@ Each shape is drawn from a signed distance (negative inside), in units of half t
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from realnet.data.images import Image, Mask, write_image
+from realnet.data.images import Image, Mask
+from realnet.preparation.drawn_classes import DrawnClass, are_complete, draws_of, write_classes
 
 Plane = NDArray[np.float64]
 """One number per pixel, (H, W)."""
@@ -77,40 +79,25 @@ def make_toy_dataset(
         num_defects: test images per class and kind of defect.
         seed: seed of all draws.
     """
-    for class_name, (render, damages) in CLASSES.items():
-        for folder, count in (("train/good", num_train), ("test/good", num_good)):
-            for number in range(count):
-                name = f"{class_name}/{folder}/{number:03d}"
-                rng = _generator(seed, name)
-                write_image(root / f"{name}.png", _photograph(render(image_size, rng).colours, rng))
-        for kind, damage in damages.items():
-            for number in range(num_defects):
-                name = f"{class_name}/test/{kind}/{number:03d}"
-                image, mask = draw_defect(render, damage, image_size, _generator(seed, name))
-                write_image(root / f"{name}.png", image)
-                write_image(root / f"{class_name}/ground_truth/{kind}/{number:03d}_mask.png", mask)
+    counts = {"num_train": num_train, "num_good": num_good, "num_defects": num_defects}
+    write_classes(root, _drawn_classes(), image_size=image_size, seed=seed, **counts)
 
 
 def draw_photographs(number: int, image_size: tuple[int, int], *, seed: int = 0) -> list[Image]:
     """Draw photographs of both classes in turn, uint8 RGB (H, W, 3); every third one is of a damaged object."""
     drawn, kinds = [], list(CLASSES.values())
     for index in range(number):
-        rng = _generator(seed, f"photograph {index}")
+        rng = draws_of(seed, f"photograph {index}")
         render, damages = kinds[index % len(kinds)]
         damage = list(damages.values())[index % len(damages)]
-        whole = _photograph(render(image_size, rng).colours, rng)
+        whole = _draw_normal(render, image_size, rng)
         drawn.append(draw_defect(render, damage, image_size, rng)[0] if index % 3 == 0 else whole)
     return drawn
 
 
 def is_complete(root: Path, *, num_train: int = 60, num_good: int = 12, num_defects: int = 8) -> bool:
     """Tell whether an image root holds as many images and masks as ``make_toy_dataset`` writes."""
-    for class_name, (_, damages) in CLASSES.items():
-        wanted = {"train/good": num_train, "test/good": num_good}
-        wanted |= {f"{part}/{kind}": num_defects for kind in damages for part in ("test", "ground_truth")}
-        if any(len(list((root / class_name / name).glob("*.png"))) < count for name, count in wanted.items()):
-            return False
-    return True
+    return are_complete(root, _drawn_classes(), num_train=num_train, num_good=num_good, num_defects=num_defects)
 
 
 def draw_defect(
@@ -198,8 +185,17 @@ CLASSES: dict[str, tuple[Render, dict[str, Damage]]] = {
 }
 
 
-def _generator(seed: int, name: str) -> np.random.Generator:
-    return np.random.default_rng((seed, *name.encode()))
+def _drawn_classes() -> dict[str, DrawnClass]:
+    return {
+        name: DrawnClass(
+            partial(_draw_normal, render), {k: partial(draw_defect, render, d) for k, d in damages.items()}
+        )
+        for name, (render, damages) in CLASSES.items()
+    }
+
+
+def _draw_normal(render: Render, image_size: tuple[int, int], rng: np.random.Generator) -> Image:
+    return _photograph(render(image_size, rng).colours, rng)
 
 
 def _pose(

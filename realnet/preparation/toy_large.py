@@ -3,13 +3,15 @@
 Shrunk to the size that a network sees at once, a defect is a pixel among threads; in tiles it is a disk.
 """
 
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from realnet.data.images import Image, Mask, write_image
+from realnet.data.images import Image, Mask
+from realnet.preparation.drawn_classes import DrawnClass, are_complete, write_classes
 
 CLASS = "cloth"
 KINDS = {"knot": (0.93, 0.9, 0.82), "pinhole": (0.1, 0.1, 0.11)}
@@ -43,22 +45,13 @@ def make_large_toy(
         num_defects: test images of each kind of defect.
         seed: seed of all draws.
     """
-    for folder, count in (("train/good", num_train), ("test/good", num_good)):
-        for number in range(count):
-            name = f"{folder}/{number:03d}"
-            write_image(root / CLASS / f"{name}.png", _photograph(*_cloth(image_size, _generator(seed, name))))
-    for kind in KINDS:
-        for number in range(num_defects):
-            image, mask = draw_defect(kind, image_size, _generator(seed, f"test/{kind}/{number:03d}"))
-            write_image(root / CLASS / f"test/{kind}/{number:03d}.png", image)
-            write_image(root / CLASS / f"ground_truth/{kind}/{number:03d}_mask.png", mask)
+    counts = {"num_train": num_train, "num_good": num_good, "num_defects": num_defects}
+    write_classes(root, _drawn_classes(), image_size=image_size, seed=seed, **counts)
 
 
 def is_complete(root: Path, *, num_train: int = 24, num_good: int = 12, num_defects: int = 8) -> bool:
     """Tell whether an image root holds as many images and masks as ``make_large_toy`` writes."""
-    wanted = {"train/good": num_train, "test/good": num_good}
-    wanted |= {f"{part}/{kind}": num_defects for kind in KINDS for part in ("test", "ground_truth")}
-    return all(len(list((root / CLASS / name).glob("*.png"))) >= count for name, count in wanted.items())
+    return are_complete(root, _drawn_classes(), num_train=num_train, num_good=num_good, num_defects=num_defects)
 
 
 def draw_defect(kind: str, image_size: tuple[int, int], rng: np.random.Generator) -> tuple[Image, Mask]:
@@ -101,5 +94,9 @@ def _photograph(colours: NDArray[np.float32], rng: np.random.Generator) -> Image
     return (noisy.clip(0, 1) * 255).round().astype(np.uint8)
 
 
-def _generator(seed: int, name: str) -> np.random.Generator:
-    return np.random.default_rng((seed, *f"{CLASS}/{name}".encode()))
+def _drawn_classes() -> dict[str, DrawnClass]:
+    return {CLASS: DrawnClass(_draw_normal, {kind: partial(draw_defect, kind) for kind in KINDS})}
+
+
+def _draw_normal(image_size: tuple[int, int], rng: np.random.Generator) -> Image:
+    return _photograph(*_cloth(image_size, rng))
