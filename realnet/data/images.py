@@ -1,6 +1,6 @@
 """Read, write and resize images and masks, and convert them to the value ranges that networks take."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +176,11 @@ def resize_mask(mask: Mask, size: tuple[int, int]) -> Mask:
 def normalise(image: Image) -> Tensor:
     """Convert to the detector's input: float32 (3, H, W), ImageNet-normalised (docs/method.md, Detector)."""
     return _to_tensor(image, _NORMALISE)
+
+
+def to_batch(images: Iterable[Image]) -> Tensor:
+    """Return images, uint8 RGB (H, W, 3), as an ImageNet-normalised batch (B, 3, H, W)."""
+    return torch.stack([normalise(image) for image in images])
 
 
 def mask_to_tensor(mask: Mask) -> Tensor:

@@ -15,8 +15,9 @@ from realnet.config import RealNetConfig
 from realnet.data.images import Image
 from realnet.data.index import Entry
 from realnet.detection.examples import Examples, Measured, spread
-from realnet.detection.maps import anomaly_maps, to_batch
-from realnet.detection.tiling import TileJudge, network_of_tiles
+from realnet.detection.maps import in_use
+from realnet.detection.runtimes import TorchRuntime
+from realnet.detection.tiling import TileJudge
 from realnet.metrics.curves import FloatArray, MaskArray, MetricUndefined, ScoreCurve, image_curve
 from realnet.metrics.streaming import pixel_curve_of_images
 from realnet.models.realnet import RealNet
@@ -133,20 +134,17 @@ def calibrate(
         The calibration; None, with a warning, if there is nothing to tell apart (no anomaly fell on the object, or the
         network returns NaN).
     """
-    was_training = model.training
-    model.eval()
+    torch_runtime = TorchRuntime(model, world.precision)
 
     def judge(images: Sequence[Image]) -> tuple[FloatArray, FloatArray]:
         if by_tiles is None:
-            return anomaly_maps(model, to_batch(images), world.precision).scored(config.evaluation.pool)
-        found = [by_tiles.judge(image, network_of_tiles(model, world.precision)) for image in images]
-        return np.stack([one.anomaly_map for one in found]), np.array([[one.score] for one in found])
+            return torch_runtime.judge(images, config.evaluation.pool)
+        found = [by_tiles.judge(image, torch_runtime.maps) for image in images]
+        return np.stack([one.anomaly_map for one in found]), np.array([one.score for one in found])
 
-    try:
+    with in_use(model):
         at_once = 1 if by_tiles else config.evaluation.batch_size
         maps, scores = examples.measure(judge, at_once, description, world)
-    finally:
-        model.train(was_training)
     try:
         return _calibration(maps, scores, examples.masks, held_out=held_out)
     except MetricUndefined as error:
@@ -161,7 +159,7 @@ def _calibration(maps: Measured, scores: Measured, masks: MaskArray, *, held_out
     pixel_threshold = pixel_curve_of_images(lambda: _pixels(maps, masks)).f1_max.threshold
     scale = max(float(np.quantile(anomalous[masks], DISPLAY_QUANTILE)), pixel_threshold, 1e-6)
     return Calibration(
-        image_threshold=_image_threshold(scores.normal[:, 0], scores.anomalous[:, 0]),
+        image_threshold=_image_threshold(scores.normal, scores.anomalous),
         pixel_threshold=pixel_threshold,
         display_scale=min(scale, 1.0),
         held_out=held_out,

@@ -191,7 +191,7 @@ class Detector:
         """Return how many bits the values of its 16-bit images use."""
         return int(self.facts.get("image_bits", 16))
 
-    @property
+    @cached_property
     def by_tiles(self) -> TileJudge | None:
         """Return how it judges photographs tile by tile; None if it sees them whole."""
         return TileJudge.of(self.config, rule_of(self.facts))

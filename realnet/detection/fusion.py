@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from realnet.config import RealNetConfig
+from realnet.data.images import to_batch
 from realnet.detection.examples import Examples, Measured
-from realnet.detection.maps import anomaly_maps, to_batch
+from realnet.detection.maps import anomaly_maps
 from realnet.metrics.curves import FloatArray, MaskArray, MetricUndefined, image_curve, pixel_curve
 from realnet.models.normal import SIGNALS, centred
 from realnet.models.realnet import RealNet

@@ -61,22 +61,12 @@ def load_network(
 def read_stored(
     path: Path, *, dataset: str | None = None, class_name: str | None = None, mapped: bool = False
 ) -> Checkpoint:
-    """Read a checkpoint or a bundle.
-
-    Raises:
-        UserError: as :func:`checkpoint.load`, and if a weight is NaN or infinite.
-    """
+    """Read a checkpoint or a bundle; raises UserError as :func:`checkpoint.load`."""
     if bundle.is_bundle(path):
         stored = bundle.read(path)
         checkpoint.require_match(stored, path, kind="realnet", dataset=dataset, class_name=class_name)
     else:
         stored = checkpoint.load(path, kind="realnet", dataset=dataset, class_name=class_name, mapped=mapped)
-    lost = [name for name, value in stored.state_dict.items() if not value.isfinite().all()]
-    if lost:
-        raise UserError(
-            f"{path} holds {len(lost)} tensors with NaN or infinite weights, such as {lost[0]}: its training diverged, "
-            "or the file is damaged; train it again, with a lower optimiser.learning_rate, or take an earlier file"
-        )
     return stored
 
 
@@ -93,7 +83,13 @@ def require_fit(path: Path, config: RealNetConfig, *, dataset: str, class_name: 
 
 
 def _fill(model: RealNet, stored: Checkpoint, path: Path) -> None:
-    """Load the weights; keep the current backbone if the checkpoint has none."""
+    """Load the weights, which must be finite; keep the current backbone if the checkpoint has none."""
+    lost = [name for name, value in stored.state_dict.items() if not value.isfinite().all()]
+    if lost:
+        raise UserError(
+            f"{path} holds {len(lost)} tensors with NaN or infinite weights, such as {lost[0]}: its training diverged, "
+            "or the file is damaged; train it again, with a lower optimiser.learning_rate, or take an earlier file"
+        )
     own = {f"backbone.{key}": value for key, value in model.backbone.state_dict().items()}
     kept = {} if has_backbone(stored.state_dict) else own
     checkpoint.load_into(model, {**kept, **stored.state_dict}, str(path))

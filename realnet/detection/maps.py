@@ -1,6 +1,7 @@
 """Run a detector on images."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -8,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from realnet.data.images import Image, normalise
 from realnet.metrics.image_score import image_scores
 from realnet.models.realnet import RealNet
 from realnet.runtime.devices import send_images
@@ -39,9 +39,15 @@ class AnomalyMaps(NamedTuple):
         return found[0], np.stack([image_scores(found[-1], pool) for pool in pools], axis=1)
 
 
-def to_batch(images: Sequence[Image]) -> Tensor:
-    """Return images, uint8 RGB (H, W, 3), as an ImageNet-normalised batch (B, 3, H, W)."""
-    return torch.stack([normalise(image) for image in images])
+@contextmanager
+def in_use(model: RealNet) -> Iterator[None]:
+    """Have a network judge images as in use; its mode (train or eval) is restored afterwards."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def anomaly_maps(model: RealNet, image: Tensor, precision: Precision) -> AnomalyMaps:

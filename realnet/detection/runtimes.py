@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from realnet.data.images import Image
+from realnet.data.images import Image, to_batch
 from realnet.detection import onnx_file
-from realnet.detection.maps import anomaly_maps, to_batch
+from realnet.detection.maps import anomaly_maps
 from realnet.detection.onnx_file import METADATA
 from realnet.errors import UserError
 from realnet.metrics.image_score import image_scores

@@ -12,10 +12,7 @@ from realnet.anomalies.foreground import foreground_mask
 from realnet.config import EvaluationConfig, Foreground, ForegroundRule, RealNetConfig
 from realnet.data.images import Image
 from realnet.data.tiles import Corner, Mosaic, Tiling, tiling_of
-from realnet.detection.maps import anomaly_maps, to_batch
 from realnet.metrics.image_score import image_scores
-from realnet.models.realnet import RealNet
-from realnet.runtime.precision import Precision
 
 MapsOfTiles = Callable[[Sequence[Image]], tuple[NDArray[np.float32], ...]]
 """Returns maps (B, h, w) of a batch of tiles: the anomaly maps, and the scored ones where they are others."""
@@ -81,11 +78,6 @@ class TileJudge:
             if foreground[max(0, row - height) : row + 2 * height, max(0, column - width) : column + 2 * width].any()
         ]
         return near or self.tiling.corners
-
-
-def network_of_tiles(model: RealNet, precision: Precision) -> MapsOfTiles:
-    """Return what computes the maps of tiles in torch."""
-    return lambda tiles: anomaly_maps(model, to_batch(tiles), precision).arrays()
 
 
 def rule_facts(config: RealNetConfig, rule: Foreground) -> dict[str, Any]:

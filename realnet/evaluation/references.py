@@ -4,12 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from realnet.config import EvaluationConfig, RealNetConfig
 from realnet.data.cache import ImageCache
-from realnet.data.images import normalise
+from realnet.data.images import to_batch
 from realnet.data.registry import OpenDataset
 from realnet.detection.checkpoints import ReferenceName
 from realnet.detection.references import Reference, build_reference, require_whole
@@ -71,7 +70,7 @@ class ReferenceMaker:
         with bar(total=number, description=description, is_main=self.world.is_main) as progress:
             for start in range(0, number, size):
                 indexes = range(start, min(start + size, number))
-                yield torch.stack([normalise(self.images[index]) for index in indexes]).to(self.world.device)
+                yield to_batch([self.images[index] for index in indexes]).to(self.world.device)
                 progress.update(len(indexes))
 
 

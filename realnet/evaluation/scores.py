@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from realnet.config import EvaluationConfig
 from realnet.data.index import Entry
 from realnet.data.regions import Regions, label_regions
-from realnet.detection.maps import DIVERGED, anomaly_maps
-from realnet.detection.tiling import TileJudge, network_of_tiles
+from realnet.detection.maps import DIVERGED, anomaly_maps, in_use
+from realnet.detection.runtimes import TorchRuntime
+from realnet.detection.tiling import TileJudge
 from realnet.evaluation.split import TestSplit, interleave
 from realnet.metrics.curves import MetricUndefined, ScoreCurve, image_curve, pixel_curve
 from realnet.metrics.streaming import pixel_curve_of_images
@@ -136,15 +137,10 @@ def score_split(
     Raises:
         UserError: on all processes, if an image or a mask cannot be used.
     """
-    was_training = model.training
-    model.eval()
     maps, scores = scratch((split.num_own, *split.image_size), np.float32), np.zeros((split.num_own, 1))
-    try:
-        with distributed.refusing_together():
-            for part, its_maps, its_scores in _judged(model, split, config, precision, by_tiles, description):
-                maps[part], scores[part] = its_maps, its_scores
-    finally:
-        model.train(was_training)
+    with in_use(model), distributed.refusing_together():
+        for part, its_maps, its_scores in _judged(model, split, config, precision, by_tiles, description):
+            maps[part], scores[part] = its_maps, its_scores
     whole, whole_scores = (interleave(distributed.gather(mine)) for mine in (maps, scores))
     return scores_of(split, whole, whole_scores[:, 0], resolution=config.resolution)
 
@@ -162,7 +158,7 @@ def _judged(
         for part, images in split.batches(config.batch_size, description):
             yield part, *anomaly_maps(model, images, precision).scored(config.pool)
         return
-    maps_of = network_of_tiles(model, precision)
+    maps_of = TorchRuntime(model, precision).maps
     skipped = 0
     for number, image in split.photographs(description):
         found = by_tiles.judge(image, maps_of)

@@ -4,13 +4,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from realnet.config import RuntimeConfig
-from realnet.data.images import Image, normalise
+from realnet.data.images import Image, to_batch
 from realnet.drawing.panels import panel_size
 from realnet.drawing.thumbnails import THUMBNAIL_SIDE
 from realnet.evaluation.files import TestFiles
@@ -99,7 +98,7 @@ class TestSplit:
             UserError: if an image or a mask cannot be used.
         """
         for part in self._parts(batch_size, description):
-            yield part, torch.stack([normalise(image) for image in self._pixels[part]])
+            yield part, to_batch(self._pixels[part])
 
     def photographs(self, description: str = "") -> Iterator[tuple[int, Image]]:
         """Yield this process's images one by one, uint8 RGB (H, W, 3), each with its number among them.

@@ -19,7 +19,7 @@ from realnet.anomalies.foreground import foreground_mask
 from realnet.anomalies.probes import draw_probe
 from realnet.config import FeatureConfig, Foreground
 from realnet.data.cache import ImageCache
-from realnet.data.images import Image, normalise
+from realnet.data.images import Image, to_batch
 from realnet.data.tiles import Tiling
 from realnet.errors import Stopped
 from realnet.metrics.curves import image_curve
@@ -211,7 +211,7 @@ class NormalStatistics:
 
     def _selected(self, images: Sequence[Image]) -> dict[str, Tensor]:
         """Return AFS's features of images, not normalised, by block."""
-        batch = torch.stack([normalise(image) for image in images]).to(self.world.device)
+        batch = to_batch(images).to(self.world.device)
         features = self.model.afs(in_float32(self.model.backbone, batch), batch.shape[-2:])
         return {name: values.float() for name, values in features.items()}
 
