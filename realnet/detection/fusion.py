@@ -82,20 +82,20 @@ def _normal_values(maps: FloatArray) -> tuple[FloatArray, FloatArray]:
 def _choose_weights(
     maps: Measured, masks: MaskArray, centres: FloatArray, scales: FloatArray, config: RealNetConfig
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the weights of the anomaly map and of the image score: equal ones for the signals that are used.
+    """Return the weights of the anomaly map and of the image score (:func:`shares`).
 
     The map joins the signals with the best AUPRO. For the score, among choices whose image AUROC is within
     ``TOLERANCE`` of the best the one with the most signals is taken, because different signals make different mistakes.
     """
     if not len(masks) or not np.isfinite(maps.normal).all():
-        logger.warning("WARNING: no probe fell on the object, or the maps hold NaN; all signals get the same weight")
-        equal = np.full(len(SIGNALS), 1 / len(SIGNALS))
-        return equal, equal
+        logger.warning("WARNING: no probe fell on the object, or the maps hold NaN; all signals are joined")
+        all_signals = shares((1,) * len(SIGNALS))
+        return all_signals, all_signals
     normal, probes = ((part - centres) / scales[:, None, None] for part in maps)
     images, pixels = {}, {}
     for chosen in product((0, 1), repeat=len(SIGNALS)):
         if any(chosen):
-            weights = np.array(chosen, np.float32) / sum(chosen)
+            weights = shares(chosen).astype(np.float32)
             joined = Measured(*(np.einsum("k,nkhw->nhw", weights, part) for part in (normal, probes)))
             images[chosen], pixels[chosen] = _figures(joined, masks, config)
     best = max(images.values()) - TOLERANCE
@@ -103,7 +103,19 @@ def _choose_weights(
     for_map = max(pixels, key=lambda one: pixels[one])
     logger.info("the anomaly map joins %s; AUPRO on probes: %s", _named(for_map), _listed(pixels))
     logger.info("the image score joins %s; image AUROC of probes: %s", _named(for_scores), _listed(images))
-    return np.array(for_map) / sum(for_map), np.array(for_scores) / sum(for_scores)
+    return shares(for_map), shares(for_scores)
+
+
+def shares(chosen: Sequence[int]) -> NDArray[np.float64]:
+    """Return the weights (K,) of the signals that are used, 1 or 0 for each of ``SIGNALS``; they add up to 1.
+
+    All but the nearest feature see the same normalised features and agree with each other, so they count together as
+    much as it does (docs/method.md, Fusion).
+    """
+    used = np.array(chosen, np.float64)
+    is_nearest = np.array([name == "nearest" for name in SIGNALS])
+    halves = [used * part / (used * part).sum() for part in (is_nearest, ~is_nearest) if (used * part).any()]
+    return np.asarray(np.mean(halves, axis=0))
 
 
 def _named(chosen: Sequence[int]) -> str:

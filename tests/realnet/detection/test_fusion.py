@@ -67,7 +67,7 @@ def test_few_normal_images_are_measured_by_what_all_pixels_share(number):
 @pytest.mark.parametrize(
     ("quality", "weights"),
     [
-        ((9, 9, 9, 9), (0.25, 0.25, 0.25, 0.25)),
+        ((9, 9, 9, 9), (1 / 6, 1 / 6, 1 / 6, 1 / 2)),
         ((0, 2, 0, 0), (0, 1, 0, 0)),
     ],
 )
@@ -79,7 +79,7 @@ def test_the_map_joins_what_finds_pixels_best(monkeypatch):
     assert fitted(monkeypatch, (0, 4, 0, 4)).weights.tolist() == pytest.approx([0, 0.5, 0, 0.5])
 
 
-def test_without_probes_all_signals_weigh_the_same(monkeypatch, caplog):
+def test_without_probes_all_signals_are_joined(monkeypatch, caplog):
     given = examples()
     monkeypatch.setattr(fusion, "signal_maps", lambda _model, batch, _world: np.zeros((len(batch), 4, 32, 32), "f4"))
     model = Model()
@@ -87,7 +87,7 @@ def test_without_probes_all_signals_weigh_the_same(monkeypatch, caplog):
     with caplog.at_level("WARNING", "realnet"):
         fusion.fit_fusion(model, none, config=CONFIG, world=ALONE, description="")
     for weights in (model.fusion.weights, model.fusion.score_weights):
-        assert weights.tolist() == [0.25] * 4
+        assert weights.tolist() == pytest.approx([1 / 6, 1 / 6, 1 / 6, 1 / 2])
     assert "no probe fell" in caplog.text
 
 
