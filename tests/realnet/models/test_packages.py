@@ -9,6 +9,7 @@ import torch
 
 from realnet.errors import UserError
 from realnet.models import packages
+from realnet.models.extractors import named_downloads
 from realnet.models.packages import PACKAGES, load_package, probe_image
 
 NAME = "tf_efficientnet_lite0"
@@ -73,3 +74,9 @@ def test_the_real_packages(name):
     if importlib.util.find_spec(PACKAGES[name].module) is None:
         pytest.skip(f"pip install {PACKAGES[name].distribution}")
     load_package(timm.create_model(name, features_only=True, pretrained=False), name)
+
+
+@pytest.mark.parametrize(("name", "advice"), [(NAME, "to package, or put"), ("resnet18", "; put the file")])
+def test_without_a_hub_the_message_names_the_package_where_there_is_one(name, advice):
+    with pytest.raises(UserError, match=rf"{name} could not be downloaded .*{advice}"), named_downloads(name):
+        raise OSError("no network")
