@@ -194,9 +194,10 @@ def _read_split(samples_dir: Path, split: Split, class_name: str) -> tuple[Entry
     path = samples_dir / f"{split}_{class_name}.json"
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise UserError(
-            f"cannot read the index {path}: {error.strerror}; build it with: python prepare_data.py index "
+            f"cannot read the index {path}: {reason}; build it with: python prepare_data.py index "
             f"--dataset {shlex.quote(samples_dir.parent.name)} --class_name {shlex.quote(class_name)}"
         ) from error
     return tuple(
