@@ -10,9 +10,9 @@ from realnet.anomalies.preview import contact_sheet
 from realnet.anomalies.sources import inspect_sources
 from realnet.config import RealNetConfig, paths
 from realnet.data.depth import find_bits
-from realnet.data.images import write_image
 from realnet.data.layout_file import NO_LAYOUT, read_layout
 from realnet.data.registry import OpenDataset, open_dataset
+from realnet.data.sheets import require_replaceable, write_sheet
 from realnet.data.tiles import tiling_of
 from realnet.errors import UserError, as_called_here
 from realnet.inspection.check import inspect_class
@@ -153,8 +153,10 @@ def preview_classes(
     """Draw a contact sheet of each class, to ``<output>/<class>.png`` or next to the class's heatmaps.
 
     Raises:
-        UserError: if a class has no images, or one cannot be read.
+        UserError: if a class has no images, one cannot be read, or a sheet would replace a file of another maker.
     """
+    if output:
+        require_replaceable(output / f"{class_name}.png" for class_name in classes)
     for class_name in classes:
         with console():
             sheet = contact_sheet(
@@ -168,7 +170,7 @@ def preview_classes(
             )
         default = paths.output(dataset.name, "realnet", "vis", class_name) / "preview.png"
         path = output / f"{class_name}.png" if output else default
-        write_image(path, sheet)
+        write_sheet(path, sheet)
         print(f"written    {path}")
 
 
