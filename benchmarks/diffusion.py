@@ -119,7 +119,8 @@ class Bench:
                 classes=names,
                 image_size=self.diffusion_config.image_size,
                 source="",
-                health=(),
+                health=None,
+                has_schedule=False,
             )
 
             def run(way: Way, sampler: Sampler = sampler) -> Work:

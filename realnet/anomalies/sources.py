@@ -1,6 +1,5 @@
 """Find the images that anomalies are made of: SDAS images and textures (docs/method.md, Anomaly sources)."""
 
-import csv
 import logging
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +12,7 @@ from realnet.errors import UserError
 from realnet.inspection import findings as kinds
 from realnet.inspection.check import inspect_files
 from realnet.inspection.findings import Finding
+from realnet.runtime.files import read_table
 
 DTD_FOLDERS = ("images", "dtd/images", "dtd")
 """Where an archive of textures unpacks its images to."""
@@ -38,10 +38,18 @@ def find_sdas(dataset: str, class_name: str, keep: float = 1.0) -> list[Path]:
     files, manifest = _image_files(folder, "*"), folder / paths.SDAS_MANIFEST
     is_sampled = (folder / paths.SDAS_SETTINGS).is_file()  # sample.py leaves other folders of images to their owner
     if is_sampled and manifest.is_file():
-        with manifest.open(newline="", encoding="utf-8-sig") as lines:
-            rows = list(csv.DictReader(lines))
+        rows = read_table(manifest, ["file"])
         listed = {row["file"] for row in (rows if keep == 1 else _best(rows, keep))}
         files = [file for file in files if file.name in listed]
+        absent = sorted(listed - {file.name for file in files})
+        if absent:
+            logger.warning(
+                "WARNING: %d images that %s lists are absent, such as %s; make them again with: %s",
+                len(absent),
+                manifest,
+                absent[0],
+                command,
+            )
         if rows and not listed:
             raise UserError(
                 f"anomalies.sdas_keep {keep:g} needs the scores of the images, and {manifest} has none; add them with: "

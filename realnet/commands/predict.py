@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from realnet.detection.detector import Detector
     from realnet.dry_run import plan
     from realnet.errors import UserError
-    from realnet.prediction.earlier import judged_files, keep_detector
+    from realnet.prediction.earlier import judged_files, keep_origin
     from realnet.prediction.inputs import find_images, watched_folder
     from realnet.prediction.outputs import protect_files, write_predictions
     from realnet.prediction.run import predict_files
@@ -86,12 +86,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         title = detector.class_name or path.stem
         page = _page(title, about, detector, flags.threshold) if "page" in flags.save else None
         if flags.watch:
-            judged = judged_files(output, path, detector.display(flags.threshold).threshold)
+            judged = judged_files(output, path, found.root, detector.display(flags.threshold).threshold)
             verdicts = watch(found.root, output, judged, predict, world.stop, kinds=flags.save)
         else:
             verdicts = predict(found.files)
         if world.is_main:
-            keep_detector(path, output)
+            keep_origin(path, found.root, output)
         shown = bar(verdicts, total=found.number, description=title, is_main=world.is_main)
         summary = write_predictions(shown, output, world, page=page, resume=bool(flags.watch))
     reasons = [one.reason for one in (*found.left_out, *summary.left_out)]

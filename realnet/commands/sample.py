@@ -55,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = cli.load_config(SampleConfig, "sample", flags)
 
     from realnet.data.registry import open_dataset
+    from realnet.data.sheets import require_replaceable
     from realnet.dry_run import plan
     from realnet.errors import UserError
     from realnet.runtime.distributed import join_world, plan_world
@@ -72,6 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     if root.is_file():
         raise UserError(f"--output {root} is a file; give a folder")
+    if flags.preview and flags.output:
+        require_replaceable(root / f"{name}.png" for name in classes)
     if flags.dry_run:
         world = plan_world(flags.device, config.runtime.precision)
         sampler = load_sampler(flags.dataset, config, dataset.classes, world.precision.on("meta"))
@@ -106,9 +109,16 @@ def _require_ready(sampler: "Sampler", config: SampleConfig, dataset: str) -> li
 
     state, says = readiness(sampler.health), f"the diffusion model is {verdict(sampler.health)}"
     if state == "unready" and config.require_ready:
+        longer = "train.num_steps or train.num_epochs"
+        if not sampler.health:
+            advice = "Go on with its training"
+        elif sampler.has_schedule:
+            advice = f"Finish its training, or start anew with more {longer} (--no-resume), which its schedule follows"
+        else:
+            advice = f"Train it on, with more {longer}"
         raise UserError(
-            f"{says}. Train it on, with more train.num_steps or train.num_epochs: python train_diffusion.py --dataset "
-            f"{shlex.quote(dataset)} --until ready; or sample it as it is, with --force (require_ready: false)"
+            f"{says}. {advice}: python train_diffusion.py --dataset {shlex.quote(dataset)} --until ready; or sample it "
+            "as it is, with --force (require_ready: false)"
         )
     return [] if state == "ready" else [f"WARNING: {says}"]
 
@@ -125,7 +135,7 @@ def _check_strengths(config: SampleConfig, classes: Sequence[str], dataset: str)
 
 def _preview(sampler: "Sampler", classes: Sequence[str], config: SampleConfig, root: Path, world: "World") -> None:
     """Write a sheet for each class; one process draws, and says where they are and what comes next."""
-    from realnet.data.images import write_whole_image
+    from realnet.data.sheets import write_sheet
     from realnet.errors import Stopped
     from realnet.runtime import distributed
     from realnet.sdas.preview import strengths_sheet
@@ -133,7 +143,7 @@ def _preview(sampler: "Sampler", classes: Sequence[str], config: SampleConfig, r
     with distributed.refusing_together(), suppress(Stopped):
         for class_name in classes if world.is_main else ():
             path = root / f"{class_name}.png"
-            write_whole_image(path, strengths_sheet(sampler, class_name, config, world))
+            write_sheet(path, strengths_sheet(sampler, class_name, config, world))
             cli.close(True, f"preview    {path}")
     if distributed.any_process(world.stop.asked):
         raise Stopped

@@ -125,7 +125,7 @@ def _try(data: bytes, flags: int) -> NDArray[Any] | None:
 
 def _with_transparency(data: bytes, flags: int) -> NDArray[Any] | None:
     """Return the pixels of a TIFF with transparency; None if they cannot be decoded."""
-    with suppress(OSError, ValueError), PILImage.open(io.BytesIO(data)) as image:
+    with suppress(Exception), PILImage.open(io.BytesIO(data)) as image:  # PIL raises many kinds of errors
         if flags == cv2.IMREAD_UNCHANGED and image.mode in {"RGBA", "RGBa"}:
             return cv2.cvtColor(np.asarray(image.convert("RGBA")), cv2.COLOR_RGBA2BGRA)
         plain = image.convert("RGBA") if image.mode == "RGBa" else image

@@ -40,7 +40,7 @@ def bits_of(path: Path) -> int | None:
             return None
         if head.startswith(b"\xff\xd8"):
             return None
-        if said := _said_by_png(head):
+        if (said := _said_by_png(head)) and said <= max(DEPTHS):  # more is damage
             return said
         pixels = decode(path, cv2.IMREAD_UNCHANGED)
     except (OSError, UserError):

@@ -23,8 +23,8 @@ Mask = NDArray[np.bool_]
 Pixels = NDArray[Any]
 """uint8 (H, W) or (H, W, C)."""
 NON_ZERO = MaskRule()
-JPEG_NOISE = 16
-"""JPEG turns black into values up to this."""
+NOISE = 16
+"""JPEG and scanners turn black into values up to this."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -80,7 +80,7 @@ def read_mask_values(path: Path, rule: MaskRule = NON_ZERO) -> Pixels:
 
 def defects_in(values: Pixels, rule: MaskRule) -> Mask:
     """Return which pixels of a mask (:func:`read_mask_values`) are defects, bool (H, W)."""
-    scale = 257 if values.dtype == np.uint16 else 1
+    scale = _scale(values)
     if rule.channel == "alpha":
         distance = values[..., 3]
     elif any(rule.background):
@@ -89,6 +89,11 @@ def defects_in(values: Pixels, rule: MaskRule) -> Mask:
     else:
         distance = values.max(axis=2)
     return np.asarray(distance > rule.above * scale)
+
+
+def _scale(values: Pixels) -> int:
+    """Return what one of 255 levels is in the values' own depth."""
+    return 257 if values.dtype == np.uint16 else 1
 
 
 def read_pixels(path: Path) -> Pixels:
@@ -105,18 +110,25 @@ def read_pixels(path: Path) -> Pixels:
     return cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA if pixels.shape[2] == 4 else cv2.COLOR_BGR2RGB)
 
 
-def is_drawn(path: Path) -> bool | None:
-    """Tell whether a mask shows a defect: it is not of one colour; None if it is of one, but not black.
+def is_drawn(path: Path, rule: MaskRule = NON_ZERO) -> bool | None:
+    """Tell whether a mask shows a defect; None if all of it is one, or if it shows more than noise that is none.
+
+    Args:
+        path: the file.
+        rule: which pixels are defects; where it asks for transparency that the file lacks, any that is not black.
 
     Raises:
         UserError: if it cannot be read; the message names it.
     """
-    values = decode(path, cv2.IMREAD_UNCHANGED)
-    colours = values[..., :3]
-    noise = JPEG_NOISE if is_lossy(path) else 0
-    if np.ptp(values, axis=(0, 1)).max() > noise:
-        return True
-    return None if colours.max() > noise else False
+    values = np.atleast_3d(decode(path, cv2.IMREAD_UNCHANGED))
+    if rule.channel == "alpha" and values.shape[2] != 4:
+        rule = NON_ZERO
+    if is_lossy(path):
+        rule = rule.model_copy(update={"above": max(rule.above, NOISE)})
+    defects = defects_in(values if rule.channel == "alpha" else values[..., :3], rule)
+    if defects.any():
+        return None if defects.all() else True
+    return None if np.ptp(values, axis=(0, 1)).max() > NOISE * _scale(values) else False
 
 
 def is_lossy(path: Path) -> bool:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from realnet.config import paths
+from realnet.config import MaskRule, paths
 from realnet.data.folders import folders_in, images_in
+from realnet.data.images import NON_ZERO
 from realnet.data.layout_file import NO_LAYOUT, Layout
 from realnet.data.roles import FileRole, roles_in_class
 from realnet.data.words import read_name
@@ -90,7 +91,7 @@ def _neutral_in(folder: Path) -> list[Path]:
     return [folder / name for name in folders_in(folder) if read_name(name).is_neutral]
 
 
-def build_index(root: Path, class_name: str, layout: Layout = NO_LAYOUT) -> ClassIndex:
+def build_index(root: Path, class_name: str, layout: Layout = NO_LAYOUT, masks_rule: MaskRule = NON_ZERO) -> ClassIndex:
     """Find a class's images and masks on disk, by the names of folders and files (``roles_in_class``).
 
     Raises:
@@ -103,7 +104,7 @@ def build_index(root: Path, class_name: str, layout: Layout = NO_LAYOUT) -> Clas
             f"there is no class {class_name!r} under {root} (folders: {known}); if it was moved, correct image_root "
             "in dataset.yaml"
         )
-    return index_of(roles_in_class(root, class_name, layout), root, class_name)
+    return index_of(roles_in_class(root, class_name, layout, masks_rule), root, class_name)
 
 
 def index_of(roles: Sequence[FileRole], root: Path, class_name: str) -> ClassIndex:
@@ -157,7 +158,13 @@ def read_index(samples_dir: Path, class_name: str) -> ClassIndex:
 
 
 def load_index(
-    samples_dir: Path, image_root: Path, class_name: str, *, layout: Layout = NO_LAYOUT, write: bool = True
+    samples_dir: Path,
+    image_root: Path,
+    class_name: str,
+    *,
+    layout: Layout = NO_LAYOUT,
+    masks_rule: MaskRule = NON_ZERO,
+    write: bool = True,
 ) -> ClassIndex:
     """Read a class's index; if there is none, build it from the images on disk and, if ``write``, store it.
 
@@ -166,7 +173,7 @@ def load_index(
     """
     if all((samples_dir / f"{split}_{class_name}.json").is_file() for split in ("train", "test")):
         return read_index(samples_dir, class_name)
-    index = build_index(image_root, class_name, layout)
+    index = build_index(image_root, class_name, layout, masks_rule)
     if write:
         write_index(samples_dir, class_name, index)
     return index
@@ -187,9 +194,10 @@ def _read_split(samples_dir: Path, split: Split, class_name: str) -> tuple[Entry
     path = samples_dir / f"{split}_{class_name}.json"
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise UserError(
-            f"cannot read the index {path}: {error.strerror}; build it with: python prepare_data.py index "
+            f"cannot read the index {path}: {reason}; build it with: python prepare_data.py index "
             f"--dataset {shlex.quote(samples_dir.parent.name)} --class_name {shlex.quote(class_name)}"
         ) from error
     return tuple(

@@ -41,8 +41,14 @@ class OpenDataset:
         Raises:
             UserError: see ``load_index``.
         """
-        layout = stored_layout(self.name)
-        return load_index(paths.protocols(self.name), self.image_root, class_name, layout=layout, write=write)
+        return load_index(
+            paths.protocols(self.name),
+            self.image_root,
+            class_name,
+            layout=stored_layout(self.name),
+            masks_rule=self.config.masks,
+            write=write,
+        )
 
     def reindex(
         self, classes: Sequence[str], *, layout: Layout | None = None, write: bool = True
@@ -61,7 +67,7 @@ class OpenDataset:
         layout = stored_layout(self.name) if layout is None else layout
         for class_name in classes:
             try:
-                indexes[class_name] = build_index(self.image_root, class_name, layout)
+                indexes[class_name] = build_index(self.image_root, class_name, layout, self.config.masks)
             except UserError as error:
                 problems.append(str(error))
         if problems:

@@ -5,17 +5,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from realnet.config import MaskRule
 from realnet.data.folders import files_below
 from realnet.data.formats import is_image
 from realnet.data.groups import groups_of, split_normal
-from realnet.data.images import is_drawn
+from realnet.data.images import NON_ZERO, is_drawn
 from realnet.data.layout_file import NO_LAYOUT, Layout
 from realnet.data.pairing import Place, masks_by_name, pair_masks
 from realnet.data.words import names_defect, names_derived, names_good, names_test
 
 Role = Literal["train", "normal", "good", "defect", "mask", "unused", "unclear"]
 UNKNOWN = "does not say whether it is good"
-ONE_COLOUR = "its mask is of one colour, and not black"
+UNCLEAR_MASK = "its mask is of one colour, and not black, or shows something that the other masks' rule leaves out"
 NO_KIND = "neither a folder nor a mask says its kind; expected test/good or test/<kind>"
 
 
@@ -42,11 +43,14 @@ class FileRole:
     is_told: bool = False
 
 
-def roles_in_class(root: Path, class_name: str, layout: Layout = NO_LAYOUT) -> list[FileRole]:
+def roles_in_class(
+    root: Path, class_name: str, layout: Layout = NO_LAYOUT, masks_rule: MaskRule = NON_ZERO
+) -> list[FileRole]:
     """Return what each image file of a class becomes, in natural order of the paths.
 
     The names of folders and files decide, at any depth, in upper or lower case and in several languages (``words``);
-    what the layout says comes first. Files are opened only where their ending does not say whether they are images.
+    what the layout says comes first. Files are opened only where their ending does not say whether they are images, and
+    masks where nothing but their pixels says whether their image is good.
     """
     folder = root / class_name
     files = [file for file in files_below(folder) if is_image(folder / file)]
@@ -64,7 +68,7 @@ def roles_in_class(root: Path, class_name: str, layout: Layout = NO_LAYOUT) -> l
         if file not in masks
     }
     pairs = _roles_of_masks(places, masks, roles, set(told), is_flat=rules.is_flat)
-    roles = _with_masked(roles, pairs, folder, is_flat=rules.is_flat)
+    roles = _with_masked(roles, pairs, folder, masks_rule, is_flat=rules.is_flat)
     both = roles | {file: replace(pair, is_told=file in told) for file, pair in pairs.items()}
     named = [_below(class_name, both[file]) for file in files]
     return _split(named, layout)
@@ -84,7 +88,7 @@ def _roles_of_masks(
 
 
 def _with_masked(
-    roles: Mapping[str, FileRole], masks: Mapping[str, FileRole], folder: Path, *, is_flat: bool
+    roles: Mapping[str, FileRole], masks: Mapping[str, FileRole], folder: Path, rule: MaskRule, *, is_flat: bool
 ) -> dict[str, FileRole]:
     """Let masks say what images are of which no folder does: a defect if one is drawn, else good.
 
@@ -93,14 +97,14 @@ def _with_masked(
     """
     in_test = {file for file, role in roles.items() if role.reason == NO_KIND}
     unknown = in_test | ({file for file, role in roles.items() if role.role == "normal"} if is_flat else set())
-    drawn = {mask.image: is_drawn(folder / mask.file) for mask in masks.values() if mask.image in unknown}
+    drawn = {mask.image: is_drawn(folder / mask.file, rule) for mask in masks.values() if mask.image in unknown}
     masked = {file for file, is_defect in drawn.items() if is_defect}
     good = in_test - masked if in_test & masked else set()
     changed = {
         **{file: FileRole(file, "good") for file in good},
         **{file: FileRole(file, "defect", "defect") for file in masked if file},
         **{
-            file: FileRole(file, "unclear", reason=ONE_COLOUR)
+            file: FileRole(file, "unclear", reason=UNCLEAR_MASK)
             for file, found in drawn.items()
             if file and found is None
         },

@@ -40,7 +40,7 @@ def _first_page(data: bytes) -> tuple[dict[int, int], int]:
     """Return the tags of the first page and the position of the next one; 0 if there is none."""
     order = {b"II": "<", b"MM": ">"}.get(data[:2])
     tags: dict[int, int] = {}
-    with suppress(struct.error):
+    with suppress(struct.error, OverflowError):  # damaged: positions beyond the end, or beyond 63 bits
         if order and struct.unpack_from(f"{order}H", data, 2)[0] in {42, 43}:
             is_big = struct.unpack_from(f"{order}H", data, 2)[0] == 43
             offset, count, room = ("Q", "Q", 8) if is_big else ("I", "H", 4)

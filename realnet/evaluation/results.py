@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from realnet.config import paths
 from realnet.data.registry import UNIFIED
@@ -202,7 +202,7 @@ def read_earlier(folder: Path) -> ClassResult | None:
     """Read a class's ``metrics.json``, even if checkpoints have changed; None if missing or of another version."""
     try:
         return ClassResult.model_validate_json((folder / METRICS_JSON).read_text(encoding="utf-8"))
-    except (OSError, ValidationError):
+    except (OSError, ValueError):  # not JSON, or not of this form
         return None
 
 

@@ -101,7 +101,7 @@ def inspect_class(
         *(_odd_files(class_name, list(images), dataset.config.image_bits) if decode else ()),
         *_copies(root, index.train, test, images),
         *_views(class_name, index.train, test),
-        *_on_disk(root, dataset.name, class_name, index, with_test=with_test),
+        *_on_disk(dataset, class_name, index, with_test=with_test),
     ]
 
 
@@ -181,13 +181,15 @@ def _views(class_name: str, train: Sequence[Entry], test: Sequence[Entry]) -> It
         yield Finding(kinds.VIEWS, f"{class_name}: {len(both)} test images, such as {both[0]}")
 
 
-def _on_disk(root: Path, dataset: str, class_name: str, index: ClassIndex, *, with_test: bool) -> Iterator[Finding]:
+def _on_disk(dataset: OpenDataset, class_name: str, index: ClassIndex, *, with_test: bool) -> Iterator[Finding]:
     """Yield what the class's folder holds and the index does not use: masks without an image, and images."""
+    root = dataset.image_root
     if not (root / class_name).is_dir():  # a hand-written index may name images in other folders
         return
     entries = (*index.train, *index.test)
     used = {entry.filename for entry in entries} | {entry.maskname for entry in entries}
-    spare = [role for role in roles_in_class(root, class_name, stored_layout(dataset)) if role.file not in used]
+    roles = roles_in_class(root, class_name, stored_layout(dataset.name), dataset.config.masks)
+    spare = [role for role in roles if role.file not in used]
     if with_test:
         orphans = (role for role in spare if role.role == "mask" and role.image is None)
         yield from (Finding(kinds.ORPHAN, f"{root / role.file}: {role.reason}") for role in orphans)

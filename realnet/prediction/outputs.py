@@ -27,7 +27,9 @@ the defects' pixels as PNG (0 and 255), the anomaly map as NPY (float32), and th
 Heatmaps lie in the output folder, the other pictures in a folder of their name."""
 DEFAULT: tuple[Kind, ...] = ("page", "heatmaps")
 PREDICTIONS, REGIONS, PAGE = "predictions.csv", "predictions.jsonl", "predictions.html"
+RESULTS = (PREDICTIONS, REGIONS, PAGE)
 COLUMNS = ("file", "image_score", "threshold", "verdict", "seconds")
+HEADER = f"{','.join(COLUMNS)}\n".encode()
 LARGEST_SIDE = 1024
 """Longer side (px) that larger heatmaps are shrunk to."""
 
@@ -85,17 +87,20 @@ def protect_files(root: Path, files: Sequence[str], output: Path, kinds: Collect
     Args:
         root: folder of the images.
         files: paths of the images relative to ``root``.
-        output: folder of the pictures; if it holds ``predictions.csv``, an earlier prediction wrote its files.
+        output: folder of the pictures; if it is one of predictions, an earlier one wrote its pictures.
         kinds: what is written of each image.
 
     Raises:
-        UserError: if ``output`` is the images' own folder, or a picture would replace another file.
+        UserError: if ``output`` is the images' own folder, or verdicts or a picture would replace another file.
     """
     if output.resolve() == root.resolve():
         raise UserError(f"--output {output} is the folder of the images; give heatmaps a folder of their own")
     inputs = {_identity(root / file) for file in files}
-    is_own = (output / PREDICTIONS).is_file()
+    is_own = holds_predictions(output)
     paths = [output / target for file in files for target in _all_targets(file, output, kinds)]
+    foreign = [] if is_own else [str(output / name) for name in RESULTS if (output / name).is_file()]
+    if foreign:
+        raise UserError(f"verdicts would replace {foreign[0]}, which no prediction wrote; give another --output")
     found = ((path, _identity(path)) for path in paths)
     lost = [str(path) for path, identity in found if identity is not None and (identity in inputs or not is_own)]
     if lost:
@@ -106,6 +111,16 @@ def protect_files(root: Path, files: Sequence[str], output: Path, kinds: Collect
     twice = [str(path) for path, number in Counter(paths).items() if number > 1]
     if twice:
         raise UserError(f"two pictures would be {twice[0]}: rename the folder of photographs, or --save fewer kinds")
+
+
+def holds_predictions(output: Path) -> bool:
+    """Tell whether a folder holds the verdicts of a prediction, perhaps none yet."""
+    try:
+        with (output / PREDICTIONS).open("rb") as file:
+            begun = file.read(len(HEADER))
+    except OSError:
+        return False
+    return HEADER.startswith(begun)
 
 
 def _all_targets(file: str, output: Path, kinds: Collection[Kind]) -> list[Path]:

@@ -7,9 +7,12 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
+from realnet.config import MaskRule
 from realnet.data.folders import files_below
 from realnet.data.formats import is_image
+from realnet.data.images import NON_ZERO
 from realnet.data.layout_file import Layout
+from realnet.data.mask_rules import find_mask_rule
 from realnet.data.roles import FileRole, roles_in_class
 from realnet.data.words import read_name
 from realnet.errors import UserError, printable
@@ -31,6 +34,7 @@ class Account:
         outside: the files in no class's folder.
         others: the number of files that are no images, by ending.
         layout: what the user says, and what the pixels say: folders that hold nothing but masks.
+        masks_rule: which pixels of the masks are defects.
     """
 
     found: Recognised
@@ -38,6 +42,7 @@ class Account:
     outside: Sequence[FileRole]
     others: Mapping[str, int]
     layout: Layout
+    masks_rule: MaskRule
 
     @property
     def roles(self) -> list[FileRole]:
@@ -58,6 +63,10 @@ def take_account(source: Path, found: Recognised, layout: Layout) -> Account:
     if masks:
         layout = Layout({**layout.roles, **{f"{folder}/*": "mask" for folder in masks}}, layout.group)
         by_class = _roles(found, layout)
+    used = [role for roles in by_class.values() for role in roles if role.role == "mask" and not role.reason]
+    rule = find_mask_rule([found.image_root / role.file for role in used])
+    if rule != NON_ZERO:
+        by_class = _roles(found, layout, rule)
     known = {role.file for roles in by_class.values() for role in roles}
     below = source.relative_to(found.image_root) if source.is_relative_to(found.image_root) else Path()
     files = [(below / file).as_posix() for file in files_below(source)]
@@ -65,7 +74,7 @@ def take_account(source: Path, found: Recognised, layout: Layout) -> Account:
     images = {file for file in rest if is_image(found.image_root / file)}
     outside = [FileRole(file, "unused", reason="in no class's folder") for file in rest if file in images]
     others = Counter(PurePosixPath(file).suffix.lower() for file in rest if file not in images)
-    return Account(found, by_class, outside, others, layout)
+    return Account(found, by_class, outside, others, layout, rule)
 
 
 def take_account_of_told(source: Path, layout: Layout) -> Account:
@@ -111,8 +120,8 @@ def _is_told_unused(role: FileRole) -> bool:
     return role.is_told and role.role == "unused"
 
 
-def _roles(found: Recognised, layout: Layout) -> dict[str, list[FileRole]]:
-    return {name: roles_in_class(found.image_root, name, layout) for name in found.classes}
+def _roles(found: Recognised, layout: Layout, rule: MaskRule = NON_ZERO) -> dict[str, list[FileRole]]:
+    return {name: roles_in_class(found.image_root, name, layout, rule) for name in found.classes}
 
 
 def _folders_of_masks(root: Path, roles: Sequence[FileRole]) -> list[str]:

@@ -1,6 +1,5 @@
 """Lay out the published archives of VisA and Magnetic Tile Defects as this project reads them."""
 
-import csv
 import hashlib
 import re
 import shutil
@@ -14,6 +13,7 @@ from realnet.data.folders import images_in
 from realnet.data.groups import split_normal
 from realnet.data.images import read_mask, write_image
 from realnet.errors import UserError
+from realnet.runtime.files import read_table, read_text
 from realnet.runtime.progress import bar
 
 SPLIT_FILE = "split_csv/1cls.csv"
@@ -47,12 +47,8 @@ def plan_visa(source: Path, target: Path) -> list[FileCopy]:
     table = source / SPLIT_FILE
     if not table.is_file():
         raise UserError(f"{table} does not exist; --source must be the folder with VisA's classes and split_csv")
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
-    try:
-        copies = [each for row in rows for each in _copies_visa(row, source, target)]
-    except (KeyError, AttributeError, TypeError) as error:
-        raise UserError(f"{table} lacks {error}; expected columns object,split,label,image,mask") from error
+    rows = read_table(table, ("object", "split", "label", "image", "mask"))
+    copies = [each for row in rows for each in _copies_visa(row, source, target)]
     return _checked(copies, target)
 
 
@@ -103,7 +99,7 @@ def plan_solar(source: Path, target: Path) -> list[FileCopy]:
     if not table.is_file():
         raise UserError(f"{table} does not exist; --source must be the folder with it and images/")
     copies = []
-    for number, line in enumerate(table.read_text(encoding="utf-8-sig").splitlines(), 1):
+    for number, line in enumerate(read_text(table).splitlines(), 1):
         match line.split():
             case [name, probability, ("mono" | "poly") as kind] if re.fullmatch(
                 r"images/[\w.-]+", name
@@ -154,7 +150,9 @@ def _copies_visa(row: dict[str, str], source: Path, target: Path) -> Iterable[Fi
     folder, split = target / row["object"], row["split"].strip()
     if split not in {"train", "test"}:
         raise UserError(f"{source / SPLIT_FILE} has the split {split!r}; expected train or test")
-    kind = VISA_FOLDERS[row["label"].strip()]
+    kind = VISA_FOLDERS.get(row["label"].strip())
+    if kind is None:
+        raise UserError(f"{source / SPLIT_FILE} has the label {row['label']!r}; expected {' or '.join(VISA_FOLDERS)}")
     image = source / row["image"]
     yield FileCopy(image, folder / split / kind / image.name)
     if row["mask"]:

@@ -77,9 +77,9 @@ class Recognised:
     classes: tuple[str, ...]
     is_whole_root: bool
 
-    def as_dataset(self, name: str) -> OpenDataset:
-        """Return the dataset that registering the images under this name would make."""
-        return OpenDataset(name, DatasetConfig(image_root=str(self.image_root)), self.classes)
+    def as_dataset(self, name: str, masks: MaskRule) -> OpenDataset:
+        """Return the dataset that registering the images under this name, with a rule of masks, would make."""
+        return OpenDataset(name, DatasetConfig(image_root=str(self.image_root), masks=masks), self.classes)
 
 
 def recognise(source: Path, *, layout: LayoutName | Literal["auto"] = "auto") -> Recognised:

@@ -10,14 +10,13 @@ from realnet.anomalies.preview import contact_sheet
 from realnet.anomalies.sources import inspect_sources
 from realnet.config import RealNetConfig, paths
 from realnet.data.depth import find_bits
-from realnet.data.images import write_image
 from realnet.data.layout_file import NO_LAYOUT, read_layout
 from realnet.data.registry import OpenDataset, open_dataset
+from realnet.data.sheets import require_replaceable, write_sheet
 from realnet.data.tiles import tiling_of
 from realnet.errors import UserError, as_called_here
 from realnet.inspection.check import inspect_class
 from realnet.inspection.findings import fatal, report
-from realnet.inspection.mask_rules import find_mask_rule
 from realnet.preparation.account import (
     account_text,
     take_account,
@@ -120,12 +119,10 @@ def add_dataset(name: str, source: Path, *, layout: str = "auto", force: bool = 
     problems = problems_of(account)
     if problems:
         raise UserError("\n".join([*problems, settle(account, source)]))
-    dataset = found.as_dataset(name)
+    dataset = found.as_dataset(name, account.masks_rule)
     indexes = dataset.reindex(found.classes, layout=account.layout, write=False)
-    files = [found.image_root / e.maskname for index in indexes.values() for e in index.test if e.maskname]
-    masks = find_mask_rule(files)
-    if files:
-        print(f"masks      {masks}")
+    if any(entry.maskname for index in indexes.values() for entry in index.test):
+        print(f"masks      {account.masks_rule}")
     used = [found.image_root / e.filename for index in indexes.values() for e in (*index.train, *index.test)]
     bits, number = find_bits(used)
     if number:
@@ -137,7 +134,9 @@ def add_dataset(name: str, source: Path, *, layout: str = "auto", force: bool = 
             dataset.reindex(found.classes, layout=account.layout)
             print(f"index      {paths.protocols(name)}")
             # the dataset exists from here on: last, so that a killed command leaves nothing that looks complete
-            folder = register(name, found, layout=account.layout, masks=masks, image_bits=bits, force=force)
+            folder = register(
+                name, found, layout=account.layout, masks=account.masks_rule, image_bits=bits, force=force
+            )
             print(f"configs    {folder}")
     print(summary_table(indexes, dataset.image_root))
     quoted = shlex.quote(name)
@@ -154,8 +153,10 @@ def preview_classes(
     """Draw a contact sheet of each class, to ``<output>/<class>.png`` or next to the class's heatmaps.
 
     Raises:
-        UserError: if a class has no images, or one cannot be read.
+        UserError: if a class has no images, one cannot be read, or a sheet would replace a file of another maker.
     """
+    if output:
+        require_replaceable(output / f"{class_name}.png" for class_name in classes)
     for class_name in classes:
         with console():
             sheet = contact_sheet(
@@ -169,7 +170,7 @@ def preview_classes(
             )
         default = paths.output(dataset.name, "realnet", "vis", class_name) / "preview.png"
         path = output / f"{class_name}.png" if output else default
-        write_image(path, sheet)
+        write_sheet(path, sheet)
         print(f"written    {path}")
 
 

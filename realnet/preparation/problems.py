@@ -28,7 +28,7 @@ def problems_of(account: Account) -> list[str]:
         "masks whose image is unknown or that are several for one image": [
             r for r in roles if r.role == "mask" and r.image is None
         ],
-        "good images whose mask shows a defect": list(_good_with_defects(root, roles)),
+        "good images whose mask shows a defect": list(_good_with_defects(account)),
         "images in folders of no class": _outside(account),
     }
     places = {title: [f"{role.file} ({meaning(role)})" for role in files] for title, files in found.items()}
@@ -42,12 +42,13 @@ def problems_of(account: Account) -> list[str]:
     return [text for text in texts if text]
 
 
-def _good_with_defects(root: Path, roles: Sequence[FileRole]) -> Iterator[FileRole]:
+def _good_with_defects(account: Account) -> Iterator[FileRole]:
+    roles = account.roles
     good = {role.file for role in roles if role.role in {"train", "good"}}
     for role in roles:
         if role.role == "mask" and role.image in good and not role.is_told:
             with suppress(UserError):
-                if is_drawn(root / role.file):
+                if is_drawn(account.found.image_root / role.file, account.masks_rule):
                     yield role
 
 

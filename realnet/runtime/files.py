@@ -1,11 +1,13 @@
 """Write files that readers only ever see whole, and name those that cannot be written."""
 
+import csv
+import io
 import math
 import os
 import re
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
@@ -29,6 +31,37 @@ def refusing(path: Path) -> Iterator[None]:
         raise UserError(
             f"cannot write {path}: {error.strerror}; free space there, check its permissions, or choose another folder"
         ) from error
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file, without a byte-order mark.
+
+    Raises:
+        UserError: if it cannot be read, or is not UTF-8 text.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise UserError(f"cannot read {path}: {reason}; check its permissions, or move it elsewhere") from error
+
+
+def read_table(path: Path, columns: Iterable[str]) -> list[dict[str, str]]:
+    """Return the rows of a CSV file, which has these columns, and perhaps others.
+
+    Raises:
+        UserError: if it cannot be read, or a row lacks one of the columns.
+    """
+    try:
+        rows = list(csv.DictReader(io.StringIO(read_text(path), newline="")))
+    except csv.Error as error:
+        raise UserError(f"cannot read {path}: {error}; move it elsewhere") from error
+    for number, row in enumerate(rows, 1):
+        if lacking := [name for name in columns if row.get(name) is None]:
+            raise UserError(
+                f"{path}, row {number} has no {' and no '.join(lacking)}; expected the columns {', '.join(columns)}"
+            )
+    return rows
 
 
 def part_of(path: Path) -> Path:

@@ -19,7 +19,7 @@ from realnet import config
 from realnet.config import SampleConfig, paths
 from realnet.data.folders import images_in
 from realnet.errors import UserError
-from realnet.runtime.files import refusing, whole, whole_file
+from realnet.runtime.files import read_text, refusing, whole, whole_file
 from realnet.runtime.precision import Precision
 from realnet.runtime.randomness import generator, seed_of
 from realnet.sdas.quality import ImageScore
@@ -79,7 +79,7 @@ def _draw_as_first(class_name: str, settings: SampleConfig, index: int) -> Draw:
 def as_begun(folder: Path, source: str, settings: SampleConfig, number_format: Precision) -> SampleConfig:
     """Return the settings with the draws of the images in a folder, if version 1.0 made them with these settings."""
     first, path = settings.model_copy(update={"draws": 1}), folder / paths.SDAS_SETTINGS
-    is_first = path.is_file() and path.read_text(encoding="utf-8") == describe(source, first, number_format)
+    is_first = path.is_file() and read_text(path) == describe(source, first, number_format)
     if is_first and settings.draws != 1:
         logger.warning("%s goes on as version 1.0 began it, with draws: 1; --no-resume has new ones", folder)
     return first if is_first else settings
@@ -105,7 +105,7 @@ def require_settings(folder: Path, description: str) -> None:
         UserError: if they were made with other settings.
     """
     settings = folder / paths.SDAS_SETTINGS
-    if settings.exists() and settings.read_text(encoding="utf-8") != description:
+    if settings.exists() and read_text(settings) != description:
         raise UserError(
             f"{folder} holds images made with other settings (see {settings}); replace them with --no-resume, or write "
             "to another folder with --output"
@@ -132,7 +132,7 @@ def require_own(folder: Path, wanted: Sequence[Draw]) -> None:
 def _own_images(folder: Path) -> list[str]:
     """Return the names of the images in a folder that sampling may replace and remove, in order."""
     if (folder / paths.SDAS_OWN).is_file():
-        names = (folder / paths.SDAS_OWN).read_text(encoding="utf-8").split("\n")
+        names = read_text(folder / paths.SDAS_OWN).split("\n")
         return [name for name in names if name and Path(name).name == name]
     if not (folder / paths.SDAS_SETTINGS).exists():
         return []
@@ -150,8 +150,8 @@ def prepare(folder: Path, description: str, wanted: Sequence[Draw], *, resume: b
     settings, own = folder / paths.SDAS_SETTINGS, _own_images(folder)
     require_own(folder, wanted)
     if not resume:
-        # delete the settings last, so that a kill leaves no images without the settings they were made with
-        for name in (*own, paths.SDAS_MANIFEST, paths.SDAS_QUALITY, paths.SDAS_OWN, paths.SDAS_SETTINGS):
+        # the manifest first, which calls the folder complete, and the settings last, which the images are made with
+        for name in (paths.SDAS_MANIFEST, paths.SDAS_QUALITY, *own, paths.SDAS_OWN, paths.SDAS_SETTINGS):
             (folder / name).unlink(missing_ok=True)
         own = []
     require_settings(folder, description)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from realnet.errors import UserError
 from realnet.metrics.two_samples import LEAST_SAMPLE, ROWS_AT_ONCE, Estimate, energy_distance
 
 COPY = 0.5
@@ -18,7 +19,9 @@ FOLDS = 8
 SHRINKAGE = 0.1
 """Of the Gaussian's covariance towards a sphere, since there are fewer images than numbers that describe them."""
 LEAST_NORMAL = 4
-"""The fewest normal images to compare with."""
+"""The fewest different normal images to compare with."""
+ROUNDING = 1e-5
+"""Distance of equal images' descriptions, as a share of their length."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,17 @@ class Quality:
 
 
 def judge(samples: Descriptions, normal: Descriptions) -> Quality:
-    """Score samples beside at least ``LEAST_NORMAL`` normal images (docs/method.md, Quality of images)."""
+    """Score samples beside normal images, each of which counts once (docs/method.md, Quality of images).
+
+    Raises:
+        UserError: if fewer than ``LEAST_NORMAL`` normal images differ.
+    """
+    differ = _is_new(normal.appearance) & _is_new(normal.layout)
+    if differ.sum() < LEAST_NORMAL:
+        raise UserError(
+            f"{differ.sum()} different normal images are too few to compare with; add some ({LEAST_NORMAL})"
+        )
+    normal = Descriptions(normal.appearance[differ], normal.layout[differ])
     layout, normal_layout = _on_one_scale(samples.layout, normal.layout)
     unit = _nearest_other(normal_layout).median().clamp_min(1e-9)
     nearest, earlier = _nearest(layout, normal_layout) / unit, _nearest_earlier(layout) / unit
@@ -85,6 +98,12 @@ def judge(samples: Descriptions, normal: Descriptions) -> Quality:
     scores = (ImageScore(n, e if e < torch.inf else None, o, r) for n, e, o, r in rows)
     realism = energy_distance(looks, normal_looks) if len(looks) >= LEAST_SAMPLE else None
     return Quality(tuple(scores), realism, float((own / own.median()).max()))
+
+
+def _is_new(vectors: Tensor) -> Tensor:
+    """Tell of each of (N, L, K) whether it differs from all before it by more than rounding."""
+    rows = vectors.double().flatten(1)
+    return _nearest_earlier(rows) > ROUNDING * rows.norm(dim=1)
 
 
 def _ranks(nearest: Tensor, off_manifold: Tensor) -> list[int]:

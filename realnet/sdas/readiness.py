@@ -41,7 +41,7 @@ NUM_REFERENCES = 32  # normal images of each class to compare its samples with
 
 Readiness = Literal["ready", "unready", "unknown"]
 HealthHistory = Sequence[Mapping[str, float]]
-"""Validations in order, each with its step and :class:`Figures`; empty if the checkpoint has no record."""
+"""Validations in order, each with its step and :class:`Figures`; empty before the first."""
 
 
 @dataclass(frozen=True)
@@ -78,15 +78,20 @@ class _Batch(NamedTuple):
 
 
 def recorded(path: Path) -> HealthHistory:
-    """Return the validations in the checkpoint of a diffusion model; none if there is no such file."""
+    """Return the validations in the checkpoint of a diffusion model; none if there is no such file or no record."""
     try:
-        return checkpoint.load(path, kind="diffusion", mapped=True).facts.get("health", []) if path.is_file() else []
+        return checkpoint.load(path, kind="diffusion", mapped=True).facts.get("health", ()) if path.is_file() else ()
     except UserError:  # a damaged file, or another's
-        return []
+        return ()
 
 
-def readiness(history: HealthHistory) -> Readiness:
-    """Tell whether the last validation meets both criteria; ``unknown`` if nothing was measured that fails one."""
+def readiness(history: HealthHistory | None) -> Readiness:
+    """Tell whether the last validation meets both criteria; ``unknown`` if nothing was measured that fails one.
+
+    A model that has not reached its first validation is ``unready``; of one without a record (None), nothing is known.
+    """
+    if history is not None and not history:
+        return "unready"
     last = history[-1] if history else {}
     met = [last[name] <= limit for name, limit in LIMITS.items() if name in last]
     if not all(met):
@@ -94,10 +99,12 @@ def readiness(history: HealthHistory) -> Readiness:
     return "ready" if len(met) == len(LIMITS) else "unknown"
 
 
-def verdict(history: HealthHistory) -> str:
+def verdict(history: HealthHistory | None) -> str:
     """Describe the last validation of a health history, and the trend, in words."""
+    if history is None:
+        return "not known to be ready: the checkpoint has no record of validations"
     if not history:
-        return "not known to be ready: the checkpoint has no record of a validation"
+        return "not ready: its training has not reached the first validation"
     words = {"ready": "ready", "unready": "not ready: train longer", "unknown": "not known to be ready"}[
         readiness(history)
     ]

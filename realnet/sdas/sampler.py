@@ -47,7 +47,8 @@ class Sampler:
         classes: class names in the order of the networks' class numbers.
         image_size: (H, W).
         source: names the checkpoints, with the step and checksum of each.
-        health: the checkpoint's record of validations.
+        health: the checkpoint's record of validations; None if it has none, as published ones.
+        has_schedule: whether the learning rate of its training fell to the last step, after which none can follow.
     """
 
     diffusion: GaussianDiffusion
@@ -56,7 +57,8 @@ class Sampler:
     classes: tuple[str, ...]
     image_size: tuple[int, int]
     source: str
-    health: Sequence[dict[str, float]]
+    health: Sequence[dict[str, float]] | None
+    has_schedule: bool
 
 
 def load_sampler(dataset: str, settings: SampleConfig, classes: Sequence[str], number_format: Precision) -> Sampler:
@@ -86,7 +88,8 @@ def load_sampler(dataset: str, settings: SampleConfig, classes: Sequence[str], n
         classes=tuple(classes),
         image_size=described.image_size,
         source=f"{_named(path, weights)}; guidance: {guide}",
-        health=weights.facts.get("health", []),
+        health=weights.facts.get("health"),
+        has_schedule=described.optimiser.schedule != "constant",
     )
 
 

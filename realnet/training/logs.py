@@ -151,7 +151,7 @@ class Run:
         if not self._metrics.exists():
             return
         last = step if validated else step - 0.5
-        lines = self._metrics.read_text().splitlines() if step else []
+        lines = self._metrics.read_text(encoding="utf-8", errors="replace").splitlines() if step else []
         kept = [line for line in lines if _place_of(line) <= last]
         with whole(self._metrics) as part:  # so that a kill leaves either the old file or the new one
             part.write_text("".join(f"{line}\n" for line in kept))
@@ -201,9 +201,9 @@ def _place_of(line: str) -> float:
     """Return the step of a line of metrics, less half a step for training losses, which come before a validation."""
     try:
         values = json.loads(line)
-    except ValueError:  # an incomplete line, left by a kill
+        return float(values["step"] - 0.5 * ("loss" in values))
+    except (ValueError, KeyError, TypeError):  # an incomplete line, left by a kill, or one of another maker
         return float("inf")
-    return values["step"] - 0.5 * ("loss" in values)
 
 
 def seed_step(seed: int, rank: int, step: int) -> None:

@@ -36,3 +36,19 @@ def test_a_byte_order_mark_before_yaml_is_no_part_of_it(tmp_path):
     path = tmp_path / "dataset.yaml"
     path.write_text("\ufeffimage_root: photos\n", encoding="utf-8")
     assert load(DatasetConfig, path).image_root == "photos"
+
+
+def test_images_that_a_manifest_lists_and_the_folder_lacks_are_told(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    folder = paths.sdas("parts", "nut")
+    folder.mkdir(parents=True)
+    for name in ("settings.yaml", "00000.png", "00001.png"):
+        (folder / name).touch()
+    manifest = folder / "manifest.csv"
+    manifest.write_text("file\n00000.png\n00001.png\n00002.png\n")
+    assert [path.name for path in find_sdas("parts", "nut")] == ["00000.png", "00001.png"]
+    assert "1 images that data/parts/sdas/nut/manifest.csv lists are absent, such as 00002.png" in caplog.text
+    for content in (b"name\n00000.png\n", b"file\n\xff.png\n"):
+        manifest.write_bytes(content)
+        with pytest.raises(UserError, match=r"manifest\.csv"):
+            find_sdas("parts", "nut")

@@ -182,7 +182,7 @@ def test_a_photograph_is_never_replaced(tiny, source, output, reason):
     for folder in ("photos", "photos/stain", "new", "found", "linked"):
         Path(folder).mkdir()
         shutil.copy(TEST / "hole/000.png", folder)
-    Path("found/predictions.csv").write_text("of an earlier prediction\n")
+    Path("found/predictions.csv").write_text("file,image_score,threshold,verdict,seconds\n")
     Path("linked/000.png").unlink()
     Path("linked/000.png").symlink_to(tiny / "found/000.png")
     before = {path: path.read_bytes() for path in tiny.rglob("*.*") if path.is_file()}

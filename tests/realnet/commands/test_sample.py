@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import spoil
 
-from realnet.data.images import read_image
+from realnet.data.images import read_image, write_image
 from realnet.errors import UserError
 from realnet.models import checkpoint
 from realnet.sdas import preview
@@ -22,11 +22,12 @@ GATED = ("--set", "require_ready=true")
 UNTIL = ("train_diffusion", "--dataset", "tiny", "--set", "train.num_steps=9", "--until")
 
 
-def measured(figures: Figures | None) -> None:
+def measured(*figures: Figures, schedule: str = "constant") -> None:
     """Leave a diffusion model of which so much was measured."""
     spoil.diffusion()
     stored = checkpoint.read(spoil.DIFFUSION)
-    stored["facts"]["health"] = [{"step": 7, **vars(figures)}] if figures else []
+    stored["facts"]["health"] = [{"step": 7, **vars(each)} for each in figures]
+    stored["config"]["optimiser"]["schedule"] = schedule
     checkpoint.write(spoil.DIFFUSION, stored)
 
 
@@ -48,12 +49,42 @@ def test_a_model_that_is_not_ready_is_refused_unless_forced(tiny, run_script):
     assert "require_ready" not in Path("data/tiny/sdas/weave/settings.yaml").read_text()
 
 
-@pytest.mark.parametrize(("figures", "says"), [(None, "WARNING: the diffusion model is not known"), (READY, "")])
-def test_a_model_that_is_ready_or_was_never_measured_is_sampled(tiny, run_script, figures, says):
-    measured(figures)
+def test_a_model_that_is_ready_is_sampled(tiny, run_script):
+    measured(READY)
     printed = run_script(*SAMPLE, *GATED)
-    assert "weave: 1 new images of 1" in printed
-    assert says in printed and ("WARNING" in printed) == bool(says)
+    assert "weave: 1 new images of 1" in printed and "WARNING" not in printed
+
+
+def test_a_model_without_a_record_is_sampled_with_a_warning(tiny, run_script):
+    spoil.diffusion()  # as published ones
+    printed = run_script(*SAMPLE, *GATED)
+    assert "weave: 1 new images of 1" in printed and "WARNING: the diffusion model is not known" in printed
+
+
+def test_the_refusal_of_a_model_names_what_its_training_takes(tiny, run_script):
+    for figures, schedule, words, unsaid in (
+        ((), "constant", "has not reached the first validation. Go on with its training", "--no-resume"),
+        ((UNREADY,), "constant", "Train it on, with more train.num_steps", "--no-resume"),
+        ((UNREADY,), "cosine", "start anew with more train.num_steps or train.num_epochs (--no-resume)", "Train it on"),
+    ):
+        measured(*figures, schedule=schedule)
+        with pytest.raises(UserError) as refusal:
+            run_script(*SAMPLE, *GATED)
+        assert words in str(refusal.value) and unsaid not in str(refusal.value)
+
+
+def test_a_preview_replaces_no_picture_of_another_maker(tiny, run_script):
+    measured(UNREADY)
+    write_image(Path("own/weave.png"), np.zeros((8, 8, 3), np.uint8))
+    before = Path("own/weave.png").read_bytes()
+    for command in (
+        (*SAMPLE[:5], "--preview", "--dry-run"),
+        (*SAMPLE[:5], "--preview"),
+        ("prepare_data", "preview", "--dataset", "tiny", "--class_name", "weave"),
+    ):
+        with pytest.raises(UserError, match=r"own/weave\.png is not a sheet that a preview wrote"):
+            run_script(*command, "--output", "own")
+    assert Path("own/weave.png").read_bytes() == before
 
 
 def test_training_ends_when_the_model_is_ready_and_can_go_on(tiny, run_script, monkeypatch, caplog):

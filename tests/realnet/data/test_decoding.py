@@ -205,6 +205,31 @@ def test_a_mask_is_rotated_as_its_image_however_it_is_stored(tmp_path, orientati
 
 def test_a_png_may_say_its_bits(tmp_path):
     data = deep(tmp_path / "x.png", np.full((8, 8), 5)).read_bytes()
-    said = struct.pack(">I", 1) + b"sBIT" + b"\x0e" + struct.pack(">I", zlib.crc32(b"sBIT\x0e"))
-    (tmp_path / "x.png").write_bytes(data[:33] + said + data[33:])
-    assert depth.bits_of(tmp_path / "x.png") == 14
+    for written, bits in ((b"\x0e", 14), (b"\xc8", 3)):  # there are no 200 bits
+        said = struct.pack(">I", 1) + b"sBIT" + written + struct.pack(">I", zlib.crc32(b"sBIT" + written))
+        (tmp_path / "x.png").write_bytes(data[:33] + said + data[33:])
+        assert depth.find_bits([tmp_path / "x.png"]) == (max(8, bits), 1)
+
+
+def test_a_tiff_whose_first_page_is_nowhere_is_named(tmp_path):
+    whole = tiff_of(bytes(192), is_big=True, t258=8, t262=2, t277=3)
+    for place in (2**63, 2**64 - 1, len(whole), 0):
+        (tmp_path / "x.tif").write_bytes(whole[:8] + struct.pack("<Q", place) + whole[16:])
+        for read in (read_image, read_mask, read_pixels, image_size):
+            with pytest.raises(UserError, match=r"x\.tif"):
+                read(tmp_path / "x.tif")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "PPM", "TIFF", "WEBP", "GIF", "JPEG2000"])
+def test_a_damaged_file_is_read_or_named(tmp_path, kind):
+    whole, rng, path = coded(kind), np.random.default_rng(0), tmp_path / "x"
+    for number in range(40):
+        data = bytearray(whole[: rng.integers(1, len(whole))] if number % 4 == 0 else whole)
+        data[rng.integers(min(len(data), 200 if number % 2 else len(data)))] ^= 1 << rng.integers(8)
+        path.write_bytes(data)
+        for read in (read_image, read_mask, read_pixels, image_size):
+            try:
+                assert len(read(path))
+            except UserError as error:
+                assert "x" in str(error)
+        assert depth.find_bits([path])[0] in depth.DEPTHS

@@ -8,6 +8,7 @@ import torch
 from alone import denormalise
 from PIL import Image as PILImage
 
+from realnet.config import MaskRule
 from realnet.data import images
 from realnet.data.decoding import is_truncated
 from realnet.errors import UserError
@@ -120,7 +121,7 @@ def test_a_mask_in_colour_counts_each_channel_and_no_transparency(tmp_path):
     assert np.argwhere(images.read_mask(tmp_path / "m.png")).tolist() == [[1, 1], [2, 2], [3, 3]]
 
 
-def test_a_mask_is_drawn_unless_it_is_of_one_colour(tmp_path):
+def test_a_mask_is_drawn_if_a_part_of_it_is_a_defect_by_the_rule(tmp_path):
     def is_drawn(values, name="m.png"):
         PILImage.fromarray(values).save(tmp_path / name)
         return images.is_drawn(tmp_path / name)
@@ -135,7 +136,7 @@ def test_a_mask_is_drawn_unless_it_is_of_one_colour(tmp_path):
     marked[3, 3, 0] = 1  # the number of a kind
     assert is_drawn(marked) is True
     marked[3, 3] = 0  # drawn in transparency
-    assert is_drawn(marked) is True
+    assert is_drawn(marked) is None and images.is_drawn(tmp_path / "m.png", MaskRule(channel="alpha")) is True
     deep = np.zeros((16, 16, 4), np.uint16)
     deep[..., 3], deep[3, 3, 0] = 65535, 2
     cv2.imwrite(str(tmp_path / "deep.png"), deep)

@@ -86,6 +86,41 @@ def test_a_folder_of_another_detectors_verdicts_gets_no_more(between_looks):
     assert predict("--watch", "come", "--output", "found") == 0
 
 
+def test_a_folder_of_other_photographs_verdicts_gets_no_more(between_looks):
+    for folder in ("come", "other"):
+        Path(folder).mkdir()
+        shutil.copy(TEST / "good/000.png", folder)
+    between_looks(lambda: None)
+    assert predict("--watch", "come", "--output", "found") == 0
+    with pytest.raises(UserError, match=r"found holds verdicts on photographs in /\S+/come, and now they are in other"):
+        predict("--watch", "other", "--output", "found")
+    Path("link").symlink_to("come")
+    between_looks(lambda: None)
+    assert predict("--watch", "link", "--output", "found") == 0
+    Path("found/.detector").write_text(Path("found/.detector").read_text().split("\n")[0])  # as version 1.0 left it
+    between_looks(lambda: None)
+    assert predict("--watch", "come", "--output", "found") == 0
+
+
+@pytest.mark.parametrize(
+    "content", [b"file,score\na.png,0.5", b"\xff\xfe\n", b"file,image_score,threshold,verdict,seconds\na\n"]
+)
+def test_verdicts_of_another_maker_are_refused_and_stay(content):
+    shutil.copytree(TEST / "good", "come")
+    table = Path("found/predictions.csv")
+    table.parent.mkdir()
+    table.write_bytes(content)
+    for source in ("--watch", "--input") if not content.startswith(b"file,image_score") else ("--watch",):
+        with pytest.raises(UserError, match=r"found/predictions\.csv|found holds files"):
+            predict(source, "come", "--output", "found")
+    assert table.read_bytes() == content
+    table.unlink()
+    (table.parent / "predictions.html").write_text("mine")
+    with pytest.raises(UserError, match=r"verdicts would replace found/predictions\.html"):
+        predict("--input", "come", "--output", "found")
+    assert (table.parent / "predictions.html").read_text() == "mine"
+
+
 def test_folders_that_cannot_be_read_are_said_and_looked_at_again(between_looks, monkeypatch, capsys):
     shutil.copytree(TEST, "come")
     locked = ["hole"]

@@ -100,7 +100,7 @@ def test_incomplete_archives_are_refused_by_name(visa, tmp_path):
     with pytest.raises(UserError, match=r"1 files of the archive do not exist .*Normal/0001\.JPG"):
         plan_visa(visa, tmp_path / "visa")
     (visa / "split_csv/1cls.csv").write_text("object,split\ncandle,train\n")
-    with pytest.raises(UserError, match="expected columns object,split,label,image,mask"):
+    with pytest.raises(UserError, match="expected the columns object, split, label, image, mask"):
         plan_visa(visa, tmp_path / "visa")
     with pytest.raises(UserError, match=r"1cls\.csv does not exist; --source must be"):
         plan_visa(tmp_path, tmp_path / "visa")

@@ -46,6 +46,21 @@ def test_starting_anew_removes_all_that_was_sampled_and_nothing_else(tmp_path):
     assert images(tmp_path) == names
 
 
+def test_a_folder_is_not_called_complete_while_its_images_are_removed(tmp_path, monkeypatch):
+    sample(tmp_path, 3)
+    unlink = Path.unlink
+
+    def killed(path, missing_ok=False):
+        unlink(path, missing_ok)
+        if path.suffix == ".jpg":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "unlink", killed)
+    with pytest.raises(KeyboardInterrupt):
+        sample(tmp_path, 3, resume=False)
+    assert len(images(tmp_path)) == 2 and not (tmp_path / "manifest.csv").exists()
+
+
 def test_a_folder_of_version_1_0_which_kept_no_list_goes_on_and_starts_anew(tmp_path):
     sample(tmp_path, 3)
     (tmp_path / ".images").unlink()

@@ -9,6 +9,7 @@ from alone import ALONE
 
 from realnet.config import RealNetConfig
 from realnet.data.images import Image, read_image, write_image
+from realnet.errors import UserError
 from realnet.preparation.toy import make_toy_dataset
 from realnet.sdas.descriptions import Describer, describe_features
 from realnet.sdas.quality import Descriptions, Quality, judge
@@ -95,6 +96,16 @@ def test_normal_images_have_the_scores_that_the_units_promise(described):
     for name in ("nearest_normal", "off_manifold"):
         assert 0.6 < np.median([getattr(score, name) for score in halves.scores]) < 1.6, name
     assert halves.realism is not None and halves.realism.low < 0 < halves.realism.high
+
+
+def test_a_normal_image_counts_once_however_often_it_is_there(described):
+    normal, once = described["normal"], judged(described, "sound")
+    number = torch.arange(NUM_NORMAL)
+    for places in (torch.cat([number, number]), torch.cat([number, number[:1].expand(40)])):
+        assert judge(described["sound"], Descriptions(normal.appearance[places], normal.layout[places])) == once
+    few = torch.cat([number[:3], number[2:3].expand(20)])
+    with pytest.raises(UserError, match="3 different normal images are too few to compare with"):
+        judge(described["sound"], Descriptions(normal.appearance[few], normal.layout[few]))
 
 
 def test_realism_of_the_folder_falls_with_every_failure_and_says_how_sure_it_is(described):

@@ -1,8 +1,10 @@
 """Find out from a dataset's masks how they mark a defect: any value, a threshold, transparency, another background."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -14,12 +16,14 @@ from realnet.data.images import Pixels, is_lossy, read_pixels
 from realnet.errors import UserError
 
 NUM_READ = 60
-"""Most masks that are read, evenly spread."""
+"""Most masks that count, evenly spread."""
 MOST = 2 / 3
 """Share of the masks that must agree on a rule other than the usual one."""
 NEAR = 24
 """JPEG and scanners turn black and white into values this near."""
 EMPTY, FULL = 0.001, 0.999
+FLAT_SHARE = 0.05
+"""Of levels in between, the share in the midst of equals that noise hardly reaches."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +38,11 @@ class _Seen:
 def find_mask_rule(files: Sequence[Path]) -> MaskRule:
     """Return the rule that fits a dataset's masks; the usual one (any value but black) if there are none.
 
-    Files that cannot be read are left out.
+    Files of one colour say nothing, and files that cannot be read are left out.
     """
     step = max(1, -(-len(files) // NUM_READ))
-    seen = [one for path in files[::step] for one in _look(path)]
+    order = dict.fromkeys([*files[::step], *files])
+    seen = list(islice((one for path in order for one in _look(path)), NUM_READ))
     if not seen:
         return MaskRule()
     if _is_in_alpha(seen):
@@ -72,7 +77,7 @@ def _edge_colour(colours: Pixels) -> tuple[int, int, int]:
 
 
 def _threshold(seen: Sequence[_Seen], background: tuple[int, int, int]) -> int:
-    """Return half the way to the defects' level if levels in between are but seams, or noise of JPEG; 0 otherwise."""
+    """Return half the way to the defects' level if levels in between are but seams, or noise; 0 otherwise."""
     top, has_seams, has_levels = 0, False, False
     for one in seen:
         distance = np.abs(one.colours.astype(np.int16) - np.array(background, np.int16)).max(axis=2).astype(np.uint8)
@@ -83,7 +88,7 @@ def _threshold(seen: Sequence[_Seen], background: tuple[int, int, int]) -> int:
             has_seams |= bool(between.any())
         elif between.any():
             flat = _flat(distance) & between
-            has_levels |= bool(flat.any())
+            has_levels |= bool(flat.sum() > FLAT_SHARE * between.sum())
             has_seams |= bool((between & ~flat).any())
     return top // 2 if has_seams and not has_levels else 0
 
@@ -94,11 +99,9 @@ def _flat(values: Pixels) -> NDArray[np.bool_]:
     return np.asarray(cv2.dilate(values, kernel) == cv2.erode(values, kernel))
 
 
-def _look(path: Path) -> list[_Seen]:
-    """Return what a mask holds; nothing if it cannot be read."""
-    try:
+def _look(path: Path) -> Iterator[_Seen]:
+    """Yield what a mask holds, unless it is of one colour or cannot be read."""
+    with suppress(UserError):
         pixels = read_pixels(path)
-    except UserError:
-        return []
-    has_alpha = pixels.shape[2] == 4
-    return [_Seen(pixels[..., :3], pixels[..., 3] if has_alpha else None, is_lossy(path))]
+        if np.ptp(pixels, axis=(0, 1)).max() > 0:
+            yield _Seen(pixels[..., :3], pixels[..., 3] if pixels.shape[2] == 4 else None, is_lossy(path))

@@ -5,11 +5,11 @@ from PIL import Image as PILImage
 
 from realnet.config import DatasetConfig, MaskRule, load_dataset
 from realnet.data.images import read_mask, write_image
-from realnet.data.registry import OpenDataset
+from realnet.data.mask_rules import find_mask_rule
+from realnet.data.registry import OpenDataset, open_dataset
 from realnet.errors import UserError
 from realnet.inspection import findings as kinds
 from realnet.inspection.check import inspect_class
-from realnet.inspection.mask_rules import find_mask_rule
 from realnet.preparation.preparation import add_dataset
 
 TRUTH = np.zeros((6, 64, 64), bool)
@@ -113,6 +113,24 @@ def test_add_shows_and_stores_the_rule_and_check_is_content(tmp_path, monkeypatc
     add_dataset("mine", tmp_path / "parts")
     assert "masks      pixels that differ from white (inverted) are defects" in capsys.readouterr().out
     assert load_dataset("mine").masks == MaskRule(background=WHITE)
+
+
+@pytest.mark.parametrize("form", ["black and white", "JPEG", "alpha", "inverted"])
+def test_a_test_image_is_good_if_its_mask_shows_no_defect_by_the_rule_of_all(tmp_path, monkeypatch, form):
+    monkeypatch.chdir(tmp_path)
+    suffix, drawn, rule = FORMS[form]
+    parts, rng = tmp_path / "parts", np.random.default_rng(1)
+    own(parts, drawn, suffix)
+    for part, folder in (("good", "train"), ("NG", "test"), ("masks/NG", "gt")):
+        (parts / part).rename(parts / folder)
+    (parts / "masks").rmdir()
+    write_image(parts / "test/9.png", rng.integers(0, 255, (64, 64, 3)).astype(np.uint8))
+    blank = drawn(np.zeros((64, 64), bool))
+    save(parts / "gt", f"9.{suffix}", cv2.absdiff(blank, rng.integers(0, 4, blank.shape).astype(np.uint8)))
+    add_dataset("mine", parts)
+    assert load_dataset("mine").masks == rule.model_copy(update={"above": 127})
+    for index in (open_dataset("mine").index("parts"), open_dataset("mine").reindex(["parts"])["parts"]):
+        assert [entry.filename for entry in index.test if not entry.label] == ["parts/test/9.png"]
 
 
 @pytest.mark.parametrize(
