@@ -122,11 +122,11 @@ def add_dataset(name: str, source: Path, *, layout: str = "auto", force: bool = 
         raise UserError("\n".join([*problems, settle(account, source)]))
     dataset = found.as_dataset(name)
     indexes = dataset.reindex(found.classes, layout=account.layout, write=False)
-    files = [found.image_root / e.maskname for index in indexes.values() for e in index.test if e.maskname]
+    files = [found.image_root / e.maskname for index in indexes.values() for e in index.defects if e.maskname]
     masks = find_mask_rule(files)
     if files:
         print(f"masks      {masks}")
-    used = [found.image_root / e.filename for index in indexes.values() for e in (*index.train, *index.test)]
+    used = [found.image_root / e.filename for index in indexes.values() for e in index.all]
     bits, number = find_bits(used)
     if number:
         print(f"depth      {bits} bits are used in 16-bit files; the upper 8 of them are read")
