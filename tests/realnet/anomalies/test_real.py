@@ -57,6 +57,9 @@ def test_the_mask_holds_the_pixels_that_changed_within_the_foreground(tmp_path):
     for found in pastes(RealDefects([patchy], SIZE), image=image, foreground=half):
         assert found.mask.any() and not (found.mask & ~half).any() and found.mask.sum() <= 50
         assert (found.image[found.mask] != PRODUCT).any(axis=1).all()
+    narrow = np.arange(80)[None, :].repeat(64, axis=0) < 4
+    for found in pastes(RealDefects([patchy], SIZE), image=image, foreground=narrow):
+        assert found is None or not (found.mask & ~narrow).any()
     assert (image == PRODUCT).all()
     assert pastes(RealDefects([patchy], SIZE), 1, foreground=np.zeros(SIZE, bool)) == [None]
 

@@ -57,6 +57,21 @@ def test_a_photograph_of_a_defect_is_known_again_and_others_are_not(photographs,
     assert found == [(repeated, real.image)]
 
 
+def test_another_photograph_with_the_same_defect_at_its_place_is_no_repeat(photographs, request):
+    normal, real, _ = photographs
+    another = real.image.with_name("another.png")
+    aligned = "aligned" in request.node.callspec.id
+    write_image(another, with_defect(product(77, aligned=aligned), 40, 50))
+    assert find_repeats([real], [another], normal, rule=MaskRule()) == []
+
+
+def test_the_photograph_with_the_defect_repaired_is_no_repeat(photographs, request):
+    normal, real, _ = photographs
+    repaired = real.image.with_name("repaired.png")
+    write_image(repaired, product(90, aligned="aligned" in request.node.callspec.id))
+    assert find_repeats([real], [repaired], normal, rule=MaskRule()) == []
+
+
 def test_the_same_part_without_the_defect_is_no_repeat(photographs):
     normal, real, _ = photographs
     assert find_repeats([real], normal, normal, rule=MaskRule()) == []
