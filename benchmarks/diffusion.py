@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from benchmarks import measure
 from benchmarks.measure import Row, Way, Work
-from guided_diffusion.sampling import ClassifierGuidance
+from guided_diffusion.guidance import ClassifierGuidance
 from realnet import config
 from realnet.config import ClassifierConfig, DiffusionConfig, SampleConfig, paths
 from realnet.models.build import build_classifier, build_diffusion, build_unet

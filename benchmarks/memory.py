@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from guided_diffusion.sampling import ClassifierGuidance
+from guided_diffusion.guidance import ClassifierGuidance
 from realnet import config
 from realnet.config import ClassifierConfig, DiffusionConfig, EvaluationConfig, RealNetConfig, SampleConfig
 from realnet.data.images import write_image

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from guided_diffusion import schedule
 from guided_diffusion.losses import discretised_gaussian_log_likelihood, normal_kl
-from guided_diffusion.respacing import respaced_betas, space_timesteps
+from guided_diffusion.respacing import count_of, respaced_betas, space_by_snr, space_timesteps
 
 Array = NDArray[np.float64]
 
@@ -99,13 +99,16 @@ class GaussianDiffusion:
     ) -> Self:
         """Build a process of ``num_steps`` steps, or of those of them that ``respacing`` keeps.
 
+        ``snrN`` keeps N steps evenly spread in log-SNR (``space_by_snr``); ``space_timesteps`` explains the others.
+
         Raises:
             ValueError: for an unknown schedule, an impossible respacing, or one that keeps fewer than 2 steps.
         """
-        kept = space_timesteps(num_steps, respacing)
+        alphas_cumprod = np.cumprod(1 - schedule.betas(noise_schedule, num_steps), dtype=np.float64)
+        number = count_of(respacing, "snr") if isinstance(respacing, str) else None
+        kept = space_timesteps(num_steps, respacing) if number is None else space_by_snr(alphas_cumprod, number)
         if len(kept) < 2:
             raise ValueError(f"timestep_respacing {respacing!r} keeps {len(kept)} of {num_steps} steps; keep 2 or more")
-        alphas_cumprod = np.cumprod(1 - schedule.betas(noise_schedule, num_steps), dtype=np.float64)
         return cls(respaced_betas(alphas_cumprod, kept), np.asarray(kept, dtype=np.int64))
 
     @property

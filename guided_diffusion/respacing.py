@@ -24,11 +24,33 @@ def space_timesteps(num_steps: int, respacing: str | Sequence[int]) -> list[int]
     """
     if respacing == "":
         return list(range(num_steps))
-    if isinstance(respacing, str) and respacing.startswith("ddim"):
-        return _at_one_stride(num_steps, _count(respacing.removeprefix("ddim"), respacing))
+    if isinstance(respacing, str) and (count := count_of(respacing, "ddim")) is not None:
+        return _at_one_stride(num_steps, count)
     if isinstance(respacing, str):
         respacing = [_count(part, respacing) for part in respacing.split(",")]
     return _in_sections(num_steps, respacing)
+
+
+def space_by_snr(alphas_cumprod: NDArray[np.float64], count: int) -> list[int]:
+    """Keep ``count`` timesteps, from the first to the last, whose log-SNR log(ᾱ / (1 - ᾱ)) are about evenly spread.
+
+    Solvers of higher order need such steps (docs/method.md, DPM-Solver++).
+
+    Args:
+        alphas_cumprod: (T,) of the original process.
+        count: 2 to T.
+
+    Raises:
+        ValueError: for another count.
+    """
+    if not 2 <= count <= len(alphas_cumprod):
+        raise ValueError(
+            f"timestep_respacing 'snr{count}' is impossible; keep between 2 and {len(alphas_cumprod)} steps"
+        )
+    log_snr = np.log(alphas_cumprod / (1 - alphas_cumprod))  # falls with t
+    nearest = np.abs(np.linspace(log_snr[0], log_snr[-1], count)[:, None] - log_snr).argmin(axis=1)
+    later = np.maximum.accumulate(nearest - np.arange(count)) + np.arange(count)  # each once, in order
+    return [int(step) for step in np.minimum(later, len(log_snr) - np.arange(count, 0, -1))]
 
 
 def respaced_betas(alphas_cumprod: NDArray[np.float64], kept: Sequence[int]) -> NDArray[np.float64]:
@@ -45,9 +67,18 @@ def respaced_betas(alphas_cumprod: NDArray[np.float64], kept: Sequence[int]) -> 
     return 1 - levels / np.append(1.0, levels[:-1])
 
 
+def count_of(respacing: str, kind: str) -> int | None:
+    """Return N of ``<kind>N``; None for a respacing of another kind (docs/method.md, Diffusion process).
+
+    Raises:
+        ValueError: if N is no number.
+    """
+    return _count(respacing.removeprefix(kind), respacing) if respacing.startswith(kind) else None
+
+
 def _count(text: str, respacing: str) -> int:
     if not text.strip().isdecimal():
-        raise ValueError(f"timestep_respacing is {respacing!r}; write it as 'ddim20', '10,15,20' or ''")
+        raise ValueError(f"timestep_respacing is {respacing!r}; write it as 'ddim20', 'snr10', '10,15,20' or ''")
     return int(text)
 
 

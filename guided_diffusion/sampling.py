@@ -5,60 +5,15 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from guided_diffusion.gaussian import GaussianDiffusion, NoisePredictor
-
-Classifier = Callable[[Tensor, Tensor], Tensor]
-"""``(x_t, original timesteps) -> (B, classes)`` logits."""
+from guided_diffusion.gaussian import GaussianDiffusion, NoisePredictor, PMeanVariance
+from guided_diffusion.guidance import ClassifierGuidance, guided_prediction
 
 StepNoise = Callable[[int], Tensor]
-"""``step -> (B, C, H, W)``, standard normal noise; called once for each kept step, from the last to 0."""
-
-
-def classifier_gradient(classifier: Classifier, x: Tensor, t_original: Tensor, *, y: Tensor, scale: float) -> Tensor:
-    """Return scale·∇_x log p(y | x_t), in x's shape (docs/method.md, Guidance).
-
-    Args:
-        classifier: maps noisy images to logits.
-        x: (B, C, H, W), x_t.
-        t_original: (B,) int64, timesteps of the original process.
-        y: (B,) int64, the classes to steer to.
-        scale: the guidance scale.
-    """
-    # The sampler may run under no_grad or inference_mode, but this gradient is needed.
-    with torch.inference_mode(False), torch.enable_grad():
-        x = x.clone().detach().requires_grad_()
-        log_probabilities = F.log_softmax(classifier(x, t_original.clone()).float(), dim=1)
-        chosen = log_probabilities.gather(1, y.clone()[:, None])
-        return scale * torch.autograd.grad(chosen.sum(), x)[0]
-
-
-@dataclass(frozen=True)
-class ClassifierGuidance:
-    """A noise-aware classifier that steers samples to their class (docs/method.md, Guidance).
-
-    Attributes:
-        classifier: maps noisy images to logits.
-        scale: weight of the gradient; 1 follows Bayes' rule.
-    """
-
-    classifier: Classifier
-    scale: float = 1.0
-
-    def gradient(self, x: Tensor, t_original: Tensor, y: Tensor | None) -> Tensor:
-        """Return scale·∇_x log p(y | x_t).
-
-        Raises:
-            ValueError: if ``y`` is None.
-        """
-        if y is None:
-            raise ValueError("guidance needs the images' classes, but y is None; pass y or sample without guidance")
-        return classifier_gradient(self.classifier, x, t_original, y=y, scale=self.scale)
+"""``step -> (B, C, H, W)``, standard normal noise; called once for each kept step that takes noise, downwards."""
 
 
 @torch.no_grad()
@@ -136,17 +91,21 @@ def ddim_sample(
     Raises:
         ValueError: for a negative strength, or guidance without classes.
     """
-    prediction = diffusion.p_mean_variance(model, x, t, y=y, clip_denoised=clip_denoised)
+    prediction = guided_prediction(diffusion, model, x, t, y=y, guidance=guidance, clip_denoised=clip_denoised)
     step = diffusion.at(t)
-    x_start, eps = prediction.pred_xstart, prediction.eps
-    if guidance is not None:
-        gradient = guidance.gradient(x, diffusion.original_timesteps(t), y)
-        eps = eps - step.sqrt_one_minus_alphas_cumprod * gradient
-        x_start = diffusion.predict_xstart_from_eps(x, t, eps)
     variance = eta**2 * step.posterior_variance
-    mean = step.sqrt_alphas_cumprod_prev * x_start + torch.sqrt(step.one_minus_alphas_cumprod_prev - variance) * eps
-    amplified = _sqrt_per_image(anomaly_strength) * torch.exp(0.5 * prediction.log_variance)
-    return mean + _is_noisy(t) * (variance.sqrt() + amplified) * noise
+    along = torch.sqrt(step.one_minus_alphas_cumprod_prev - variance) * prediction.eps
+    mean = step.sqrt_alphas_cumprod_prev * prediction.pred_xstart + along
+    return mean + _is_noisy(t) * (variance.sqrt() + _extra_deviation(prediction, anomaly_strength)) * noise
+
+
+def extra_noise(prediction: PMeanVariance, noise: Tensor, anomaly_strength: float | Tensor) -> Tensor:
+    """Return the anomaly's noise √s·σ_t·z of a sampler without noise of its own (docs/method.md, DDIM sampling)."""
+    return _extra_deviation(prediction, anomaly_strength) * noise
+
+
+def _extra_deviation(prediction: PMeanVariance, anomaly_strength: float | Tensor) -> Tensor:
+    return _sqrt_per_image(anomaly_strength) * torch.exp(0.5 * prediction.log_variance)
 
 
 @torch.no_grad()
@@ -200,7 +159,7 @@ def p_sample_loop(
         (B, C, H, W), about in [-1, 1].
     """
     for step in reversed(range(diffusion.num_steps)):
-        t = _everywhere(step, x)
+        t = everywhere(step, x)
         x = p_sample(diffusion, model, x, t, noise(step), y=y, anomaly_strength=anomaly_strength, guidance=guidance)
     return x
 
@@ -241,7 +200,7 @@ def ddim_sample_loop(
             diffusion,
             model,
             x,
-            _everywhere(step, x),
+            everywhere(step, x),
             torch.zeros_like(x) if noise is None else noise(step),
             y=y,
             eta=eta,
@@ -260,7 +219,7 @@ def ddim_reverse_loop(
 ) -> Tensor:
     """Invert images (B, C, H, W) in [-1, 1] to noise, which DDIM turns back (docs/method.md, DDIM inversion)."""
     for step in range(diffusion.num_steps):
-        x = ddim_reverse(diffusion, model, x, _everywhere(step, x), y=y)
+        x = ddim_reverse(diffusion, model, x, everywhere(step, x), y=y)
     return x
 
 
@@ -278,5 +237,6 @@ def _sqrt_per_image(anomaly_strength: float | Tensor, *, shift: float = 0.0) -> 
     return math.sqrt(shift + anomaly_strength)
 
 
-def _everywhere(step: int, x: Tensor) -> Tensor:
+def everywhere(step: int, x: Tensor) -> Tensor:
+    """Return a kept step for each image of a batch, (B,) int64 (docs/method.md, SDAS)."""
     return torch.full((len(x),), step, dtype=torch.long, device=x.device)

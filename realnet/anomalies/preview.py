@@ -52,7 +52,7 @@ def contact_sheet(
     foreground = dataset.config.foreground_of(class_name)
     entries = dataset.index(class_name, write=False).train
     chosen = [entries[number] for number in np.linspace(0, len(entries) - 1, min(num_images, len(entries))).astype(int)]
-    synthesizers = _synthesizers(dataset, class_name, config, image_size, foreground, tiling)
+    synthesizers = _synthesizers(dataset, class_name, config, image_size, tiling)
     rows = []
     for number, entry in enumerate(chosen):
         image = resize_image(read_image(dataset.image_root / entry.filename, dataset.config.image_bits), image_size)
@@ -72,20 +72,17 @@ def _synthesizers(
     class_name: str,
     config: AnomalyConfig,
     image_size: tuple[int, int],
-    foreground: Foreground,
     tiling: Tiling | None,
 ) -> Mapping[AnomalyType, AnomalySynthesizer]:
     made: dict[AnomalyType, AnomalySynthesizer] = {}
     for kind in (kind for kind, weight in config.types.items() if weight > 0 and kind != "normal"):
         alone = config.model_copy(update={"types": {kind: 1.0}})
         try:
-            made[kind] = build_synthesizer(
-                alone, dataset.name, class_name, image_size=image_size, foreground=foreground, tiling=tiling
-            )
+            made[kind] = build_synthesizer(alone, dataset, class_name, image_size=image_size, tiling=tiling)
         except UserError as error:
             logger.warning("left out of the preview: %s", error)
     own = AnomalyConfig(types={"self": 1.0})
-    return made or {"self": AnomalySynthesizer(own, {}, image_size=image_size, foreground=foreground, tiling=tiling)}
+    return made or {"self": build_synthesizer(own, dataset, class_name, image_size=image_size, tiling=tiling)}
 
 
 def _dim_background(image: Image, foreground: Foreground) -> Image:

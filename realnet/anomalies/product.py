@@ -31,13 +31,13 @@ class ManifestRow:
         file: name of the files in ``image/``, ``mask/`` and ``source/``.
         class_name: class of the normal image.
         source_file: path of the normal image, as the index names it.
-        anomaly_type: ``sdas``, ``dtd`` or ``self``.
+        anomaly_type: ``sdas``, ``dtd``, ``self`` or ``real``.
         anomaly_source: file of the pasted pixels; empty if they come from the image itself.
         seed: determines all random draws, together with ``epoch`` and ``index``.
         epoch: pass over the normal images.
         index: number of the normal image in the index.
         opacity: weight of the pasted pixels, in (0, 1].
-        perlin_height: cells of the Perlin lattice along the height.
+        perlin_height: cells of the Perlin lattice along the height; 0 for a real defect, which has a mask of its own.
         perlin_width: cells of the Perlin lattice along the width.
     """
 

@@ -1,10 +1,11 @@
-"""Find the images that anomalies are made of: SDAS images and textures (docs/method.md, Anomaly sources)."""
+"""Find the images that anomalies are made of: SDAS images, textures, defects (docs/method.md, Anomaly sources)."""
 
 import logging
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from realnet.anomalies.real import find_real
 from realnet.config import AnomalyConfig, AnomalyType, paths
 from realnet.data.formats import is_image
 from realnet.data.registry import OpenDataset
@@ -112,6 +113,7 @@ def inspect_sources(dataset: OpenDataset, class_name: str, config: AnomalyConfig
     finders: dict[AnomalyType, Callable[[], list[Path]]] = {
         "sdas": lambda: find_sdas(dataset.name, class_name, config.sdas_keep),
         "dtd": lambda: find_textures(Path(config.dtd_root)),
+        "real": lambda: [file for one in find_real(dataset, class_name) for file in (one.image, one.mask)],
     }
     found: list[Finding] = []
     for find in (find for kind, find in finders.items() if config.types.get(kind, 0) > 0):

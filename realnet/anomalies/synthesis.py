@@ -10,11 +10,14 @@ import numpy as np
 
 from realnet.anomalies.foreground import foreground_mask
 from realnet.anomalies.perlin import draw_periods, perlin_mask
+from realnet.anomalies.real import RealDefects, find_real, paste
 from realnet.anomalies.sources import find_sdas, find_textures
 from realnet.anomalies.textures import augment_texture, is_grey, shuffle_grid, to_grey
 from realnet.config import AnomalyConfig, AnomalyType, Foreground
 from realnet.data.images import Image, Mask, Pixels, read_image, resize_image
+from realnet.data.registry import OpenDataset
 from realnet.data.tiles import Corner, Tiling
+from realnet.inspection.repeats import Marked
 
 logger = logging.getLogger("realnet")
 
@@ -35,7 +38,7 @@ class LocalAnomaly:
         kind: the anomaly's type; ``normal`` if the image is clean.
         source: file of the pasted pixels; None if the image is clean, or if they come from the image itself.
         opacity: weight of the pasted pixels, in (0, 1]; 0 if the image is clean.
-        periods: cells of the Perlin lattice along height and width; (0, 0) if the image is clean.
+        periods: cells of the Perlin lattice along height and width; (0, 0) if the image is clean or the defect real.
         corner: where the tile lies in the photograph.
     """
 
@@ -92,15 +95,16 @@ class AnomalySynthesizer:
         image_size: tuple[int, int],
         foreground: Foreground = "full",
         tiling: Tiling | None = None,
+        real: RealDefects | None = None,
     ) -> None:
-        """Take the files of each type that reads files (``sdas``, ``dtd``).
+        """Take the files of each type that reads images (``sdas``, ``dtd``), and the defects of ``real``.
 
         ``image_size`` is the (height, width) of the images; with ``tiling``, the results are tiles of them.
         """
         self.config = config
         self.sources = dict(sources)
         self.image_size, self._drawn_size = image_size, tiling.size if tiling else image_size
-        self.foreground, self.tiling = foreground, tiling
+        self.foreground, self.tiling, self.real = foreground, tiling, real
         self.all_types: dict[AnomalyType, float] = {kind: share for kind, share in config.types.items() if share > 0}
         # AFS sees anomalies only, with equally likely sources (docs/method.md, AFS)
         self.anomalous_types: dict[AnomalyType, float] = {kind: 1.0 for kind in self.all_types if kind != "normal"}
@@ -108,7 +112,13 @@ class AnomalySynthesizer:
     @property
     def source_files(self) -> list[Path]:
         """Return the files of all types."""
-        return [file for files in self.sources.values() for file in files]
+        real = (file for one in self.real_files for file in (one.image, one.mask))
+        return [*(file for files in self.sources.values() for file in files), *real]
+
+    @property
+    def real_files(self) -> list[Marked]:
+        """Return the photographs of defects, with their masks."""
+        return self.real.files if self.real else []
 
     def of(self, class_name: str) -> "AnomalySynthesizer":  # noqa: ARG002 - as JointSynthesizer.of
         """Return the synthesizer of a class: this one."""
@@ -117,8 +127,8 @@ class AnomalySynthesizer:
     def synthesize(self, image: Image, rng: np.random.Generator, *, only_anomalous: bool = False) -> LocalAnomaly:
         """Draw a type and, unless it is ``normal``, a mask, a source and an opacity; return the blended image.
 
-        The image stays clean if ``MAX_MASK_DRAWS`` Perlin masks all miss the foreground, or if no part of the anomaly
-        reaches ``min_contrast``.
+        A ``real`` defect brings its own mask. The image stays clean if ``MAX_MASK_DRAWS`` Perlin masks all miss the
+        foreground, or if no part of the anomaly reaches ``min_contrast``.
 
         Args:
             image: clean uint8 RGB (H, W, 3) at ``image_size``; it is not modified.
@@ -134,6 +144,8 @@ class AnomalySynthesizer:
             return _clean(self.tile_at(image, corner), corner)
         corner, foreground = self.place(image, rng)
         image = self.tile_at(image, corner)
+        if kind == "real":
+            return self._paste_real(image, foreground, corner, rng)
         mask, periods = self._draw_mask(foreground, rng)
         if not mask.any():
             return _clean(image, corner)
@@ -145,6 +157,17 @@ class AnomalySynthesizer:
             if not mask.any():
                 return _clean(image, corner)
         return LocalAnomaly(blend(image, source, mask, opacity), mask, kind, path, opacity, periods, corner)
+
+    def _paste_real(self, image: Image, foreground: Mask, corner: Corner, rng: np.random.Generator) -> LocalAnomaly:
+        if self.real is None:
+            raise ValueError("the type real needs the defects to paste")
+        found = paste(image, foreground, self.real, self.config.real, rng)
+        if found is None:
+            return _clean(image, corner)
+        mask = visible_part(found.mask, image, found.image, self.config.min_contrast)
+        if not mask.any():
+            return _clean(image, corner)
+        return LocalAnomaly(found.image, mask, "real", found.source.image, found.opacity, corner=corner)
 
     def tile_at(self, pixels: Pixels, corner: Corner) -> Pixels:
         """Return the tile of a photograph, or of its mask, at a place; without tiles the whole one."""
@@ -195,6 +218,11 @@ class JointSynthesizer:
         return list(dict.fromkeys(file for one in self.by_class.values() for file in one.source_files))
 
     @property
+    def real_files(self) -> list[Marked]:
+        """Return the photographs of defects of all classes, with their masks."""
+        return [file for one in self.by_class.values() for file in one.real_files]
+
+    @property
     def foreground(self) -> Foreground:
         """Return the foreground of an image whose class nobody names: all of it."""
         return "full"
@@ -206,11 +234,10 @@ class JointSynthesizer:
 
 def build_synthesizer(
     config: AnomalyConfig,
-    dataset: str,
+    dataset: OpenDataset,
     class_name: str,
     *,
     image_size: tuple[int, int],
-    foreground: Foreground,
     tiling: Tiling | None = None,
 ) -> AnomalySynthesizer:
     """Find the source files that the configured types need, and build the class's synthesizer.
@@ -220,10 +247,14 @@ def build_synthesizer(
     """
     sources: dict[AnomalyType, list[Path]] = {}
     if config.types.get("sdas"):
-        sources["sdas"] = find_sdas(dataset, class_name, config.sdas_keep)
+        sources["sdas"] = find_sdas(dataset.name, class_name, config.sdas_keep)
     if config.types.get("dtd"):
         sources["dtd"] = find_textures(Path(config.dtd_root))
-    return AnomalySynthesizer(config, sources, image_size=image_size, foreground=foreground, tiling=tiling)
+    foreground, real = dataset.config.foreground_of(class_name), None
+    if config.types.get("real"):
+        described, files = dataset.config, find_real(dataset, class_name)
+        real = RealDefects(files, image_size, rule=described.masks, bits=described.image_bits)
+    return AnomalySynthesizer(config, sources, image_size=image_size, foreground=foreground, tiling=tiling, real=real)
 
 
 def in_photograph(anomaly: LocalAnomaly, photograph: Image, tiling: Tiling | None) -> tuple[Image, Mask]:

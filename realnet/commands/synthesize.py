@@ -7,8 +7,8 @@ from realnet.commands.cli import location
 from realnet.config import RealNetConfig, dump
 
 EPILOG = """\
-reads    the normal training images, and what anomalies.types of realnet.yaml asks for: SDAS images, DTD textures, or
-         the images themselves (--set 'anomalies.types={self: 1}')
+reads    the normal training images, and what anomalies.types of realnet.yaml asks for: SDAS images, DTD textures,
+         photographs of real defects, or the images themselves (--set 'anomalies.types={self: 1}')
 writes   DIR/image/00000.png …, DIR/mask/… and DIR/source/… with the same file names, and DIR/manifest.csv; with
          several classes, DIR holds one folder per class
 
@@ -42,16 +42,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def synthesizer_of(class_name: str) -> AnomalySynthesizer:
         return build_synthesizer(
             anomalous_only(config.anomalies),
-            dataset.name,
+            dataset,
             class_name,
             image_size=config.image_size,
-            foreground=dataset.config.foreground_of(class_name),
             tiling=tiling_of(config),
         )
 
     synthesizers = dict(zip(classes, for_each(synthesizer_of, classes), strict=True))
     sources = (file for made in synthesizers.values() for file in made.source_files)
-    require_sound(dataset, classes, with_test=False, sources=sources)
+    uses_real = config.anomalies.types.get("real", 0) > 0  # none may stand in the test split
+    require_sound(dataset, classes, with_test=uses_real, sources=sources)
     entries = {name: dataset.index(name, write=not flags.dry_run).train for name in classes}
     if flags.dry_run:
         print(dump(config.anomalies))

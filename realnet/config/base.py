@@ -48,7 +48,8 @@ def _folder(name: str) -> str:
 
 ClassName = Annotated[str, BeforeValidator(_name), AfterValidator(_folder)]
 Respacing = Annotated[str, BeforeValidator(_name)]
-"""The diffusion steps to take: how many (``20``), how many per section (``10,5``), or DDIM's spacing (``ddim20``)."""
+"""The diffusion steps to take: how many (``20``), how many per section (``10,5``), DDIM's spacing (``ddim20``), or
+as many evenly spread in log-SNR (``snr10``)."""
 
 
 class Section(BaseModel):

@@ -10,7 +10,7 @@ from realnet.config.detector_training import DetectorTrainConfig, LossConfig
 from realnet.config.presets import DETECTOR_PRESETS
 from realnet.config.scoring import CalibrationConfig, EvaluationConfig, TilesConfig
 
-AnomalyType = Literal["normal", "sdas", "dtd", "self"]
+AnomalyType = Literal["normal", "sdas", "dtd", "self", "real"]
 Colour = tuple[float, float, float]
 BlockName = Annotated[str, Field(pattern=r"^\w+$")]
 """Part of the names of stored tensors, hence letters, digits and underscores."""
@@ -112,6 +112,22 @@ class RRSConfig(Section):
     stop_grad: bool = Field(False, description="keep the segmentation loss from training the reconstruction")
 
 
+class RealDefectConfig(Section):
+    """How photographed defects are pasted (docs/method.md, Real defects)."""
+
+    opacity: Range = Field(Range(low=0.7, high=1.0), description="weight of the defect")
+    scale: Range = Field(Range(low=0.7, high=1.4), description="factor on its size")
+    turn: float = Field(180.0, ge=0, le=180, description="degrees by which it is turned at most, to either side")
+
+    @model_validator(mode="after")
+    def _check_ranges(self) -> Self:
+        if self.opacity.low <= 0 or self.opacity.high > 1:
+            raise ValueError(f"opacity lies above 0 and within 1, got {self.opacity.low} to {self.opacity.high}")
+        if self.scale.low <= 0:
+            raise ValueError(f"scale must be above 0, got {self.scale.low}")
+        return self
+
+
 class AnomalyConfig(Section):
     """Local anomaly synthesis: the mix of sources and the Perlin masks."""
 
@@ -133,13 +149,14 @@ class AnomalyConfig(Section):
         1.0, gt=0, le=1, description="share of a class's SDAS images to use, the best by the scores in manifest.csv"
     )
     dtd_root: str = "data/DTD/images"
+    real: RealDefectConfig = RealDefectConfig()
 
     @model_validator(mode="after")
     def _check_types(self) -> Self:
         sources = [name for name, weight in self.types.items() if weight > 0 and name != "normal"]
         if not sources:
-            raise ValueError(f"types {self.types} hold no anomaly source; give sdas, dtd or self a weight")
-        missing = [name for name in sources if name not in self.opacity]
+            raise ValueError(f"types {self.types} hold no anomaly source; give sdas, dtd, self or real a weight")
+        missing = [name for name in sources if name not in {*self.opacity, "real"}]
         if missing:
             raise ValueError(f"opacity lacks a range for {', '.join(missing)}")
         beyond = [name for name, opacity in self.opacity.items() if opacity.low < 0 or opacity.high > 1]

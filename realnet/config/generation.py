@@ -172,15 +172,25 @@ class SampleConfig(Section):
         PUBLISHED_STRENGTH,
         description="anomaly strength s, drawn per image: a range, or ranges by class (0.1 to 0.2 where there is none)",
     )
-    sampler: Literal["ancestral", "ddim"] = "ancestral"
+    sampler: Literal["ancestral", "ddim", "dpm"] = Field(
+        "ancestral", description="dpm: DPM-Solver++(2M), for few steps; needs respacing snrN"
+    )
     respacing: Respacing = "ddim20"
-    eta: Fraction = Field(0.0, description="DDIM's noise (0: none); no effect on the ancestral sampler")
+    eta: Fraction = Field(0.0, description="DDIM's noise (0: none); no effect on the other samplers")
     guidance: bool = Field(True, description="use the classifier if one is trained")
     guidance_scale: float = Field(1.0, ge=0)
     require_ready: bool = Field(True, description="refuse a diffusion model whose validation says that it is not ready")
     batch_size: Positive = 16
     format: Literal["jpg", "png"] = "jpg"
     runtime: RuntimeConfig = RuntimeConfig()
+
+    @model_validator(mode="after")
+    def _check_respacing(self) -> Self:
+        if self.sampler == "dpm" and not self.respacing.startswith("snr"):
+            raise ValueError(
+                f"sampler dpm takes steps that are even in log-SNR: set respacing to snr10, not {self.respacing}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_strength(self) -> Self:

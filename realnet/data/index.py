@@ -15,9 +15,10 @@ from realnet.data.layout_file import NO_LAYOUT, Layout
 from realnet.data.roles import FileRole, roles_in_class
 from realnet.data.words import read_name
 from realnet.errors import UserError
-from realnet.runtime.files import whole
+from realnet.runtime.files import refusing, whole
 
 Split = Literal["train", "test"]
+SPLITS: tuple[Split, ...] = ("train", "test")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +51,27 @@ class Entry:
 
 @dataclass(frozen=True)
 class ClassIndex:
-    """The images of a class, by split."""
+    """The images of a class, by split.
+
+    Attributes:
+        train: normal images to train on.
+        test: normal images and defects to test on.
+        real: defects to make anomalies of; they are in no split.
+    """
 
     train: tuple[Entry, ...]
     test: tuple[Entry, ...]
+    real: tuple[Entry, ...] = ()
+
+    @property
+    def all(self) -> tuple[Entry, ...]:
+        """Return all images."""
+        return (*self.train, *self.test, *self.real)
+
+    @property
+    def defects(self) -> list[Entry]:
+        """Return the images of defects, to test on and to train on."""
+        return [entry for entry in self.all if entry.label]
 
 
 def discover_classes(root: Path) -> list[str]:
@@ -123,13 +141,13 @@ def index_of(roles: Sequence[FileRole], root: Path, class_name: str) -> ClassInd
             f"{folder} holds no training images{why}; expected {folder}/train/good/*, {folder}/train/ok/* or {folder}/*"
             ", or a layout file that says which they are (prepare_data.py add --layout FILE)"
         )
-    return ClassIndex(
-        train, tuple(_entry(role, class_name, masks) for role in roles if role.role in {"good", "defect"})
-    )
+    test = tuple(_entry(role, class_name, masks) for role in roles if role.role in {"good", "defect"})
+    real = tuple(_entry(role, class_name, masks) for role in roles if role.role == "real")
+    return ClassIndex(train, test, real)
 
 
 def _entry(role: FileRole, class_name: str, masks: Mapping[str, str]) -> Entry:
-    if role.role != "defect":
+    if role.role not in {"defect", "real"}:
         return Entry(role.file, 0, "good", class_name, group=role.group)
     folder = PurePosixPath(role.file).parent.name
     named = None if role.kind == folder else role.kind
@@ -137,24 +155,32 @@ def _entry(role: FileRole, class_name: str, masks: Mapping[str, str]) -> Entry:
 
 
 def write_index(samples_dir: Path, class_name: str, index: ClassIndex) -> None:
-    """Write ``train_<class>.json`` and ``test_<class>.json``; each appears only once it is complete.
+    """Write ``train_<class>.json``, ``test_<class>.json`` and, where there are some, ``real_<class>.json``.
+
+    Each appears only once it is complete.
 
     Raises:
         UserError: if they cannot be written.
     """
-    for split, entries in (("train", index.train), ("test", index.test)):
+    if not index.real:
+        with refusing(samples_dir):
+            (samples_dir / f"real_{class_name}.json").unlink(missing_ok=True)
+    real = [("real", index.real)] if index.real else []
+    for split, entries in (*real, ("train", index.train), ("test", index.test)):
         # several processes of a run may write the same index; each replaces it as a whole
         with whole(samples_dir / f"{split}_{class_name}.json") as part:
             part.write_text("".join(f"{json.dumps(_to_line(entry))}\n" for entry in entries), encoding="utf-8")
 
 
 def read_index(samples_dir: Path, class_name: str) -> ClassIndex:
-    """Read a class's two index files; a line without ``clsname`` belongs to the file's class.
+    """Read a class's index files; a line without ``clsname`` belongs to the file's class.
 
     Raises:
         UserError: if a file cannot be read, or a line is not an entry; the message names file and line.
     """
-    return ClassIndex(_read_split(samples_dir, "train", class_name), _read_split(samples_dir, "test", class_name))
+    train, test = (_read_split(samples_dir, split, class_name) for split in SPLITS)
+    has_real = (samples_dir / f"real_{class_name}.json").is_file()
+    return ClassIndex(train, test, _read_split(samples_dir, "real", class_name) if has_real else ())
 
 
 def load_index(
@@ -171,7 +197,7 @@ def load_index(
     Raises:
         UserError: see ``read_index`` and ``build_index``.
     """
-    if all((samples_dir / f"{split}_{class_name}.json").is_file() for split in ("train", "test")):
+    if all((samples_dir / f"{split}_{class_name}.json").is_file() for split in SPLITS):
         return read_index(samples_dir, class_name)
     index = build_index(image_root, class_name, layout, masks_rule)
     if write:
@@ -190,7 +216,7 @@ def _to_line(entry: Entry) -> dict[str, Any]:
     return line | {key: value for key, value in optional.items() if value is not None}
 
 
-def _read_split(samples_dir: Path, split: Split, class_name: str) -> tuple[Entry, ...]:
+def _read_split(samples_dir: Path, split: Split | Literal["real"], class_name: str) -> tuple[Entry, ...]:
     path = samples_dir / f"{split}_{class_name}.json"
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()

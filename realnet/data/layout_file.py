@@ -12,7 +12,7 @@ from realnet.config.files import parse_yaml
 from realnet.data.words import same_name
 from realnet.errors import UserError
 
-ROLES = "train, normal, test good, test <kind>, mask, unused"
+ROLES = "train, normal, test good, test <kind>, train <kind>, mask, unused"
 GROUP = "group"
 
 
@@ -22,8 +22,9 @@ class Layout:
 
     Attributes:
         roles: the role of each glob: ``train``, ``normal`` (a fixed fifth is for testing, if there are defects), ``test
-            good``, ``test <kind>``, ``mask`` or ``unused``. Globs are relative to the folder of all classes, or to that
-            of the only class; ``**`` stands for any folders, ``<kind>`` for one folder's name.
+            good``, ``test <kind>``, ``train <kind>`` (a defect, with a mask, to make anomalies of), ``mask`` or
+            ``unused``. Globs are relative to the folder of all classes, or to that of the only class; ``**`` stands for
+            any folders, ``<kind>`` for one folder's name.
         group: glob of the file names whose ``<group>`` names one part, photographed several times; None: no such parts.
     """
 
@@ -102,7 +103,7 @@ def stored_layout(dataset: str) -> Layout:
 def _is_role(glob: object, role: object) -> bool:
     if not isinstance(glob, str) or not isinstance(role, str):
         return False
-    is_known = role in {"train", "normal", "mask", "unused"} or re.fullmatch(r"test [^/]*[^/ .][^/]*", role)
+    is_known = role in {"train", "normal", "mask", "unused"} or re.fullmatch(r"(test|train) [^/]*[^/ .][^/]*", role)
     return bool(is_known) and ("<kind>" not in role or "<kind>" in glob)
 
 

@@ -14,7 +14,7 @@ from realnet.data.layout_file import NO_LAYOUT, Layout
 from realnet.data.pairing import Place, masks_by_name, pair_masks
 from realnet.data.words import names_defect, names_derived, names_good, names_test
 
-Role = Literal["train", "normal", "good", "defect", "mask", "unused", "unclear"]
+Role = Literal["train", "normal", "good", "defect", "real", "mask", "unused", "unclear"]
 UNKNOWN = "does not say whether it is good"
 UNCLEAR_MASK = "its mask is of one colour, and not black, or shows something that the other masks' rule leaves out"
 NO_KIND = "neither a folder nor a mask says its kind; expected test/good or test/<kind>"
@@ -26,7 +26,8 @@ class FileRole:
 
     Attributes:
         file: its path below the image root, with forward slashes.
-        role: ``unclear``: the names do not tell; ``normal`` (good, not yet split) stays inside this module.
+        role: ``real``: a defect to train on; ``unclear``: the names do not tell; ``normal`` (good, not yet split) stays
+            inside this module.
         kind: the kind of defect; "" if there is none.
         image: of a mask, the image that it belongs to; None if there is none.
         reason: why it is unused or unclear, or why a mask is not used.
@@ -80,7 +81,9 @@ def _roles_of_masks(
     pairs = pair_masks(
         [place for file, place in places.items() if file in masks],
         [place for file, place in places.items() if file not in masks],
-        defects={file for file, role in roles.items() if role.role == "defect" or role.reason == NO_KIND or is_flat},
+        defects={
+            file for file, role in roles.items() if role.role in {"defect", "real"} or role.reason == NO_KIND or is_flat
+        },
         unused={file for file, role in roles.items() if role.role == "unused"},
         told=told,
     )
@@ -114,8 +117,8 @@ def _with_masked(
 
 def _told(file: str, role: str) -> FileRole:
     half, _, kind = role.partition(" ")
-    if half == "test" and kind != "good":
-        return FileRole(file, "defect", kind, is_told=True)
+    if kind not in {"", "good"}:
+        return FileRole(file, "defect" if half == "test" else "real", kind, is_told=True)
     known: dict[str, Role] = {"train": "train", "normal": "normal", "test": "good"}
     reason = "" if half in known else "the layout file says so"
     return FileRole(file, known.get(half, "unused"), reason=reason, is_told=True)

@@ -261,7 +261,8 @@ def _beginning(steps: Sequence[int]) -> dict[str, object]:
 
 def _numbers(job: DetectorData) -> str:
     held_out = f", {len(job.held_out)} held out" if job.held_out else ""
-    return f"{len(job.train)} train{held_out}, {len(job.test)} test"
+    real = f", {len(job.real_files)} real defects" if job.real_files else ""
+    return f"{len(job.train)} train{held_out}{real}, {len(job.test)} test"
 
 
 def _steps(config: TrainingConfig, numbers: Mapping[str, int], world: World) -> dict[str, object]:

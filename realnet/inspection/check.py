@@ -17,6 +17,7 @@ from realnet.inspection import findings as kinds
 from realnet.inspection.duplicates import equal_keys, same_content
 from realnet.inspection.findings import Finding, fatal, report
 from realnet.inspection.looks import Look, look_at_images, look_at_masks
+from realnet.inspection.repeats import Marked, find_repeats
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ def require_sound(
     Args:
         dataset: the dataset; a missing index is built but not written.
         classes: the classes to check.
-        with_test: also check the test images and their masks.
+        with_test: also check the test images and their masks, and that none repeats a defect to train on.
         sources: further images that training reads, such as SDAS images.
 
     Raises:
@@ -87,19 +88,21 @@ def inspect_class(
     if not index.train:
         return [Finding(kinds.ABSENT, f"{class_name}: its index lists no training images")]
     root, test = dataset.image_root, index.test if with_test else ()
-    images = look_at_images((root / entry.filename for entry in (*index.train, *test)), decode=decode)
+    defects = [entry for entry in (*test, *index.real) if entry.label]
+    images = look_at_images((root / entry.filename for entry in (*index.train, *test, *index.real)), decode=decode)
     if not any(look.exists for look in images.values()):
         return [Finding(kinds.MOVED, f"{class_name}: {len(images)} images that its index names are not in {root}")]
     rule = dataset.config.masks
-    masks = look_at_masks((root / name for name in _mask_names(test)), rule, decode=decode)
+    masks = look_at_masks((root / name for name in _mask_names(defects)), rule, decode=decode)
     trained = dict.fromkeys(root / entry.filename for entry in index.train)
     return [
         *_unusable({**images, **masks}),
         *(Finding(kinds.MASK_LIKE, str(path)) for path in trained if images[path].is_mask_like),
-        *_about_masks(root, class_name, test, {**images, **masks}),
+        *_about_masks(root, class_name, defects, {**images, **masks}),
         *_odd_masks(class_name, masks, rule),
         *(_odd_files(class_name, list(images), dataset.config.image_bits) if decode else ()),
         *_copies(root, index.train, test, images),
+        *(_repeats(dataset, index) if with_test and index.real else ()),
         *_views(class_name, index.train, test),
         *_on_disk(dataset, class_name, index, with_test=with_test),
     ]
@@ -116,9 +119,8 @@ def _unusable(looks: Looks) -> Iterator[Finding]:
             yield Finding(kinds.UNREADABLE if look.exists else kinds.MISSING, str(path))
 
 
-def _about_masks(root: Path, class_name: str, test: Sequence[Entry], looks: Looks) -> Iterator[Finding]:
-    defects = [entry for entry in test if entry.label]
-    masked = list(_mask_names(test))
+def _about_masks(root: Path, class_name: str, defects: Sequence[Entry], looks: Looks) -> Iterator[Finding]:
+    masked = list(_mask_names(defects))
     if masked and len(masked) < len(defects):
         number = len(defects) - len(masked)
         yield Finding(kinds.UNMASKED, f"{class_name}: {number} of {len(defects)} defects have no mask")
@@ -173,6 +175,15 @@ def _copies(root: Path, train: Sequence[Entry], test: Sequence[Entry], looks: Lo
             yield from (Finding(kinds.DUPLICATE, f"{path} equals {same[0]}") for path in same[1:])
 
 
+def _repeats(dataset: OpenDataset, index: ClassIndex) -> Iterator[Finding]:
+    """Yield test images that show what a defect to train on shows."""
+    root, config = dataset.image_root, dataset.config
+    real = [Marked(root / entry.filename, root / entry.maskname) for entry in index.real if entry.maskname]
+    tested, normal = ([root / entry.filename for entry in part] for part in (index.test, index.train))
+    for path, same in find_repeats(real, tested, normal, rule=config.masks, bits=config.image_bits):
+        yield Finding(kinds.LEAK, f"{path} shows the defect of {same}, which is to be trained on")
+
+
 def _views(class_name: str, train: Sequence[Entry], test: Sequence[Entry]) -> Iterator[Finding]:
     """Yield the parts with images in both splits, if there are any."""
     known = {entry.group: entry.filename for entry in train if entry.group}
@@ -186,14 +197,13 @@ def _on_disk(dataset: OpenDataset, class_name: str, index: ClassIndex, *, with_t
     root = dataset.image_root
     if not (root / class_name).is_dir():  # a hand-written index may name images in other folders
         return
-    entries = (*index.train, *index.test)
-    used = {entry.filename for entry in entries} | {entry.maskname for entry in entries}
+    used = {name for entry in index.all for name in (entry.filename, entry.maskname)}
     roles = roles_in_class(root, class_name, stored_layout(dataset.name), dataset.config.masks)
     spare = [role for role in roles if role.file not in used]
     if with_test:
         orphans = (role for role in spare if role.role == "mask" and role.image is None)
         yield from (Finding(kinds.ORPHAN, f"{root / role.file}: {role.reason}") for role in orphans)
-    fresh = (role for role in spare if role.role in {"train", "good", "defect"})
+    fresh = (role for role in spare if role.role in {"train", "good", "defect", "real"})
     yield from (Finding(kinds.OUTDATED, str(root / role.file)) for role in fresh)
     ignored = Counter((Path(role.file).parent, role.reason) for role in spare if role.role in {"unused", "unclear"})
     for (folder, reason), count in ignored.items():

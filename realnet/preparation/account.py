@@ -21,7 +21,7 @@ from realnet.preparation.layouts import Recognised, as_one_class, recognise
 from realnet.runtime.files import whole_file
 
 NUM_EXAMPLES = 3
-USED = frozenset({"train", "good", "defect"})
+USED = frozenset({"train", "good", "defect", "real"})
 
 
 @dataclass(frozen=True)
@@ -148,6 +148,8 @@ def meaning(role: FileRole) -> str:
             return "test good"
         case "defect":
             return f"test {role.kind}"
+        case "real":
+            return f"train {role.kind}"
         case "mask" if role.image:
             return f"mask of {role.image}" if not role.reason else f"unused mask: {role.reason}"
         case _:

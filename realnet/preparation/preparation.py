@@ -121,9 +121,9 @@ def add_dataset(name: str, source: Path, *, layout: str = "auto", force: bool = 
         raise UserError("\n".join([*problems, settle(account, source)]))
     dataset = found.as_dataset(name, account.masks_rule)
     indexes = dataset.reindex(found.classes, layout=account.layout, write=False)
-    if any(entry.maskname for index in indexes.values() for entry in index.test):
+    if any(entry.maskname for index in indexes.values() for entry in index.defects):
         print(f"masks      {account.masks_rule}")
-    used = [found.image_root / e.filename for index in indexes.values() for e in (*index.train, *index.test)]
+    used = [found.image_root / e.filename for index in indexes.values() for e in index.all]
     bits, number = find_bits(used)
     if number:
         print(f"depth      {bits} bits are used in 16-bit files; the upper 8 of them are read")

@@ -29,6 +29,7 @@ def problems_of(account: Account) -> list[str]:
             r for r in roles if r.role == "mask" and r.image is None
         ],
         "good images whose mask shows a defect": list(_good_with_defects(account)),
+        "defects to train on without a mask": list(_without_mask(roles)),
         "images in folders of no class": _outside(account),
     }
     places = {title: [f"{role.file} ({meaning(role)})" for role in files] for title, files in found.items()}
@@ -50,6 +51,11 @@ def _good_with_defects(account: Account) -> Iterator[FileRole]:
             with suppress(UserError):
                 if is_drawn(account.found.image_root / role.file, account.masks_rule):
                     yield role
+
+
+def _without_mask(roles: Sequence[FileRole]) -> Iterator[FileRole]:
+    masked = {role.image for role in roles if role.role == "mask" and not role.reason}
+    yield from (role for role in roles if role.role == "real" and role.file not in masked)
 
 
 def _outside(account: Account) -> list[FileRole]:

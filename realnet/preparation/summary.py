@@ -18,7 +18,8 @@ class ClassSummary:
 
     Attributes:
         class_name: its name.
-        train: number of training images.
+        train: number of normal training images.
+        real: number of defects to train on.
         good: number of normal test images.
         defects: number of test images per kind of defect.
         masks: number of defect images with a mask.
@@ -27,6 +28,7 @@ class ClassSummary:
 
     class_name: str
     train: int
+    real: int
     good: int
     defects: Mapping[str, int]
     masks: int
@@ -35,11 +37,12 @@ class ClassSummary:
 
 def summarise_class(class_name: str, index: ClassIndex, image_root: Path) -> ClassSummary:
     """Count a class's images, and read their sizes from the file headers."""
-    looks = look_at_images(image_root / entry.filename for entry in (*index.train, *index.test))
+    looks = look_at_images(image_root / entry.filename for entry in index.all)
     defects = [entry for entry in index.test if entry.label]
     return ClassSummary(
         class_name=class_name,
         train=len(index.train),
+        real=len(index.real),
         good=len(index.test) - len(defects),
         defects=Counter(entry.kind for entry in defects),
         masks=sum(entry.maskname is not None for entry in defects),
@@ -61,7 +64,8 @@ def _row(summary: ClassSummary) -> Sequence[str]:
     kinds = ", ".join(f"{kind} {count}" for kind, count in summary.defects.items())
     total = sum(summary.defects.values())
     defects = f"{total} ({kinds})" if len(summary.defects) > 1 else kinds or "0"
-    numbers = (str(summary.train), str(summary.good), defects, str(summary.masks))
+    train = f"{summary.train} + {summary.real} defects" if summary.real else str(summary.train)
+    numbers = (train, str(summary.good), defects, str(summary.masks))
     return (summary.class_name, *numbers, _sizes(summary.sizes))
 
 
@@ -77,6 +81,7 @@ def _sum(summaries: Sequence[ClassSummary]) -> ClassSummary:
     return ClassSummary(
         class_name="all",
         train=sum(one.train for one in summaries),
+        real=sum(one.real for one in summaries),
         good=sum(one.good for one in summaries),
         defects={"all kinds": defects} if defects else {},
         masks=sum(one.masks for one in summaries),

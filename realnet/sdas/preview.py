@@ -11,8 +11,8 @@ from realnet.sdas import image_folder
 from realnet.sdas.sampler import Sampler, sample_batch
 
 STRENGTHS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
-DDIM_SHARE = 0.1
-"""DDIM needs about a tenth of the strength of the ancestral sampler."""
+QUIET_SHARE = 0.1
+"""Samplers without noise of their own need about a tenth of the strength of the ancestral one."""
 NUM_IMAGES = 6
 
 
@@ -24,7 +24,7 @@ def strengths_sheet(sampler: Sampler, class_name: str, settings: SampleConfig, w
     """
     first = settings.model_copy(update={"num_samples": NUM_IMAGES})
     wanted = image_folder.draws(class_name, first)
-    scale = DDIM_SHARE if settings.sampler == "ddim" else 1.0
+    scale = 1.0 if settings.sampler == "ancestral" else QUIET_SHARE
     strengths = [round(scale * strength, 3) for strength in STRENGTHS]
     each = [replace(draw, strength=strength) for strength in strengths for draw in wanted]
     batches = [each[start : start + settings.batch_size] for start in range(0, len(each), settings.batch_size)]

@@ -8,13 +8,15 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from guided_diffusion.gaussian import GaussianDiffusion
-from guided_diffusion.sampling import ClassifierGuidance, ddim_sample_loop, p_sample_loop
+from guided_diffusion.guidance import ClassifierGuidance
+from guided_diffusion.multistep import dpm_sample_loop
+from guided_diffusion.sampling import ddim_sample_loop, p_sample_loop
 from realnet import config
 from realnet.config import ClassifierConfig, DiffusionConfig, SampleConfig, paths
 from realnet.data.images import Image, write_whole_image
@@ -201,19 +203,14 @@ def sample_batch(
     y = torch.tensor([sampler.classes.index(draw.class_name) for draw in batch], device=device)
     strength = torch.tensor([draw.strength for draw in batch], device=device)
     start = noise(-1)
-    if settings.sampler == "ddim":
-        x = ddim_sample_loop(
-            sampler.diffusion,
-            predict,
-            start,
-            noise,
-            y=y,
-            eta=settings.eta,
-            anomaly_strength=strength,
-            guidance=guidance,
-        )
-    else:
-        x = p_sample_loop(sampler.diffusion, predict, start, noise, y=y, anomaly_strength=strength, guidance=guidance)
+    steering: dict[str, Any] = {"y": y, "anomaly_strength": strength, "guidance": guidance}
+    match settings.sampler:
+        case "ancestral":
+            x = p_sample_loop(sampler.diffusion, predict, start, noise, **steering)
+        case "ddim":
+            x = ddim_sample_loop(sampler.diffusion, predict, start, noise, eta=settings.eta, **steering)
+        case "dpm":
+            x = dpm_sample_loop(sampler.diffusion, predict, start, noise, **steering)
     if not x.isfinite().all():
         raise UserError("the diffusion model gives NaN: its weights diverged, or try runtime.precision=fp32")
     return to_pixels(x)

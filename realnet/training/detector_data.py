@@ -20,6 +20,7 @@ from realnet.errors import UserError, for_each
 from realnet.evaluation.files import TestFiles
 from realnet.evaluation.split import TestSplit
 from realnet.inspection.check import advise, require_sound
+from realnet.inspection.repeats import Marked
 from realnet.models import checkpoint
 from realnet.runtime.contents import digest, marks
 from realnet.runtime.distributed import World
@@ -63,6 +64,11 @@ class DetectorData:
         )
 
     @property
+    def real_files(self) -> list[Marked]:
+        """Return the photographs of defects that anomalies are made of."""
+        return self.synthesizer.real_files
+
+    @property
     def name(self) -> str:
         """Return the class's name, with the seed if there is one."""
         return str(Subject(self.class_name, self.seed))
@@ -91,6 +97,7 @@ class DetectorData:
     def facts(self) -> dict[str, Any]:
         """Return what a checkpoint says of its data: its images, versions of what read them, and how."""
         numbers = {"train": len(self.train), "held_out": len(self.held_out), "test": len(self.test)}
+        numbers |= {"real_defects": len(self.real_files)} if self.real_files else {}
         return {
             "data": numbers,
             **({"classes": list(self.classes)} if self.classes else {}),
@@ -103,6 +110,7 @@ class DetectorData:
     def _marks(self) -> list[str]:
         """Return the marks of all images that weights, statistics or thresholds see; each checkpoint holds them."""
         seen = [self.image_root / entry.filename for entry in (*self.train, *self.held_out)]
+        seen += [real.image for real in self.real_files]
         return marks(seen, self._folder)
 
     @property
@@ -170,10 +178,9 @@ def _data_of_class(dataset: OpenDataset, class_name: str, config: RealNetConfig)
     index = dataset.index(class_name, write=False)
     synthesizer = build_synthesizer(
         config.anomalies,
-        dataset.name,
+        dataset,
         class_name,
         image_size=config.image_size,
-        foreground=dataset.config.foreground_of(class_name),
         tiling=tiling_of(config),
     )
     require_sound(dataset, [class_name], sources=synthesizer.source_files)

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guided_diffusion import schedule
-from guided_diffusion.respacing import respaced_betas, space_timesteps
+from guided_diffusion import GaussianDiffusion, schedule
+from guided_diffusion.respacing import respaced_betas, space_by_snr, space_timesteps
 
 
 @pytest.mark.parametrize(
@@ -57,3 +57,18 @@ def test_respaced_betas_reach_the_same_noise_levels():
     alphas_cumprod = np.cumprod(1 - schedule.betas("linear", 100))
     kept = [0, 7, 50, 99]
     np.testing.assert_allclose(np.cumprod(1 - respaced_betas(alphas_cumprod, kept)), alphas_cumprod[kept], rtol=1e-12)
+
+
+@pytest.mark.parametrize("count", [2, 10, 40, 1000])
+def test_steps_are_even_in_log_snr_as_far_as_there_are_steps(count):
+    alphas_cumprod = np.cumprod(1 - schedule.betas("linear", 1000))
+    kept = space_by_snr(alphas_cumprod, count)
+    log_snr = np.log(alphas_cumprod / (1 - alphas_cumprod))[kept]
+    assert len(kept) == count and (kept[0], kept[-1]) == (0, 999) and (np.diff(kept) > 0).all()
+    assert count > 10 or np.ptp(np.diff(log_snr)) < 0.12 * np.abs(np.diff(log_snr)).mean()
+
+
+@pytest.mark.parametrize("respacing", ["snr1", "snr1001", "snr", "snrx"])
+def test_refuses_numbers_of_steps_that_there_are_not(respacing):
+    with pytest.raises(ValueError, match="timestep_respacing"):
+        GaussianDiffusion.create(respacing=respacing)

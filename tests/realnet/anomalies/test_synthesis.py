@@ -8,8 +8,9 @@ from realnet.anomalies import synthesis
 from realnet.anomalies.foreground import foreground_mask
 from realnet.anomalies.sources import find_sdas
 from realnet.anomalies.synthesis import AnomalySynthesizer, blend, build_synthesizer, in_photograph
-from realnet.config import AnomalyConfig, ForegroundRule, paths
+from realnet.config import AnomalyConfig, DatasetConfig, ForegroundRule, paths
 from realnet.data.images import read_image, resize_image, write_image
+from realnet.data.registry import OpenDataset
 from realnet.data.tiles import Tiling
 from realnet.errors import UserError
 from tests import golden
@@ -150,12 +151,13 @@ def test_an_image_without_foreground_stays_clean(files):
 def test_missing_sources_name_what_makes_them(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "DATA", tmp_path)
     sdas, dtd = AnomalyConfig(), AnomalyConfig(types={"dtd": 1}, dtd_root=str(tmp_path / "DTD"))
+    metal = OpenDataset("metal", DatasetConfig(image_root=str(tmp_path)), ("nut",))
     with pytest.raises(UserError, match=r"python sample\.py --dataset metal --classes nut$"):
-        build_synthesizer(sdas, "metal", "nut", image_size=SIZE, foreground="full")
+        build_synthesizer(sdas, metal, "nut", image_size=SIZE)
     with pytest.raises(UserError, match=r"DTD holds none.*anomalies\.dtd_root"):
-        build_synthesizer(dtd, "metal", "nut", image_size=SIZE, foreground="full")
+        build_synthesizer(dtd, metal, "nut", image_size=SIZE)
     alone = AnomalyConfig(types={"self": 1, "sdas": 0})
-    assert build_synthesizer(alone, "metal", "nut", image_size=SIZE, foreground="full").sources == {}
+    assert build_synthesizer(alone, metal, "nut", image_size=SIZE).sources == {}
 
 
 def test_sources_are_found_sorted(tmp_path, monkeypatch, caplog):

@@ -43,9 +43,9 @@ GENERATION = {
     "train.augment": ("false", "true"),
 }
 SAMPLING = {
-    "sampler": ("ancestral", "ddim"),
+    "sampler": ("ancestral", "ddim", "dpm"),
     "guidance": ("true", "false"),
-    "respacing": ("ddim2", "3"),
+    "respacing": ("snr2", "snr3"),
     "eta": ("0", "0.5"),
     "format": ("jpg", "png"),
 }

@@ -59,13 +59,7 @@ def test_the_anomalies_are_those_of_training(tiny, run_script):
     run_script(*ARGUMENTS, "--output", "out", "--seed", "7")
     dataset = open_dataset("tiny")
     config = load(RealNetConfig, tiny / "experiments/tiny/realnet.yaml", ["anomalies.types={self: 1}"])
-    synthesizer = build_synthesizer(
-        config.anomalies,
-        "tiny",
-        "widget",
-        image_size=config.image_size,
-        foreground=dataset.config.foreground_of("widget"),
-    )
+    synthesizer = build_synthesizer(config.anomalies, dataset, "widget", image_size=config.image_size)
     train = dataset.index("widget").train
     items = DetectorTrainDataset(train, dataset.image_root, image_size=(32, 32), synthesizer=synthesizer, seed=7)
     for row in manifest(tiny / "out"):

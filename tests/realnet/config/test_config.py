@@ -155,6 +155,7 @@ def test_a_wrong_or_impossible_value_is_named_with_its_key(refusal, text, messag
         (ClassifierConfig, "image_size: [64, 48]", "image_size 64x48 must be a multiple of 32"),
         (DiffusionConfig, "model: {channel_mult: []}", "model.channel_mult: Tuple should have at least 1 item"),
         (SampleConfig, "strength: [-0.1, 0.2]", "strength must be 0 (normal images) or more, got -0.1"),
+        (SampleConfig, "sampler: dpm", "set respacing to snr10, not ddim20"),
         (DatasetConfig, "classes: [a]", "image_root: is missing"),
         (
             DatasetConfig,

@@ -88,6 +88,27 @@ def test_a_layout_file_settles_flat_halves_and_names_label_files_that_are_not_re
     assert (len(index.train), [entry.kind for entry in index.test]) == (10, ["good"] * 3 + ["bent"] * 5)
 
 
+def test_defects_to_train_on_are_in_no_split_and_need_masks(photos, capsys):
+    make(photos, [*CLASSIC, ("mask", "ground_truth/bent", BAD[:4])])
+    layout, samples = photos.parent / "layout.yaml", photos.parent / "data/mine/samples"
+    layout.write_text('"test/<kind>/*0.png": train <kind>\n"test/<kind>/*1.png": train <kind>\n')
+    add_dataset("mine", photos, layout=str(layout))
+    index = read_index(samples, "photos")
+    assert [(entry.filename, entry.kind, entry.maskname) for entry in index.real] == [
+        (f"photos/test/bent/{name}.png", "bent", f"photos/ground_truth/bent/{name}.png") for name in BAD[:2]
+    ]
+    tested = [entry for entry in index.test if entry.label]
+    assert len(tested) == 3 and len(index.train) == 10 + 2  # good images that the same lines name are trained on
+    assert "2 train bent: photos/test/bent/020.png" in capsys.readouterr().out
+    open_dataset("mine").reindex(["photos"])
+    assert read_index(samples, "photos") == index
+    layout.write_text('"test/bent/024.png": train bent\n')
+    with pytest.raises(UserError, match=r"on without a mask: 1\n  photos/test/bent/024\.png \(train bent\)"):
+        add_dataset("mine", photos, layout=str(layout), force=True)
+    add_dataset("mine", photos, force=True)
+    assert not read_index(samples, "photos").real and not (samples / "real_photos.json").exists()
+
+
 def test_links_are_followed_and_those_that_lead_nowhere_count(photos):
     make(photos, CLASSIC)
     draw(photos.parent / "elsewhere", "mask", "bent", BAD)

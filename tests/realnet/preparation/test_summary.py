@@ -2,6 +2,7 @@ import numpy as np
 
 from realnet.data.images import write_image
 from realnet.data.index import ClassIndex, build_index
+from realnet.data.layout_file import Layout
 from realnet.preparation.summary import summarise_class, summary_table
 
 
@@ -40,3 +41,10 @@ def test_many_sizes_are_shortened(tmp_path):
         write(tmp_path, f"nut/{side}.png", shape=(side, side))
     table = summary_table({"nut": build_index(tmp_path, "nut")}, tmp_path)
     assert table.splitlines()[-1].endswith("3x3 … 7x7 (5 sizes)")
+
+
+def test_defects_to_train_on_are_counted_apart(tmp_path):
+    layout = Layout({"nut/test/cut/1.png": "train cut"})
+    write(tmp_path, "nut/train/0.png", "nut/test/cut/0.png", "nut/test/cut/1.png", "nut/ground_truth/cut/1.png")
+    cells = summary_table({"nut": build_index(tmp_path, "nut", layout)}, tmp_path).splitlines()[-1].split("  ")
+    assert [cell.strip() for cell in cells if cell.strip()][:5] == ["nut", "1 + 1 defects", "0", "cut 1", "0"]

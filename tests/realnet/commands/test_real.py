@@ -1,0 +1,60 @@
+"""Photographs of real defects to train on: named in a layout file, guarded against the test split, on the card."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from realnet.data.images import read_image, write_image
+from realnet.data.registry import open_dataset
+from realnet.errors import UserError
+
+WEAVE = Path("data/tiny/images/weave")
+ARGUMENTS = ("--dataset", "tiny", "--class_name", "weave")
+REAL = ("--set", "anomalies.types={normal: 0.5, real: 0.5}")
+ONE_STEP = ("--device", "cpu", "--set", "train.num_steps=1", "--set", "train.evaluation=false")
+
+
+@pytest.fixture
+def real(tiny, run_script):
+    """The hole of the weave is to be trained on."""
+    Path("experiments/tiny/layout.yaml").write_text('"weave/test/hole/*": train hole\n')
+    run_script("prepare_data", "index", "--dataset", "tiny")
+
+
+def test_a_detector_trains_on_them_and_says_so(real, run_script):
+    assert "1 real defects" in run_script("train_realnet", *ARGUMENTS, *REAL, "--dry-run")
+    run_script("train_realnet", *ARGUMENTS, *REAL, *ONE_STEP)
+    card = json.loads(Path("experiments/tiny/realnet_checkpoints/weave/card.json").read_text())
+    assert "1 real defects" in card["Data"]["images"] and "real 0.5" in card["Data"]["synthetic anomalies"]
+    photograph = WEAVE / "test/hole/000.png"
+    write_image(photograph, 255 - read_image(photograph))
+    with pytest.raises(UserError, match="contents of the anomaly sources"):
+        run_script("train_realnet", *ARGUMENTS, *REAL, *ONE_STEP)
+
+
+def test_they_are_drawn_and_checked_like_other_sources(real, run_script):
+    run_script("prepare_data", "preview", *ARGUMENTS, *REAL)
+    assert "sound" in run_script("prepare_data", "check", *ARGUMENTS, *REAL)
+    run_script("synthesize", *ARGUMENTS, *REAL, "--num_samples", "3", "--output", "out")
+    assert Path("out/manifest.csv").read_text().count(",real,data/tiny/images/weave/test/hole/000.png,") == 3
+
+
+def test_none_may_stand_in_the_test_split_not_even_stored_anew(real, run_script):
+    copy = WEAVE / "test/fibre/copy.jpg"
+    write_image(copy, read_image(WEAVE / "test/hole/000.png")[:, ::-1])
+    run_script("prepare_data", "index", "--dataset", "tiny")
+    assert any("copy.jpg" in entry.filename for entry in open_dataset("tiny").index("weave").test)
+    for command in (
+        ("train_realnet", *ARGUMENTS, *REAL, "--dry-run"),
+        ("synthesize", *ARGUMENTS, *REAL, "--output", "out"),
+    ):
+        with pytest.raises(
+            UserError, match=r"also in the training set[^\n]*\n.*copy\.jpg shows the defect of .*000\.png"
+        ):
+            run_script(*command)
+
+
+def test_without_any_the_command_says_how_to_name_them(tiny, run_script):
+    with pytest.raises(UserError, match=r"layout\.yaml and run: python prepare_data\.py index --dataset tiny"):
+        run_script("train_realnet", *ARGUMENTS, *REAL, "--dry-run")
