@@ -114,8 +114,9 @@ def _images(given: Path | None, detector: "Detector") -> "list[Image]":
     if detector.dataset in experiments() and detector.class_name:
         dataset = open_dataset(detector.dataset)
         try:
-            index = dataset.index(detector.class_name, write=False)
-            entries = [*index.test, *index.train]
+            names = detector.facts.get("classes") or [detector.class_name]
+            indexes = [dataset.index(name, write=False) for name in names]
+            entries = [entry for index in indexes for entry in (*index.test, *index.train)]
             chosen = [entries[i] for i in np.linspace(0, len(entries) - 1, min(NUM_IMAGES, len(entries))).astype(int)]
             return [read_image(dataset.image_root / entry.filename, detector.image_bits) for entry in chosen]
         except UserError as error:

@@ -1,6 +1,7 @@
 """Find the checkpoints of a class's detector."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -8,7 +9,7 @@ from typing import Literal
 from realnet import config
 from realnet.config import paths
 from realnet.data.folders import natural_key
-from realnet.data.registry import UNIFIED, is_unified
+from realnet.data.registry import UNIFIED, is_unified, open_dataset
 from realnet.errors import UserError
 from realnet.models import checkpoint
 
@@ -72,13 +73,24 @@ def find_checkpoints(dataset: str, subject: Subject, given: Path | None = None) 
         return {"given": given}
     folder = subject.checkpoints(dataset)
     known: dict[Protocol, Path] = {"last": folder / paths.LAST, "best": folder / paths.BEST}
-    return {protocol: path for protocol, path in known.items() if path.is_file()}
+    return {protocol: path for protocol, path in known.items() if path.is_file() and not _is_of_all(path, subject)}
+
+
+def _is_of_all(path: Path, subject: Subject) -> bool:
+    """Tell whether a file is of the detector of all classes, from before its name became that of a class."""
+    is_own = subject.detector == UNIFIED and not subject.is_unified
+    return is_own and bool(checkpoint.load(path, kind="realnet", mapped=True).facts.get("classes"))
 
 
 def missing_checkpoint(dataset: str, subject: Subject) -> str:
     """Return the error message for a detector without checkpoint, with the command that makes one."""
     path = subject.checkpoints(dataset) / paths.LAST
     command = checkpoint.command_that_makes("realnet", dataset, subject.detector)
+    if path.is_file():
+        return (
+            f"{path} is the detector of all classes, of before {dataset} had a class {UNIFIED}; move its folder "
+            f"elsewhere, and make the class's own with: {command}"
+        )
     if subject.seed is not None:
         return f"{path} does not exist; make it with: {command} --seeds {subject.seed}"
     others = sorted(path.parent.glob(f"seed_*/{paths.LAST}"), key=lambda file: natural_key(str(file)))
@@ -97,10 +109,16 @@ def choose_detector(dataset: str, wanted: Sequence[str], given: Path | None = No
     Raises:
         UserError: if the flags do not name a single class, or if it has no checkpoint.
     """
-    classes = config.load_dataset(dataset).classes
+    classes = config.load_dataset(dataset).classes or ()
+    with suppress(UserError):  # to predict, no image of the dataset need be here
+        classes = open_dataset(dataset).classes
+
+    def subject_of(name: str) -> Subject:
+        return Subject(name, is_unified=is_unified(name, classes))
+
     folders = paths.output(dataset, "realnet", "checkpoints").glob("*")
     trained = sorted(
-        (folder.name for folder in folders if find_checkpoints(dataset, Subject(folder.name))), key=natural_key
+        (folder.name for folder in folders if find_checkpoints(dataset, subject_of(folder.name))), key=natural_key
     )
     names = trained if list(wanted) == ["all"] else list(wanted)
     if len(names) != 1:
@@ -108,7 +126,7 @@ def choose_detector(dataset: str, wanted: Sequence[str], given: Path | None = No
         raise UserError(f"this takes the detector of one class; name it with --class_name (trained: {known})")
     if classes and names[0] not in classes and not is_unified(names[0], classes):
         raise UserError(f"{dataset} has no class {names[0]!r}; its classes: {', '.join(classes)}")
-    found = find_checkpoints(dataset, Subject(names[0]), given)
+    found = find_checkpoints(dataset, subject_of(names[0]), given)
     if not found:
-        raise UserError(missing_checkpoint(dataset, Subject(names[0])))
+        raise UserError(missing_checkpoint(dataset, subject_of(names[0])))
     return names[0], next(iter(found.values()))

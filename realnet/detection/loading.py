@@ -158,11 +158,11 @@ def _are_available(weights: str) -> bool:
 def calibration_of(
     stored: Checkpoint, config: RealNetConfig, path: Path, class_name: str | None = None
 ) -> Calibration | None:
-    """Return the stored calibration, of a unified detector that of the class if it is known.
+    """Return the stored calibration, of a unified detector that of the class if it is known and has one.
 
     None, with a warning, if it is of another score pool than the config's.
     """
-    values = stored.facts.get("calibrations", {}).get(class_name, stored.facts.get("calibration"))
+    values = stored.facts.get("calibrations", {}).get(class_name) or stored.facts.get("calibration")
     if not values or stored.config is None:
         return None
     pool = config_of(stored, None, path).evaluation.pool

@@ -9,7 +9,7 @@ from realnet.data.folders import path_key
 from realnet.data.registry import UNIFIED
 from realnet.detection.card import Results
 from realnet.detection.checkpoints import Protocol
-from realnet.evaluation.results import CheckpointResult, ClassResult, read_class
+from realnet.evaluation.results import CheckpointResult, ClassResult, common_settings, read_class
 from realnet.evaluation.scores import Metric, mean_over_classes
 from realnet.evaluation.seeds import sum_up
 
@@ -46,11 +46,16 @@ def _values(metrics: Mapping[str, Metric]) -> dict[str, float]:
 
 def spread_text(protocol: Protocol, results: Sequence[ClassResult]) -> str:
     """Return mean and spread of a detector over its seeds as a model card shows them; "" for less than two seeds."""
-    found = sum_up(results).mean.get(protocol)
+    summary = sum_up(results)
+    found = summary.mean.get(protocol)
     if found is None or len(found.seeds) < 2:
         return ""
+    if found.unlike:
+        return f"none: {found.unlike}"
     listed = ", ".join(f"{name} {one}" for name, one in found.over_seeds.items() if one.value is not None)
-    return f"{listed} (mean ± standard deviation of seeds {', '.join(map(str, found.seeds))})"
+    choices = {name: one[protocol].choices for name, one in summary.classes.items() if protocol in one}
+    differing = "".join(f"; {name}: each chose {text}" for name, text in choices.items() if text)
+    return f"{listed} (mean ± standard deviation of seeds {', '.join(map(str, found.seeds))}{differing})"
 
 
 def find_results(path: Path, dataset: str | None, class_name: str | None, *, score_pool: int) -> Results | None:
@@ -65,7 +70,7 @@ def find_results(path: Path, dataset: str | None, class_name: str | None, *, sco
     if not mine:
         return None
     result, checkpoint = mine[0]
-    alike = [other for other in found if other.seed is not None and other.settings == result.settings]
+    alike = [other for other in found if other.seed is not None and common_settings(other) == common_settings(result)]
     spread = "" if result.seed is None else spread_text(checkpoint.protocol, alike)
     return results_for_card({one.class_name: found for one, found in mine}, result.made, spread)
 

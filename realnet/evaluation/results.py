@@ -19,6 +19,8 @@ from realnet.runtime.files import whole_file
 
 Source = Literal["calibrated", "test labels"]
 """Where a threshold comes from."""
+GIVEN_POOL = "given score_pool"
+"""Name of the setting that is there where the evaluation, not the detector, says the score pool."""
 METRICS_JSON, METRICS_CSV, REPORT = "metrics.json", "metrics.csv", "report.html"
 
 Drawn = tuple[tuple[float, ...], tuple[float, ...]]
@@ -88,6 +90,8 @@ class CheckpointResult(JsonPart):
         images: the test images, in the order of the test split.
         curves: ``image_roc``, ``pixel_roc`` and ``pro``, if they could be computed.
         fpr_limit: false positive rate at which ``pro`` ends.
+        made_with: what detectors of several seeds have in common (:mod:`comparison`); empty for references.
+        chosen: what the detector chose by itself.
     """
 
     protocol: Protocol
@@ -103,6 +107,8 @@ class CheckpointResult(JsonPart):
     curves: dict[Literal["image_roc", "pixel_roc", "pro"], Drawn]
     fpr_limit: float
     checksum: str = ""
+    made_with: dict[str, str] = {}
+    chosen: dict[str, str] = {}
 
 
 class ClassResult(JsonPart):
@@ -209,11 +215,18 @@ def read_earlier(folder: Path) -> ClassResult | None:
 def collect(dataset: str, wanted: Sequence[Subject], made: Sequence[ClassResult]) -> list[ClassResult]:
     """Return the results just made and, for the others that are wanted, earlier results that still hold.
 
-    Earlier results hold if their checkpoints have not changed and their settings are the same.
+    Earlier results hold if their checkpoints have not changed and their :func:`common_settings` are the same.
     """
     known = {result.subject: result for result in made}
     found = [known.get(one) or read_class(results_folder(dataset, one)) for one in wanted]
-    return [result for result in found if result is not None and result.settings == made[0].settings]
+    common = common_settings(made[0])
+    return [result for result in found if result is not None and common_settings(result) == common]
+
+
+def common_settings(result: ClassResult) -> dict[str, float | str | None]:
+    """Return the settings that results which are compared share; a score pool that was not given is the detector's."""
+    own = () if result.settings.get(GIVEN_POOL) else ("score_pool",)
+    return {name: value for name, value in result.settings.items() if name not in own}
 
 
 def write_dataset(folder: Path, results: Sequence[ClassResult]) -> None:

@@ -12,7 +12,9 @@ from realnet.data.registry import OpenDataset
 from realnet.detection.calibration import Calibration
 from realnet.detection.checkpoints import Protocol, ReferenceName
 from realnet.detection.detector import Detector
+from realnet.detection.loading import read_stored
 from realnet.drawing.heatmaps import Display
+from realnet.evaluation.comparison import chosen_by, made_with
 from realnet.evaluation.files import TestFiles
 from realnet.evaluation.references import ReferenceMaker, score_reference
 from realnet.evaluation.results import (
@@ -88,7 +90,10 @@ def evaluate_checkpoint(
         by_tiles=detector.by_tiles,
         description=f"{splits.class_name}: {path.name}",
     )
-    file = _File(str(path), modified_ns, detector.facts.get("step"), checksum)
+    stored = read_stored(path, mapped=True)
+    file = _File(
+        str(path), modified_ns, stored.facts.get("step"), checksum, made_with(stored, protocol), chosen_by(stored)
+    )
     fpr_limit = config.evaluation.aupro_fpr_limit
     return _summed_up(protocol, scores, file, fpr_limit=fpr_limit, calibration=detector.calibration), scores
 
@@ -106,16 +111,18 @@ def evaluate_reference(
     settings = maker.config.evaluation
     split = splits.at(maker.config.image_size)
     scores = score_reference(reference, split, world=world, config=settings)
-    return _summed_up(name, scores, _File("", 0, None), fpr_limit=settings.aupro_fpr_limit), scores
+    return _summed_up(name, scores, _File("", 0, None, "", {}, {}), fpr_limit=settings.aupro_fpr_limit), scores
 
 
 class _File(NamedTuple):
-    """A checkpoint's path, time, step and checksum; a reference has none."""
+    """A checkpoint's path, time, step, checksum, and how it was made; a reference has none."""
 
     path: str
     modified_ns: int
     step: int | None
-    checksum: str = ""
+    checksum: str
+    made_with: dict[str, str]
+    chosen: dict[str, str]
 
 
 def _summed_up(
@@ -128,6 +135,8 @@ def _summed_up(
         checkpoint=file.path,
         modified_ns=file.modified_ns,
         checksum=file.checksum,
+        made_with=file.made_with,
+        chosen=file.chosen,
         step=file.step,
         metrics=summarise(curves, fpr_limit=fpr_limit),
         calibration=calibration,

@@ -1,12 +1,9 @@
 """The results of detectors that differ only in their seed: side by side, with mean and spread."""
 
 import csv
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,17 +11,12 @@ from realnet.data.registry import UNIFIED
 from realnet.detection.checkpoints import PROTOCOLS, Protocol, Subject
 from realnet.detection.loading import read_stored
 from realnet.errors import UserError
-from realnet.evaluation.results import ClassResult, JsonPart, apart
+from realnet.evaluation.comparison import difference, different_choices, made_with
+from realnet.evaluation.results import CheckpointResult, ClassResult, JsonPart, apart
 from realnet.evaluation.scores import METRICS, Metric, mean_over_classes
 from realnet.runtime.files import whole_file
 
 SEEDS_JSON, SEEDS_CSV, SEEDS_REPORT = "metrics_seeds.json", "metrics_seeds.csv", "report_seeds.html"
-FREE_KEYS = (
-    *("seed", "preset", "runtime.", "evaluation.", "backbone.weights", "train.num_", "train.evaluation"),
-    *("train.checkpoint_interval", "train.log_interval", "features.normalise", "features.shrinkage"),
-)
-"""What may differ between detectors that are compared, or is chosen anew by each: how long they were trained shows in
-their step."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +30,25 @@ class Spread(Metric):
 
 
 class SeedMetrics(JsonPart):
-    """The metrics of detectors that differ in the seed, by seed and name, and what they come to."""
+    """The metrics of detectors by seed and name, and what they come to, if they differ in the seed alone.
+
+    Attributes:
+        seeds: the metrics of each seed.
+        over_seeds: mean and spread of each metric.
+        choices: what the detectors chose differently, where they were asked to; "" for nothing.
+        unlike: why they have no mean; "" if they have.
+    """
 
     seeds: dict[int, dict[str, Metric]]
     over_seeds: dict[str, Spread]
+    choices: str = ""
+    unlike: str = ""
 
     @classmethod
-    def of(cls, seeds: Mapping[int, dict[str, Metric]]) -> "SeedMetrics":
+    def of(cls, seeds: Mapping[int, dict[str, Metric]], *, choices: str = "", unlike: str = "") -> "SeedMetrics":
         """Return the metrics of at least one seed, summed up."""
-        return cls(seeds=dict(seeds), over_seeds={name: _spread(name, seeds) for name in METRICS})
+        over = {name: Spread(None, unlike) if unlike else _spread(name, seeds) for name in METRICS}
+        return cls(seeds=dict(seeds), over_seeds=over, choices=choices, unlike=unlike)
 
 
 class SeedSummary(JsonPart):
@@ -70,21 +72,30 @@ def sum_up(results: Sequence[ClassResult]) -> SeedSummary:
     for name in dict.fromkeys(result.class_name for result in results):
         mine = [result for result in results if result.class_name == name]
         found = {protocol: _by_seed(protocol, mine) for protocol in PROTOCOLS}
-        classes[name] = {protocol: SeedMetrics.of(seeds) for protocol, seeds in found.items() if seeds}
+        classes[name] = {protocol: _summed_up(seeds) for protocol, seeds in found.items() if seeds}
     return SeedSummary(mean=dict(_means(list(classes.values()))), classes=classes)
 
 
-def _by_seed(protocol: Protocol, results: Sequence[ClassResult]) -> dict[int, dict[str, Metric]]:
+def _by_seed(protocol: Protocol, results: Sequence[ClassResult]) -> dict[int, CheckpointResult]:
     pairs = [(result.seed, result.of(protocol)) for result in results]
-    return {seed: found.metrics for seed, found in pairs if seed is not None and found is not None}
+    return {seed: found for seed, found in pairs if seed is not None and found is not None}
+
+
+def _summed_up(seeds: Mapping[int, CheckpointResult]) -> SeedMetrics:
+    return SeedMetrics.of(
+        {seed: one.metrics for seed, one in seeds.items()},
+        choices=different_choices({seed: one.chosen for seed, one in seeds.items()}),
+        unlike=difference({seed: one.made_with for seed, one in seeds.items()}),
+    )
 
 
 def _means(classes: Sequence[Mapping[Protocol, SeedMetrics]]) -> Iterator[tuple[Protocol, SeedMetrics]]:
     for protocol in PROTOCOLS:
-        having = [one[protocol].seeds for one in classes if protocol in one]
+        found = [one[protocol] for one in classes if protocol in one]
+        having, unlike = [one.seeds for one in found], next((one.unlike for one in found if one.unlike), "")
         common = [seed for seed in (having or [{}])[0] if all(seed in seeds for seeds in having)]
         if common:
-            yield protocol, SeedMetrics.of({seed: _mean(having, seed, common) for seed in common})
+            yield protocol, SeedMetrics.of({seed: _mean(having, seed, common) for seed in common}, unlike=unlike)
 
 
 def _mean(classes: Sequence[Mapping[int, dict[str, Metric]]], seed: int, seeds: Sequence[int]) -> dict[str, Metric]:
@@ -137,43 +148,21 @@ def _number(value: float | None) -> str:
 
 
 def unlike(chosen: Mapping[Subject, Mapping[Protocol, Path]]) -> dict[Subject, str]:
-    """Return why detectors of several seeds cannot be compared: of classes whose last checkpoints differ in more."""
+    """Return why detectors of several seeds cannot be compared: of classes whose checkpoints differ in more."""
     refused: dict[Subject, str] = {}
     for name in dict.fromkeys(subject.title for subject in chosen):
-        mine = {one: found["last"] for one, found in chosen.items() if one.title == name and "last" in found}
-        try:
-            _require_alike(mine)
-        except UserError as error:
-            refused |= dict.fromkeys(mine, str(error))
+        mine = {one: found for one, found in chosen.items() if one.title == name}
+        for protocol in ("last", "best"):
+            files = {one: found[protocol] for one, found in mine.items() if protocol in found}
+            if len(files) > 1 and (reason := _difference(files, protocol)):
+                refused |= dict.fromkeys(mine, reason)
     return refused
 
 
-def _require_alike(found: Mapping[Subject, Path]) -> None:
-    described = {one: _description(path) for one, path in found.items()} if len(found) > 1 else {}
-    keys = dict.fromkeys(key for values in described.values() for key in values)
-    for (first, ours), (other, theirs) in pairwise(described.items()):
-        values = [(key, ours.get(key, "none"), theirs.get(key, "none")) for key in keys]
-        differing = [f"{key} {one} and {another}" for key, one, another in values if one != another]
-        if differing:
-            raise UserError(
-                f"the detectors of seeds {first.seed} and {other.seed} differ in more than the seed "
-                f"({'; '.join(differing)}), so their spread means nothing; train them by one command: --seeds, with "
-                "--no-resume where they are outdated"
-            )
-
-
-def _description(path: Path) -> dict[str, Any]:
-    """Return what detectors that are compared have in common."""
-    stored = read_stored(path, mapped=True)
-    settings = {key: value for key, value in _flat(stored.config or {}) if not key.startswith(FREE_KEYS)}
-    images = repr(stored.facts.get("training_images")).encode()
-    digest = hashlib.sha256(images).hexdigest()[:8]
-    return {**settings, "steps": stored.facts.get("step"), "digest of the training images": digest}
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+def _difference(files: Mapping[Subject, Path], protocol: Protocol) -> str:
+    try:
+        return difference(
+            {one.seed: made_with(read_stored(path, mapped=True), protocol) for one, path in files.items()}
+        )
+    except UserError as error:
+        return str(error)

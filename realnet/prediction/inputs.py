@@ -5,6 +5,7 @@ import os
 import sys
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,6 +85,8 @@ def watched_folder(folder: Path) -> Photographs:
 def _places(source: Path, videos: bool) -> list[Path]:
     """Return the files and folders that a path, a pattern (such as ``day*/**/*.png``) or standard input names."""
     if str(source) == "-":
+        with suppress(AttributeError):  # any name that a file can have
+            sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
         named = [Path(line) for line in sys.stdin.read().splitlines() if line.strip()]
         if not named:
             raise UserError("--input - takes paths on standard input, a line each, and there are none")

@@ -17,7 +17,7 @@ from realnet.data.layout_file import Layout as LayoutFile
 from realnet.data.registry import OpenDataset
 from realnet.data.words import read_name
 from realnet.errors import UserError
-from realnet.runtime.files import refusing, whole_file
+from realnet.runtime.files import read_text, refusing, whole_file
 
 LayoutName = Literal["mvtec", "class", "sorted", "folder", "folders"]
 
@@ -132,7 +132,7 @@ def register(
     image_bits: int = 16,
     force: bool = False,
 ) -> Path:
-    """Write ``experiments/<name>/``: the location of the images, and a config for each stage.
+    """Write ``experiments/<name>/``: the location of the images, and a config for each stage that has none.
 
     Args:
         name: name of the dataset.
@@ -143,10 +143,13 @@ def register(
         force: overwrite existing configs of that name.
 
     Raises:
-        UserError: if the name cannot name a folder or is taken, or if a file cannot be written.
+        UserError: if the name cannot name a folder or is taken, if a file cannot be written, or if there is a layout
+            file that says something else.
     """
     folder = check_name(name, force=force)
+    require_layout(folder, layout, force=force)
     files = {f"{stage}.yaml": text for stage, text in _stage_yamls(name, found).items()}
+    own = [] if force else [file_name for file_name in files if (folder / file_name).is_file()]
     if layout.roles or layout.group:
         files[paths.LAYOUT] = layout.as_yaml()
     else:
@@ -154,9 +157,21 @@ def register(
             (folder / paths.LAYOUT).unlink(missing_ok=True)
     files["dataset.yaml"] = _dataset_yaml(found, masks, image_bits)
     for file_name, text in files.items():  # the dataset exists once dataset.yaml does, which comes last
-        with whole_file(folder / file_name) as file:
-            file.write(text)
+        if file_name not in own:
+            with whole_file(folder / file_name) as file:
+                file.write(text)
     return folder
+
+
+def require_layout(folder: Path, layout: LayoutFile, *, force: bool = False) -> None:
+    """Check that a layout file in the folder of a new dataset's configs says what the dataset's layout does.
+
+    Raises:
+        UserError: if it says something else, and ``force`` is False.
+    """
+    path = folder / paths.LAYOUT
+    if path.is_file() and not force and read_text(path) != layout.as_yaml():
+        raise UserError(f"{path} says something else of these images; give it as --layout, remove it, or give --force")
 
 
 def check_name(name: str, *, force: bool = False) -> Path:

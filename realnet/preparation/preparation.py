@@ -24,7 +24,7 @@ from realnet.preparation.account import (
     write_account,
 )
 from realnet.preparation.archives import FileCopy, copy_files, plan_mtd, plan_solar, plan_visa
-from realnet.preparation.layouts import LAYOUTS, LayoutName, check_name, recognise, register
+from realnet.preparation.layouts import LAYOUTS, LayoutName, check_name, recognise, register, require_layout
 from realnet.preparation.problems import problems_of, settle
 from realnet.preparation.summary import summary_table
 from realnet.preparation.toy import is_complete, make_toy_dataset
@@ -113,6 +113,7 @@ def add_dataset(name: str, source: Path, *, layout: str = "auto", force: bool = 
         account = take_account(source, recognise(source, layout=cast(LayoutName, layout)), NO_LAYOUT)
     else:
         account = take_account_of_told(source, read_layout(Path(layout)))
+    require_layout(paths.experiment(name), account.layout, force=force)
     found = account.found
     print(f"recognised {found.layout}: {LAYOUTS[found.layout].description}")
     print(account_text(account))

@@ -19,6 +19,7 @@ from realnet.drawing.panels import heatmap_name
 from realnet.evaluation.cards import results_for_card, spread_text
 from realnet.evaluation.references import ReferenceMaker
 from realnet.evaluation.results import (
+    GIVEN_POOL,
     REPORT,
     CheckpointResult,
     ClassResult,
@@ -190,7 +191,8 @@ def _settings(seen: RealNetConfig, config: RealNetConfig) -> dict[str, float | s
     """Return what scores and metrics depend on; keys that earlier versions lack are left out at their defaults."""
     own = config.evaluation.model_dump(include={"resolution", "mask_resize"}, exclude_defaults=True)
     common = seen.evaluation.model_dump(exclude={"batch_size", "resolution", "mask_resize"})
-    return {**common, "score_pool": seen.evaluation.pool, **own}
+    given = {GIVEN_POOL: "yes"} if isinstance(config.evaluation.score_pool, int) else {}
+    return {**common, "score_pool": seen.evaluation.pool, **own, **given}
 
 
 def _inputs(

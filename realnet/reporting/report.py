@@ -56,11 +56,13 @@ class ResultTable:
         protocol: how the checkpoints were chosen, such as "last epoch: no test data used".
         rows: results by class name and metric name (a key of ``TITLES``, or any other).
         mean: means over the classes by metric name; None for a single class.
+        notes: what a reader must know to judge the numbers.
     """
 
     protocol: str
     rows: Mapping[str, Mapping[str, Result]]
     mean: Mapping[str, Result] | None = None
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -166,9 +168,11 @@ def _table(table: ResultTable) -> str:
         legend.append("F1-max: at the best threshold for the test labels")
     if has_published:
         legend.append("in small print: published")
+    lines = [f"{'; '.join(legend)}.", *_reasons(table.rows), *table.notes]
+    notes = "".join(f'<p class="note">{escape(line)}</p>' for line in lines)
     return (
         f'<h3>{escape(table.protocol)}</h3><div class="wide"><table><tr><th></th>{head}</tr>{"".join(body)}</table>'
-        f'</div><p class="note">{"; ".join(legend)}.</p>{"".join(_reasons(table.rows))}\n'
+        f"</div>{notes}\n"
     )
 
 
@@ -199,7 +203,7 @@ def missing_metrics(row: Mapping[str, Result]) -> dict[str, list[str]]:
 def _reasons(rows: Mapping[str, Mapping[str, Result]]) -> Iterator[str]:
     for name, row in rows.items():
         for reason, titles in missing_metrics(row).items():
-            yield f'<p class="note">{escape(name)}: {escape(", ".join(titles))} not computed: {escape(reason)}</p>'
+            yield f"{name}: {', '.join(titles)} not computed: {reason}"
 
 
 def _class_parts(one: ClassReport, anchor: str) -> Iterator[str]:

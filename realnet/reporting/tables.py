@@ -87,7 +87,8 @@ def _tables_of_seeds(results: Sequence[ClassResult], classes: Sequence[str], tit
         if protocol in found.mean and (len(by_class) > 1 or published):
             rows |= _rows_of_seeds(mean_name(len(by_class)), found.mean[protocol], published)
         if rows:
-            yield ResultTable(protocol=f"{title}{PROTOCOLS[protocol]}", rows=rows)
+            notes = [f"{name}: each detector chose {one.choices}" for name, one in by_class.items() if one.choices]
+            yield ResultTable(protocol=f"{title}{PROTOCOLS[protocol]}", rows=rows, notes=notes)
 
 
 def _rows_of_seeds(
@@ -133,6 +134,7 @@ def console_lines(dataset: str, table: ResultTable) -> Iterator[str]:
     for name, row in table.rows.items():
         for reason, titles in missing_metrics(row).items():
             yield f"{name}: {', '.join(titles)} not computed: {reason}"
+    yield from table.notes
 
 
 def verdict_lines(results: Sequence[ClassResult]) -> Iterator[str]:

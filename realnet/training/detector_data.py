@@ -145,6 +145,12 @@ class DetectorData:
         }
 
 
+def asked(config: RealNetConfig) -> dict[str, object]:
+    """Return what a config asks of the features, which ``auto`` lets them choose; the stored config has the choice."""
+    features = config.features
+    return {"features.normalise": features.normalise, "features.shrinkage": features.shrinkage}
+
+
 def _of_class(name: str, entries: Sequence[Entry]) -> list[Entry]:
     return [entry for entry in entries if entry.class_name == name]
 

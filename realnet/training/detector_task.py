@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from realnet.runtime.signals import leave_signals_to_main
 from realnet.training import state
 from realnet.training.clean_features import CleanFeatures
 from realnet.training.completion import completed, lacks_calibration
-from realnet.training.detector_data import DetectorData
+from realnet.training.detector_data import DetectorData, asked
 from realnet.training.logs import Run
 from realnet.training.loop import fit
 from realnet.training.normal_statistics import Choice, NormalStatistics
@@ -94,6 +95,10 @@ class DetectorTask:
 
     def subject(self) -> Mapping[str, Any]:
         """Describe the network and its training data; see :meth:`Task.subject`."""
+        return self._subject
+
+    @cached_property
+    def _subject(self) -> dict[str, object]:
         return self.data.subject(self.config, self.model.backbone.identity())
 
     def parameters(self) -> list[Tensor]:
@@ -219,6 +224,7 @@ class DetectorTask:
                 **facts,
                 "backbone": self.model.backbone.facts(),
                 **self.data.facts(),
+                "identity": {name: str(value) for name, value in {**self._subject, **asked(self.config)}.items()},
                 **rule_facts(self.config, self.data.synthesizer.foreground),
             },
         )

@@ -342,6 +342,13 @@ def test_files_folders_and_patterns_may_be_mixed(tiny, monkeypatch):
         predict("--input", f"{TEST}/*/*.jpg")
 
 
+def test_names_on_standard_input_need_not_be_utf8(tmp_path, monkeypatch):
+    names = os.fsencode(tmp_path) + b"/Stra\xdfe.png\n"
+    Path(os.fsdecode(names.strip())).touch()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(names), encoding="utf-8"))
+    assert find_images(Path("-"), output=tmp_path / "out").files == [os.fsdecode(b"Stra\xdfe.png")]
+
+
 def test_verdicts_regions_masks_and_maps_are_of_one_prediction():
     write_image(Path("photo.jpg"), np.random.default_rng(0).integers(0, 256, (50, 90, 3)).astype(np.uint8))
     assert predict("--input", "photo.jpg", "--output", "found", "--save", "masks", "maps", "overlays") == 0

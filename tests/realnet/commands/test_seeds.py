@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import statistics
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,10 @@ def test_each_seed_trains_a_detector_of_its_own_as_seed_alone_does(tiny, run_scr
     assert not (CHECKPOINTS / "weave/ckpt_last.pth").exists() and not Path("experiments/tiny/realnet_log/3").exists()
     stored = {n: checkpoint.load(CHECKPOINTS / f"weave/seed_{n}/ckpt_last.pth", kind="realnet") for n in (0, 3)}
     assert [one.config["seed"] for one in stored.values()] == [0, 3]
+    assert stored[0].facts["identity"] == stored[3].facts["identity"]
+    assert {"contents of the training images", "foreground in dataset.yaml", "features.normalise"} <= set(
+        stored[0].facts["identity"]
+    )
     assert (CHECKPOINTS / "weave/seed_3/ckpt_best.pth").is_file()
     assert Path("experiments/tiny/realnet_log/weave/seed_3/metrics.jsonl").is_file()
     run_script("train_realnet", *TRAIN, "--seed", "3")
@@ -127,8 +132,6 @@ def test_cards_tell_the_spread_also_in_what_is_exported(three_seeds):
     assert text in (VIS / "report_seeds.html").read_text()
     own = str(CHECKPOINTS / "weave/seed_1/ckpt_last.pth")
     load_script("export_realnet").main(["--detector", own, "--output", "one.realnet"])
-    import zipfile
-
     assert text in zipfile.ZipFile("one.realnet").read("card.md").decode()
     assert evaluate("--class_name", "weave") == 0
     assert "over seeds" not in (CHECKPOINTS / "weave/card.md").read_text()
@@ -162,6 +165,40 @@ def test_detectors_that_differ_in_more_than_the_seed_have_no_spread(three_seeds,
     why = "the detectors of seeds 0 and 1 differ in more than the seed (steps 4 and 3)"
     assert f"left out\nweave, seed 0; weave, seed 1; weave, seed 2: {why}" in printed
     assert "\nwidget, mean ± spread of 3 seeds" in printed and "weave, mean" not in printed
+
+
+def change(path: Path, **facts: object) -> None:
+    stored = checkpoint.read(path)
+    checkpoint.write(path, {**stored, "facts": {**stored["facts"], **facts}})
+
+
+def test_earlier_results_of_detectors_that_differ_in_more_have_no_spread_either(three_seeds, capsys):
+    own = CHECKPOINTS / "weave/seed_1/ckpt_last.pth"
+    change(own, identity={"contents of the anomaly sources": "others"})
+    for seed in ("0", "1"):
+        assert evaluate("--class_name", "weave", "--seeds", seed) == 0
+    capsys.readouterr()
+    assert evaluate("--class_name", "widget", "--seeds", "0", "1") == 0
+    why = "seeds 0 and 1 differ in more than the seed (contents of the anomaly sources none and others)"
+    over = json.loads((VIS / "metrics_seeds.json").read_text())["separate"]["classes"]["weave"]["last"]["over_seeds"]
+    assert over["pixel_auroc"]["value"] is None and why in over["pixel_auroc"]["reason"]
+    assert why in (VIS / "report_seeds.html").read_text()
+    assert why in (CHECKPOINTS / "weave/seed_1/card.md").read_text()
+    load_script("export_realnet").main(["--detector", str(own), "--output", "one.realnet"])
+    assert why in zipfile.ZipFile("one.realnet").read("card.md").decode()
+
+
+@pytest.mark.parametrize("differing", ["backbone", "identity"])
+def test_best_checkpoints_are_compared_but_for_their_step(three_seeds, capsys, differing):
+    for seed, step in ((0, 3), (1, 2)):
+        tiny_detector.save("weave", "ckpt_best.pth", seed=seed, of_seed=seed, step=step)
+    assert evaluate("--class_name", "weave", "--seeds", "0", "1") == 0
+    best = CHECKPOINTS / "weave/seed_1/ckpt_best.pth"
+    change(best, **{differing: {"features.normalise": "position", "checksum": "other"}})
+    with pytest.raises(
+        UserError, match=r"differ in more than the seed \((checksum of|features\.normalise none and pos)"
+    ):
+        evaluate("--class_name", "weave", "--seeds", "0", "1")
 
 
 def test_a_seed_that_diverged_leaves_no_mean(three_seeds, capsys):

@@ -16,6 +16,7 @@ from alone import ALONE
 from conftest import load_script
 
 from realnet.anomalies.items import DetectorTrainDataset
+from realnet.data.images import read_image
 from realnet.data.registry import open_dataset
 from realnet.detection.calibration import calibrate
 from realnet.detection.detector import Detector
@@ -212,6 +213,34 @@ def test_a_class_of_that_name_is_that_class(tiny, capsys):
     shutil.rmtree("data/tiny/images/Unified")
     with pytest.raises(UserError, match="unified is one detector of all classes, and tiny has one class: name widget"):
         train("--dry-run")
+
+
+def test_a_class_of_that_name_that_comes_later_is_not_judged_by_the_detector_of_all(unified, capsys):
+    shutil.copytree("data/tiny/images/weave", "data/tiny/images/unified")
+    assert evaluate() == 1
+    left_out = capsys.readouterr().out.split("left out")[1]
+    assert re.search(
+        r"^unified: .*unified/ckpt_last.pth is the detector of all classes, of before tiny", left_out, re.MULTILINE
+    )
+    with pytest.raises(UserError, match="is the detector of all classes, of before tiny had a class unified"):
+        load_script("predict_realnet").main(["--dataset", "tiny", "--class_name", "unified", "--input", PHOTO])
+
+
+def test_a_class_without_thresholds_is_judged_by_those_for_any(tiny):
+    stored = checkpoint.read(tiny_detector.save("unified", by_class=BY_CLASS))
+    stored["facts"]["calibrations"]["weave"] = None
+    checkpoint.write(UNIFIED, stored)
+    assert Detector.load(UNIFIED, device="cpu", class_name="weave").predict(PHOTO).threshold == 0.65
+
+
+def test_an_export_is_checked_on_photographs_of_all_classes(unified, capsys):
+    from realnet.commands.export import _images
+
+    images = _images(None, Detector.load(UNIFIED, device="cpu"))
+    assert "drawings" not in capsys.readouterr().out
+    for name in BY_CLASS:
+        own = [read_image(file) for file in Path("data/tiny/images", name).rglob("*.png")]
+        assert any(np.array_equal(image, one) for image in images for one in own), name
 
 
 def test_a_class_added_later_is_left_out(unified, capsys):

@@ -14,6 +14,7 @@ from realnet.detection.calibration import Calibration
 from realnet.detection.checkpoints import Subject
 from realnet.drawing.heatmaps import Display
 from realnet.evaluation.results import (
+    GIVEN_POOL,
     CheckpointResult,
     ClassResult,
     ImageResult,
@@ -115,8 +116,10 @@ def test_collect_finds_the_classes_of_earlier_commands(tmp_path, monkeypatch):
         write_class(paths.output("MPDD", "realnet", "vis", name), class_result(name, checkpoint_result(path=weights)))
     made = class_result("b")
     assert [one.class_name for one in collect("MPDD", WANTED, [made])] == ["a", "b", "c"]
-    other = made.model_copy(update={"settings": {"score_pool": 8}})
+    other = made.model_copy(update={"settings": {"score_pool": 8, GIVEN_POOL: "yes"}})
     assert [one.class_name for one in collect("MPDD", WANTED, [other])] == ["b"]
+    own_pool = made.model_copy(update={"settings": {"score_pool": 8}})  # as each detector may choose it
+    assert [one.class_name for one in collect("MPDD", WANTED, [own_pool])] == ["a", "b", "c"]
 
 
 def test_a_datasets_files_hold_each_class_and_protocol_and_the_means(tmp_path):

@@ -12,7 +12,7 @@ from realnet.evaluation.seeds import sum_up, write_seeds
 from realnet.reporting.tables import console_lines, tables
 
 
-def result(class_name, seed, value, *, reason=None, is_unified=False):
+def result(class_name, seed, value, *, reason=None, is_unified=False, made_with=None, chosen=None):
     """Every metric of a class with a seed has this value."""
     checkpoint = CheckpointResult(
         protocol="last",
@@ -27,6 +27,8 @@ def result(class_name, seed, value, *, reason=None, is_unified=False):
         images=(),
         curves={},
         fpr_limit=0.3,
+        made_with=made_with or {"steps": "4"},
+        chosen=chosen or {},
     )
     facts = {"dataset": "MPDD", "made": "today", "notes": (), "checkpoints": (checkpoint,), "settings": {}}
     return ClassResult(class_name=class_name, seed=seed, is_unified=is_unified, **facts)
@@ -67,6 +69,28 @@ def test_a_metric_that_a_class_never_has_does_not_take_the_others_mean():
 def test_classes_without_a_common_seed_have_rows_but_no_mean():
     rows = rows_of([result("a", 0, 0.9), result("b", 1, 0.8)])
     assert list(rows) == ["a, seed 0", "b, seed 1"]
+
+
+def test_detectors_that_differ_in_more_than_the_seed_have_no_mean_wherever_they_come_together(tmp_path):
+    others = [result("a", 0, 0.9), result("a", 1, 0.8, made_with={"steps": "5"})]
+    results = [*others, result("b", 0, 0.5), result("b", 1, 0.6)]
+    rows = rows_of(results)
+    for name in ("a", "mean of 2 classes"):
+        found = rows[f"{name}, mean ± spread of 2 seeds"]["aupro"]
+        assert found.value is None and "differ in more than the seed (steps 4 and 5)" in found.reason
+    assert rows["b, mean ± spread of 2 seeds"]["aupro"].value == pytest.approx(0.55)
+    assert spread_text("last", others).startswith("none: the detectors of seeds 0 and 1 differ in more than the seed")
+    write_seeds(tmp_path, results)
+    assert "\na,last,mean,,,,,,,\n" in (tmp_path / "metrics_seeds.csv").read_text()
+
+
+def test_what_each_detector_chose_is_said_where_their_mean_is():
+    results = [result("a", seed, 0.9, chosen={"signals": "logit", "pool": str(seed)}) for seed in (0, 1)]
+    (table,) = tables(results, ["a", "b"])
+    said = "a: each detector chose pool 0 (seed 0), 1 (seed 1)"
+    assert list(table.notes) == [said] and said in list(console_lines("MPDD", table))
+    assert table.rows["a, mean ± spread of 2 seeds"]["aupro"].value == pytest.approx(0.9)
+    assert "each chose pool 0 (seed 0), 1 (seed 1)" in spread_text("last", results)
 
 
 def test_one_seed_has_no_spread(tmp_path):

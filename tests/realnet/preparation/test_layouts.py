@@ -95,6 +95,19 @@ def test_taken_and_odd_names_are_refused(tmp_path, monkeypatch):
             check_name(name)
 
 
+def test_configs_that_were_there_stay(tmp_path, monkeypatch):
+    monkeypatch.chdir(touch(tmp_path, "own/0.png", "experiments/mine/realnet.yaml"))
+    found = recognise(tmp_path / "own")
+    (tmp_path / "experiments/mine/layout.yaml").write_text("NG/*: test bent")
+    with pytest.raises(UserError, match=r"mine/layout\.yaml says something else of these images; give it as --layout"):
+        register("mine", found)
+    (tmp_path / "experiments/mine/layout.yaml").unlink()
+    own = tmp_path / "experiments/mine/realnet.yaml"
+    own.write_text("seed: 1")
+    register("mine", found)
+    assert own.read_text() == "seed: 1" and (tmp_path / "experiments/mine/sample.yaml").is_file()
+
+
 def test_what_is_not_recognised_names_the_layouts(tmp_path):
     touch(tmp_path, "deep/er/and/deeper/0.png", "readme.txt")
     with pytest.raises(UserError, match=r"(?s)not laid out as expected.*\n  mvtec: .*\n  folder: "):
