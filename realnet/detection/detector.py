@@ -1,6 +1,6 @@
 """A trained detector: load it from a checkpoint and get verdicts on images."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -237,9 +237,12 @@ class Detector:
     @overload
     def predict(self, images: Sequence[ImageInput], *, threshold: float | None = None) -> list[Prediction]: ...
 
+    @overload
+    def predict(self, images: Iterator[ImageInput], *, threshold: float | None = None) -> Iterator[Prediction]: ...
+
     def predict(
-        self, images: ImageInput | Sequence[ImageInput], *, threshold: float | None = None
-    ) -> Prediction | list[Prediction]:
+        self, images: ImageInput | Sequence[ImageInput] | Iterator[ImageInput], *, threshold: float | None = None
+    ) -> Prediction | list[Prediction] | Iterator[Prediction]:
         """Score one image or several.
 
         Images run through the network one at a time, so a prediction is the same to the last bit whatever the other
@@ -249,11 +252,12 @@ class Detector:
             images: an image as array or tensor, PIL image or path; or several, as a sequence of images of any sizes or
                 as an array (B, H, W, 3) or tensor (B, 3, H, W). Arrays are (H, W) or (H, W, 3), tensors (H, W) or
                 (3, H, W): uint8, uint16, or float in [0, 1]; colours are RGB, so turn what cv2 reads with
-                ``cv2.cvtColor(image, cv2.COLOR_BGR2RGB)``. An empty sequence gives an empty list.
+                ``cv2.cvtColor(image, cv2.COLOR_BGR2RGB)``. An empty sequence gives an empty list. An iterator, such as
+                a generator, may give any number: it is asked for an image when the prediction of that image is.
             threshold: threshold of the image score; None takes the calibrated one.
 
         Returns:
-            A :class:`Prediction`, or a list of them for several images.
+            A :class:`Prediction`; a list of them for several images, and an iterator of them for an iterator.
 
         Raises:
             UserError: for an unreadable file, another shape, type or range, an impossible threshold, or a score of NaN.
@@ -263,11 +267,12 @@ class Detector:
         several = to_images(images)
         if several is None:
             return self._predict_one(cast(ImageInput, images), threshold)
-        return [self._predict_one(image, threshold) for image in several]
+        found = (self._predict_one(image, threshold) for image in several)
+        return found if isinstance(images, Iterator) else list(found)
 
     def _predict_one(self, picture: ImageInput, threshold: float | None) -> Prediction:
         image = to_image(picture, bits=self.image_bits)
-        anomaly_map, score, skipped = self._judge(resize_image(image, self.config.image_size))
+        anomaly_map, score, skipped = self.judge(resize_image(image, self.config.image_size))
         if not np.isfinite(score):
             raise UserError(f"the detector gives NaN: {DIVERGED}")
         display = self.display(threshold)
@@ -283,7 +288,7 @@ class Detector:
             skipped_tiles=skipped,
         )
 
-    def _judge(self, image: Image) -> tuple[NDArray[np.float32], float, int | None]:
+    def judge(self, image: Image) -> tuple[NDArray[np.float32], float, int | None]:
         """Return the anomaly map (H, W) and the score of an image of ``config.image_size``, and the tiles skipped."""
         if self.by_tiles:
             return self.by_tiles.judge(image, self.runtime.maps)

@@ -1,6 +1,6 @@
 """Turn what users hand to a detector into uint8 RGB: files, PIL images, arrays and tensors of a known range."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ EXPECTED = (
 )
 
 
-def to_images(given: Any) -> Sequence[ImageInput] | None:
-    """Return the images of a sequence, an array (B, H, W, 3) or a tensor (B, 3, H, W); None for a single image.
+def to_images(given: Any) -> Iterable[ImageInput] | None:
+    """Return the images of an iterable, an array (B, H, W, 3) or a tensor (B, 3, H, W); None for a single image.
 
     Raises:
         UserError: for what is neither an image nor several.
@@ -32,7 +32,7 @@ def to_images(given: Any) -> Sequence[ImageInput] | None:
     if isinstance(given, (np.ndarray, Tensor)) and given.ndim == 4:
         return list(given)
     if isinstance(given, Iterable) and not isinstance(given, (bytes, dict, np.ndarray, Tensor)):
-        return list(given)
+        return given
     raise UserError(f"{EXPECTED}, but this one is {_described(given)}")
 
 

@@ -2,10 +2,13 @@
 
 import importlib.util
 import math
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Protocol, Self, cast
 
 import numpy as np
@@ -116,20 +119,21 @@ class OnnxRuntime(_Exported):
 
 
 class OpenVinoRuntime(_Exported):
-    """OpenVINO on the CPU, in float32, for its own files and for ONNX.
+    """OpenVINO on the CPU, in float32 and what a file has rounded to 8 bits, for its own files and for ONNX.
 
     Raises:
         UserError: if OpenVINO is not installed, or cannot read the file.
     """
 
     def __init__(self, path: Path) -> None:
-        openvino = import_extra("openvino")
+        core = openvino_core()
         self._path = path
-        self.name = f"OpenVINO {openvino.__version__.split('-')[0]} on cpu"
-        self._network = _opened(path, lambda: openvino.Core().read_model(path))
+        self._network = _opened(path, lambda: core.read_model(path))
+        version, is_rounded = import_extra("openvino").__version__.split("-")[0], self._network.has_rt_info(["nncf"])
+        self.name = f"OpenVINO {version} on cpu{' in int8' if is_rounded else ''}"
         # by default it computes in bfloat16 where the processor can, which moves maps by several hundredths
         exact = {"INFERENCE_PRECISION_HINT": "f32"}
-        self._compiled = openvino.Core().compile_model(self._network, "CPU", exact)
+        self._compiled = core.compile_model(self._network, "CPU", exact)
 
     def description(self) -> str:
         """Return the description that the file carries; "" if it has none."""
@@ -156,6 +160,9 @@ RUNTIMES: Mapping[str, type[OnnxRuntime] | type[OpenVinoRuntime]] = {
 """By the name of the package; without a measurement the first is taken to be the fastest."""
 READERS: Mapping[str, Sequence[str]] = {".onnx": ("openvino", "onnxruntime"), ".xml": ("openvino",)}
 """The runtimes that read exported networks, by the files' suffix."""
+
+TELEMETRY = "openvino_telemetry"
+"""Where this package can be imported, OpenVINO and NNCF report their use to their makers, without asking."""
 
 
 def open_exported(path: Path, runtime: str | None = None) -> ExportedRuntime:
@@ -185,12 +192,26 @@ def installed_readers(path: Path) -> list[str]:
     return [name for name in READERS[path.suffix] if importlib.util.find_spec(name)]
 
 
+@cache
+def openvino_core() -> Any:
+    """Return OpenVINO's ``Core``, of which a process has one, for as long as it lives.
+
+    Each gives signal handlers a stack of its own, and the previous one's back when it goes: two that go in the order in
+    which they came leave a stack that is unmapped, and the next signal, such as Ctrl-C, kills the process.
+
+    Raises:
+        UserError: if OpenVINO is not installed.
+    """
+    return import_extra("openvino").Core()
+
+
 def import_extra(name: str) -> Any:
     """Import a package of the extra ``export``.
 
     Raises:
         UserError: if it is not installed.
     """
+    sys.modules.setdefault(TELEMETRY, cast(ModuleType, None))  # its import fails, and both packages do without it
     try:
         return importlib.import_module(name)
     except ImportError as error:

@@ -141,8 +141,25 @@ def test_arrays_and_tensors_are_the_same_picture(detector, pictures):
     by_colour = detector.predict(np.repeat(grey[..., None], 3, axis=2))
     for form in (grey, grey[..., None], torch.from_numpy(grey), Image.fromarray(grey)):
         np.testing.assert_array_equal(detector.predict(form).anomaly_map, by_colour.anomaly_map)
-    for empty in ([], (), np.zeros((0, 8, 8, 3), np.uint8), torch.zeros(0, 3, 8, 8), iter([])):
+    for empty in ([], (), np.zeros((0, 8, 8, 3), np.uint8), torch.zeros(0, 3, 8, 8)):
         assert detector.predict(empty) == []
+
+
+def test_a_generator_is_asked_for_an_image_when_its_prediction_is(detector, pictures):
+    asked = []
+
+    def images():
+        for path in pictures:
+            asked.append(path)
+            yield path
+
+    found = detector.predict(images())
+    assert asked == []
+    first = next(found)
+    assert asked == pictures[:1]
+    together = [one.image_score for one in detector.predict(pictures)]
+    assert [first.image_score, *(one.image_score for one in found)] == together
+    assert list(detector.predict(iter([]))) == []
 
 
 def test_16_bit_images_are_read_with_the_bits_that_the_detector_learnt(tiny, pictures):
