@@ -1,9 +1,10 @@
-"""A detector of random weights, and drawn photographs, for benchmarks of what surrounds the network."""
+"""What benchmarks draw: a detector of random weights, photographs, textures."""
 
 from dataclasses import asdict
 from pathlib import Path
 
 import cv2
+import numpy as np
 import torch
 
 from realnet import config
@@ -52,3 +53,18 @@ def write_photographs(folder: Path, number: int) -> list[Path]:
     for place, file in enumerate(files):
         file.write_bytes(encoded[place % len(encoded)])
     return files
+
+
+def write_textures(folder: Path, number: int = 60) -> Path:
+    """Write coloured textures, smoothed noise and gratings, in place of the Describable Textures; return the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(number):
+        rng = np.random.default_rng(index)
+        scale, angle = rng.uniform(2, 24), rng.uniform(0, np.pi)
+        noise = cv2.GaussianBlur(rng.standard_normal((256, 256)).astype(np.float32), (0, 0), scale / 2)
+        y, x = np.mgrid[:256, :256]
+        grating = np.sin(2 * np.pi * (x * np.cos(angle) + y * np.sin(angle)) / (2 * scale) + 2 * noise / noise.std())
+        pattern = (grating if index % 2 else noise / noise.std())[..., None]
+        colours = rng.uniform(40, 215, 3) + pattern * rng.uniform(-60, 60, 3)
+        cv2.imwrite(str(folder / f"{index:03}.png"), colours.clip(0, 255).astype(np.uint8))
+    return folder

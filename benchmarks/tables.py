@@ -19,6 +19,7 @@ from pathlib import Path
 
 README = Path(__file__).with_name("README.md")
 COMMANDS = {
+    "anomalies": "anomalies --dataset toy",
     "data": "data",
     "detector-inference": "detector --parts inference",
     "detector-training": "detector --parts training --set train.batch_size=2",
@@ -26,9 +27,11 @@ COMMANDS = {
     "diffusion": "diffusion --dataset MTD --batch 8",
     "exchange": "exchange --processes 2 4",
     "gpu": "gpu",
+    "images": "images --dataset toy",
     "memory": "memory --device cpu --precision fp32",
     "metrics": "metrics --large",
     "predict": "predict",
+    "samplers": "samplers --dataset toy",
     "scaling": "scaling --images 50",
     "serve": "serve",
     "startup": "startup",

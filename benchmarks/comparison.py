@@ -1,0 +1,178 @@
+"""Train and evaluate detectors that differ in one thing, with equal seeds, by the project's own scripts.
+
+Each variant has a folder of its own as ``REALNET_HOME``: index, checkpoints, results; images are linked.
+The scripts resume, so the same command goes on where it was stopped.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from realnet.config import paths
+from realnet.data.index import ClassIndex, write_index
+from realnet.data.registry import OpenDataset, open_dataset
+from realnet.errors import UserError
+from realnet.evaluation.results import ImageResult, read_earlier
+from realnet.metrics.curves import image_curve
+from realnet.runtime.randomness import generator
+
+ROOT = Path(__file__).resolve().parents[1]
+METRICS = ("image_auroc", "pixel_auroc", "aupro")
+Figures = Mapping[str, Mapping[int, float]]
+"""A percentage by what it is of, and by seed."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to train: its name, what it sets, and how many normal images it has (None: all)."""
+
+    name: str
+    settings: tuple[str, ...]
+    num_images: int | None = None
+
+
+@dataclass(frozen=True)
+class RealDefects:
+    """The first test defects of a kind, which no variant is tested on, so that one may train on them."""
+
+    kind: str
+    number: int
+
+    def moved(self, index: ClassIndex) -> ClassIndex:
+        """Return an index with these defects to train on."""
+        chosen = [entry for entry in index.test if entry.label and entry.maskname and entry.kind == self.kind]
+        real = tuple(chosen[: self.number])
+        return replace(index, test=tuple(entry for entry in index.test if entry not in real), real=index.real + real)
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser with the flags that both comparisons take."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--dataset", required=True)
+    made.add_argument("--class_name", nargs="+", help="default: all; figures are means over them")
+    made.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    made.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE", help="for all")
+    made.add_argument("--output", type=Path, help="where variants are trained (default: data/comparisons/<dataset>)")
+    made.add_argument("--device", default="cpu")
+    return made
+
+
+def compare(variants: Sequence[Variant], flags: argparse.Namespace, real: RealDefects | None = None) -> int:
+    """Train and evaluate the variants, print their table, and return the exit code: 1 if one failed."""
+    dataset = open_dataset(flags.dataset)
+    classes = flags.class_name or list(dataset.classes)
+    output = (flags.output or paths.DATA / "comparisons" / dataset.name).resolve()
+    found: dict[str, Figures] = {}
+    for variant in variants:
+        home = output / "".join(letter if letter.isalnum() else "_" for letter in variant.name)
+        try:
+            _prepare(home, dataset, classes, variant, real)
+            _train(home, dataset.name, classes, variant, flags)
+            found[variant.name] = _figures(home, dataset.name, classes, flags.seeds)
+        except (UserError, subprocess.CalledProcessError) as error:
+            print(f"{variant.name}: left out; {error}; see {home / 'log.txt'}", file=sys.stderr)
+        else:
+            print(f"{variant.name}: done", file=sys.stderr, flush=True)
+    print(table(found), flush=True)
+    return int(len(found) < len(variants))
+
+
+def _prepare(
+    home: Path, dataset: OpenDataset, classes: Sequence[str], variant: Variant, real: RealDefects | None
+) -> None:
+    """Make a variant's folder: configs copied, images linked, an index of its own."""
+    own = home / paths.experiment(dataset.name)
+    own.mkdir(parents=True, exist_ok=True)
+    for stage in ("dataset", "realnet"):
+        shutil.copyfile(paths.config_file(dataset.name, stage), own / f"{stage}.yaml")
+    data = home / paths.DATA / dataset.name
+    data.mkdir(parents=True, exist_ok=True)
+    samples = home / paths.protocols(dataset.name)
+    links = {data / path.name: path for path in (paths.DATA / dataset.name).glob("*") if path.name != samples.name}
+    links |= {home / name: Path(name) for name in ("pretrain",)}
+    if not dataset.image_root.is_absolute() and not dataset.image_root.is_relative_to(paths.DATA / dataset.name):
+        links[home / dataset.image_root] = dataset.image_root
+    for link, target in links.items():
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists() and not link.exists():
+            link.symlink_to(target.resolve())
+    for name in classes:
+        index = dataset.index(name, write=False)
+        write_index(samples, name, of_variant(real.moved(index) if real else index, variant))
+
+
+def of_variant(index: ClassIndex, variant: Variant) -> ClassIndex:
+    """Return the index with a variant's number of images; fewer ones are among more ones."""
+    if variant.num_images is None:
+        return index
+    if variant.num_images > len(index.train):
+        raise UserError(f"there are {len(index.train)} normal images, fewer than {variant.num_images}")
+    order = generator("images of a comparison", len(index.train)).permutation(len(index.train))
+    return replace(index, train=tuple(index.train[number] for number in sorted(order[: variant.num_images])))
+
+
+def _train(home: Path, dataset: str, classes: Sequence[str], variant: Variant, flags: argparse.Namespace) -> None:
+    seeds = ["--seeds", *map(str, flags.seeds)]
+    given = ["--dataset", dataset, "--class_name", *classes, "--device", flags.device, *seeds]
+    given += [part for setting in (*variant.settings, *flags.overrides) for part in ("--set", setting)]
+    for script in ("train_realnet.py", "evaluation_realnet.py"):
+        with (home / "log.txt").open("a") as log:
+            command = [sys.executable, str(ROOT / script), *given]
+            subprocess.run(
+                command, check=True, stdout=log, stderr=log, env={**os.environ, "REALNET_HOME": str(home)}, cwd=home
+            )
+
+
+def _figures(home: Path, dataset: str, classes: Sequence[str], seeds: Sequence[int]) -> Figures:
+    """Return the metrics in %, and the image AUROC of each kind of defect, as means over the classes."""
+    found: dict[str, dict[int, list[float]]] = {}
+    for seed in seeds:
+        for name in classes:
+            folder = home / paths.output(dataset, "realnet", "vis", name, seed)
+            result = read_earlier(folder)
+            if not (result and (last := result.of("last"))):
+                raise UserError(f"{folder} holds no results of this version")
+            values = {metric: last.metrics[metric].value for metric in METRICS}
+            values |= {f"image_auroc of {kind}": value for kind, value in _by_kind(last.images).items()}
+            for metric, value in values.items():
+                if value is not None:
+                    found.setdefault(metric, {}).setdefault(seed, []).append(100 * value)
+    return {metric: {seed: float(np.mean(each)) for seed, each in by.items()} for metric, by in found.items()}
+
+
+def _by_kind(images: Sequence[ImageResult]) -> dict[str, float]:
+    """Return the image AUROC of each kind of defect, if there are several."""
+    kinds = sorted({image.kind for image in images if image.is_defect})
+    found = {}
+    for kind in kinds if len(kinds) > 1 else ():
+        some = [image for image in images if image.kind == kind or not image.is_defect]
+        found[kind] = image_curve([image.score for image in some], [image.is_defect for image in some]).auroc
+    return found
+
+
+def table(found: Mapping[str, Figures]) -> str:
+    """Return means ± spreads (standard deviation, n - 1), and the image AUROC beside the first variant's, by seed."""
+    first = next(iter(found.values()), {})
+    columns = list(first)
+    rows = [["", *columns, "image_auroc - first's"]]
+    for name, figures in found.items():
+        cells = [_spread(list(figures[metric].values())) if metric in figures else "" for metric in columns]
+        pairs = figures["image_auroc"].items()
+        gains = [value - first["image_auroc"][seed] for seed, value in pairs] if figures is not first else []
+        above = f" (better in {sum(gain > 0 for gain in gains)} of {len(gains)})" if gains else ""
+        rows.append([name, *cells, _spread(gains, sign="+") + above])
+    return "\n".join(f"| {' | '.join(row)} |" for row in [rows[0], ["---"] * len(rows[0]), *rows[1:]])
+
+
+def _spread(values: Sequence[float], sign: str = "") -> str:
+    if not values:
+        return ""
+    spread = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
+    return f"{np.mean(values):{sign}.1f}{spread}"
