@@ -105,6 +105,8 @@ def test_results_that_name_files_outside_are_not_read(tmp_path, name):
     path = tmp_path / "metrics.json"
     path.write_text(path.read_text().replace("a/test/hole/0.png", name.replace("\\", "\\\\")))
     assert read_earlier(tmp_path) is None
+    path.write_bytes(b"\xff")
+    assert read_earlier(tmp_path) is None
 
 
 def test_collect_finds_the_classes_of_earlier_commands(tmp_path, monkeypatch):
