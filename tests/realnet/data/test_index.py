@@ -180,6 +180,12 @@ def test_broken_lines_are_named(tmp_path, line, problem):
         index.read_index(tmp_path, "nut")
 
 
+def test_an_index_that_is_no_text_is_named(tmp_path):
+    (tmp_path / "train_nut.json").write_bytes(b"\xff\xfe{")
+    with pytest.raises(UserError, match=r"cannot read the index .*train_nut\.json: it is not UTF-8 text"):
+        index.read_index(tmp_path, "nut")
+
+
 def test_an_absent_index_names_its_command(tmp_path):
     with pytest.raises(UserError, match=r"prepare_data\.py index --dataset metal --class_name nut"):
         index.read_index(tmp_path / "metal" / "samples", "nut")

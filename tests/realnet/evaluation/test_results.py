@@ -2,6 +2,7 @@ import csv
 import json
 import math
 import multiprocessing
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from realnet.evaluation.results import (
 from realnet.evaluation.scores import METRICS, Metric
 from realnet.reporting.pages import write_dataset_page
 from realnet.reporting.tables import PUBLISHED, console_lines, f1_text, tables, verdict_lines
+from realnet.runtime.contents import checksums
 
 WANTED = [Subject(name) for name in ("a", "b", "c")]
 VALUES = {name: Metric(0.9 + index / 100) for index, name in enumerate(METRICS)}
@@ -86,8 +88,6 @@ def test_results_of_other_weights_are_not_read(tmp_path, change):
     write_class(tmp_path, class_result("a", checkpoint_result(path=weights)))
     assert read_class(tmp_path) is not None
     if change == "rewritten":
-        import os
-
         os.utime(weights, ns=(0, 1))
     elif change == "gone":
         weights.unlink()
@@ -98,12 +98,26 @@ def test_results_of_other_weights_are_not_read(tmp_path, change):
     assert read_class(tmp_path) is None
 
 
+def test_other_weights_of_the_same_time_and_size_are_known_by_their_contents(tmp_path):
+    weights = tmp_path / "ckpt_last.pth"
+    weights.write_bytes(b"one")
+    (checksum,) = checksums([weights], tmp_path)
+    write_class(tmp_path, class_result("a", checkpoint_result(path=weights, checksum=checksum)))
+    assert read_class(tmp_path) is not None
+    before = weights.stat().st_mtime_ns
+    weights.write_bytes(b"two")
+    os.utime(weights, ns=(before, before))
+    assert read_class(tmp_path) is None
+
+
 @pytest.mark.parametrize("name", ["../../x.png", "/x.png", "a\\..\\..\\x.png"])
 def test_results_that_name_files_outside_are_not_read(tmp_path, name):
     write_class(tmp_path, class_result())
     assert read_earlier(tmp_path) is not None
     path = tmp_path / "metrics.json"
     path.write_text(path.read_text().replace("a/test/hole/0.png", name.replace("\\", "\\\\")))
+    assert read_earlier(tmp_path) is None
+    path.write_bytes(b"\xff")
     assert read_earlier(tmp_path) is None
 
 
