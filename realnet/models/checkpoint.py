@@ -5,7 +5,6 @@ import os
 import platform
 import re
 import shlex
-import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 import realnet
 from realnet.errors import UserError
-from realnet.runtime.files import part_of, sync_folder
+from realnet.runtime.files import is_zip, part_of, sync_folder
 
 Kind = Literal["diffusion", "classifier", "realnet", "training state"]
 
@@ -98,7 +97,7 @@ def write(path: Path, values: Mapping[str, Any], *, keep_previous: bool = False)
             torch.save(dict(values), file)
             file.flush()
             os.fsync(file.fileno())
-        if keep_previous and zipfile.is_zipfile(path):
+        if keep_previous and is_zip(path):
             path.replace(previous(path))
         temporary.replace(path)
     except (OSError, RuntimeError) as error:
@@ -138,17 +137,17 @@ def read(path: Path, *, mapped: bool = False) -> dict[str, Any]:
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist")
-    is_zip = zipfile.is_zipfile(path)  # files written before torch 1.6 are not, and cannot be mapped
+    is_archive = is_zip(path)  # files written before torch 1.6 are not, and cannot be mapped
     try:
         with torch.serialization.safe_globals(_data_types()):
-            values = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and is_zip)
+            values = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and is_archive)
     except Exception as error:  # torch raises many types for files that are not its own
         asked = re.search(r"(?i:global:?) (?:GLOBAL )?([\w.]+)", str(error))
         if asked:
             raise UserError(
                 f"{path} is refused: it holds code ({asked[1]}), not only weights; get the file from a source you trust"
             ) from error
-        reason = str(error).splitlines()[0].split(". ")[0] if str(error) and is_zip else "not a file of torch.save"
+        reason = str(error).splitlines()[0].split(". ")[0] if str(error) and is_archive else "not a file of torch.save"
         raise UserError(f"{path} is not a complete checkpoint ({reason}); make it or download it again") from error
     return values if isinstance(values, dict) else {"value": values}
 

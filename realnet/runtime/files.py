@@ -7,6 +7,7 @@ import os
 import re
 import socket
 import tempfile
+import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -62,6 +63,13 @@ def read_table(path: Path, columns: Iterable[str]) -> list[dict[str, str]]:
                 f"{path}, row {number} has no {' and no '.join(lacking)}; expected the columns {', '.join(columns)}"
             )
     return rows
+
+
+def is_zip(path: Path) -> bool:
+    """Tell whether a file is a zip archive, as those of torch are; False if it does not exist or its end is damaged."""
+    with suppress(zipfile.BadZipFile):
+        return zipfile.is_zipfile(path)
+    return False
 
 
 def part_of(path: Path) -> Path:

@@ -1,6 +1,7 @@
 """Checkpoint files where the disk is full, the process dies, or the file is big."""
 
 import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +42,16 @@ def test_the_file_before_is_kept_where_that_is_asked_for(tmp_path):
     for step in (1, 2, 3):
         checkpoint.write(path, {"step": step}, keep_previous=True)
     assert checkpoint.read(path) == {"step": 3} and checkpoint.read(checkpoint.previous(path)) == {"step": 2}
+
+
+def test_a_file_whose_archive_seems_to_span_disks_is_read_and_replaced(tmp_path):
+    path = tmp_path / "ckpt.pth"
+    checkpoint.write(path, {"step": 1})
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-42] + struct.pack("<4sLQL", b"PK\x06\x07", 0, 0, 2) + whole[-22:])
+    assert checkpoint.read(path, mapped=True) == {"step": 1}
+    checkpoint.write(path, {"step": 2}, keep_previous=True)
+    assert checkpoint.read(path) == {"step": 2} and not checkpoint.previous(path).exists()
 
 
 def fill_the_disk(path: Path) -> None:
