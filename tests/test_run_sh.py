@@ -232,6 +232,24 @@ def test_a_cluster_gets_three_jobs_in_a_chain(run):
     assert table.endswith(f"experiments/sweep.slurm table tiny {log} linen weave widget")
 
 
+def test_fewer_tasks_than_classes_share_them(run, start):
+    assert run("slurm", "tiny", TASKS="2", AT_ONCE="1")[0] == 0
+    assert "--array=0-1%1 " in calls("sbatch")[1]
+    assert job(start, "classes", "0", FAIL="train_realnet.py linen")[0] == 1
+    trained = each("train_realnet.py")
+    assert [call for call in calls() if call in trained] == [
+        trained[0],
+        trained[2],
+    ]  # it goes on past a class that fails
+    assert job(start, "classes", "0")[0] == 0
+    assert [call for call in calls() if call in trained] == [trained[0], trained[2], trained[0]]  # widget is done
+    assert job(start, "classes", "1")[0] == 0
+    code, printed = job(start, "table")
+    assert code == 0 and "FAILED" not in printed
+    code, printed = run("slurm", "tiny", TASKS="none")
+    assert code == 2 and "TASKS=none: give how many tasks share the 3 classes" in printed
+
+
 def test_a_job_that_is_refused_takes_back_those_before_it(run):
     assert run("slurm", "tiny", REFUSED="table")[0] == 1
     assert calls("scancel") == ["1 2"]

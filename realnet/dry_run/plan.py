@@ -24,7 +24,9 @@ from realnet.detection.checkpoints import REFERENCES, Protocol, ReferenceName, S
 from realnet.detection.detector import Detector
 from realnet.detection.loading import require_fit
 from realnet.detection.references import require_whole
+from realnet.detection.runtimes import Runtime
 from realnet.dry_run import rehearsal
+from realnet.dry_run.timing import blank_runtime, seconds_a_photograph
 from realnet.inspection.check import require_sound
 from realnet.models.build import build_classifier, build_detector, build_diffusion, build_unet
 from realnet.models.realnet import RealNet
@@ -135,20 +137,31 @@ def detectors(
         **steps,
         **_beginning([begins(job) if resume else 0 for job in jobs]),
         **_statistics(config, model, jobs, world.device),
-        **_tiles(config),
+        **_tiles(config, world.precision),
         "memory": _memory(rehearsal.detector_training(model, config, world.precision), world.precision),
         **({"advice": SLOW} if is_slow(config, world.device) else {}),
     }
 
 
-def _tiles(config: RealNetConfig) -> dict[str, object]:
-    """Return how many tiles a photograph is judged by; nothing where it is seen whole."""
+def _tiles(config: RealNetConfig, precision: Precision, exported: Runtime | None = None) -> dict[str, object]:
+    """Return how many tiles a photograph is judged by, and the time and memory; nothing where it is seen whole."""
     if (tiling := tiling_of(config)) is None:
         return {}
     (height, width), (tile_height, tile_width) = tiling.image_size, tiling.size
     number = f"{len(tiling)} of {tile_height}x{tile_width} for a photograph of {height}x{width}"
     photograph = height * width * PHOTOGRAPH_BYTES
-    return {"tiles": f"{number}, {config.evaluation.batch_size} at once, and {_gigabytes(photograph)} beside them"}
+    return {
+        "tiles": f"{number}, {config.evaluation.batch_size} at once, and {_gigabytes(photograph)} beside them",
+        "time": _time(config, precision, exported),
+    }
+
+
+def _time(config: RealNetConfig, precision: Precision, exported: Runtime | None) -> str:
+    device = precision.device.type
+    if exported is None and device == "cuda" and not torch.cuda.is_available():
+        return "not measured: this machine has no GPU"
+    seconds = seconds_a_photograph(config, exported or blank_runtime(config, precision))
+    return f"{seconds:.2g} s a photograph, by the time of some tiles, in {exported.name if exported else device}"
 
 
 def _statistics(
@@ -201,7 +214,7 @@ def evaluation(
         facts["references"] = f"fitted to the training images: {', '.join(REFERENCES[name] for name in references)}"
     height, width = detector.config.image_size if detector else config.image_size
     if detector:
-        facts |= _tiles(detector.config)
+        facts |= _tiles(detector.config, world.precision)
         facts["memory"] = _detection_memory(detector, config.evaluation.batch_size, world)
     facts["memory of maps and masks"] = f"{_gigabytes(max(numbers.values()) * height * width * MAP_BYTES)} in addition"
     return facts
@@ -210,12 +223,13 @@ def evaluation(
 def prediction(detector: Detector, source: str, num_files: int | None, output: Path, world: World) -> dict[str, object]:
     """Return the plan of a prediction; None stands for an unknown number. The detector cannot be used afterwards."""
     tiled = detector.config.tiles is not None
+    exported = None if detector.is_torch else detector.runtime
     return {
         "checkpoint": source,
         "thresholds": detector.calibration or "none stored: no verdicts without --threshold",
         "images": "not known beforehand" if num_files is None else num_files,
         "writes": str(output),
-        **_tiles(detector.config),
+        **_tiles(detector.config, world.precision, exported),
         **(
             {"memory": _detection_memory(detector, detector.config.evaluation.batch_size if tiled else 1, world)}
             if detector.is_torch

@@ -32,7 +32,7 @@ SET = tuple(word for setting in SETTINGS.items() for word in ("--set", "=".join(
 
 def test_a_detector_with_tiles_from_training_to_a_bundle(tiny, run_script):
     plan = run_script("train_realnet", *FLAGS, *SET, "--dry-run")
-    assert "6 of 32x32 for a photograph of 48x72, 16 at once" in plan
+    assert "6 of 32x32 for a photograph of 48x72, 16 at once" in plan and " s a photograph, by" in plan
     run_script("train_realnet", *FLAGS, *SET)
     stored = checkpoint.load(DETECTOR, kind="realnet")
     assert stored.config["tiles"] == {"size": [32, 32], "overlap": 0.25}
@@ -48,6 +48,8 @@ def test_a_detector_with_tiles_from_training_to_a_bundle(tiny, run_script):
     first, second = (Detector.load(path, device="cpu").predict(photograph) for path in (DETECTOR, "weave.realnet"))
     assert first.image_score == pytest.approx(second.image_score, abs=1e-6)
     write_image(Path("photos/a.png"), photograph)
+    plan = run_script("predict_realnet", "--detector", "weave.realnet", "--input", "photos", "--dry-run")
+    assert " s a photograph, by the time of some tiles, in " in plan
     run_script(
         "predict_realnet", "--detector", "weave.realnet", "--input", "photos", "--output", "out", "--device", "cpu"
     )
