@@ -67,39 +67,44 @@ def test_the_requirements_stand_in_two_places_and_are_the_same():
     assert {*extras["serve"]} <= {*tested}
 
 
-TRAIN_AND_EXPORT = """
-import shlex, sys
+VERBS = """
+import os, shlex, sys
 from realnet.commands.program import module_of
 
 for line in sys.argv[1:]:
     verb, *arguments = shlex.split(line)
-    assert not module_of(verb).main(arguments)
+    if verb == "move":
+        os.renames(*arguments)
+    elif verb == "enter":
+        os.chdir(*arguments)
+    else:
+        assert not module_of(verb).main(arguments)
 """
+"""Runs several verbs in one process: most of a verb is imports."""
 
 
 def test_from_an_empty_folder_a_detector_is_trained_and_used(installed, tmp_path):
-    def run(*command: str, folder: Path = tmp_path, code: int = 0) -> str:
+    def run(*command: str, code: int = 0) -> str:
         ended = subprocess.run(
-            [installed / command[0], *command[1:]], cwd=folder, capture_output=True, text=True, check=False
+            [installed / command[0], *command[1:]], cwd=tmp_path, capture_output=True, text=True, check=False
         )
         assert ended.returncode == code, ended.stderr
         return ended.stdout + ended.stderr
 
     assert run("realnet", "--version") == f"realnet {__import__('realnet').__version__}\n"
     assert "add your own with: realnet prepare add" in run("realnet", "train", "--dataset", "bolts", code=2)
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
     few = ("train.num_steps=2", "afs.init_batches=1", "anomalies.types={normal: 0.5, self: 0.5}", "image_size=32")
     flags = shlex.join(flag for value in few for flag in ("--set", value))
     printed = run(
-        *("python", "-c", TRAIN_AND_EXPORT, "prepare toy"),  # one process for three verbs: most of a verb is imports
+        *("python", "-c", VERBS, "prepare toy"),
         f"train --dataset toy --class_name weave --device cpu {flags}",
         "export --dataset toy --output elsewhere/weave.realnet",
+        "move data/toy/images/weave/test/hole elsewhere/photos",
+        "move data gone/data",
+        "move experiments gone/experiments",
+        "enter elsewhere",
+        "predict --detector weave.realnet --input photos --device cpu",
     )
     assert "next       realnet evaluate --dataset toy --class_name weave" in printed
     assert "next       realnet predict --detector elsewhere/weave.realnet --input PHOTOS" in printed
-    shutil.copytree(tmp_path / "data/toy/images/weave/test/hole", elsewhere / "photos")
-    for name in ("data", "experiments"):
-        shutil.rmtree(tmp_path / name)
-    run("realnet", "predict", "--detector", "weave.realnet", "--input", "photos", "--device", "cpu", folder=elsewhere)
-    assert len((elsewhere / "predictions/predictions.csv").read_text().splitlines()) == 1 + 8
+    assert len((tmp_path / "elsewhere/predictions/predictions.csv").read_text().splitlines()) == 1 + 8

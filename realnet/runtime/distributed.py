@@ -80,7 +80,8 @@ def join_world(device: str | None = None, number_format: FormatName = "auto") ->
             yield World(rank, world_size, precision)
         return
     store, left = _store(), threading.Event()
-    threading.Thread(target=_watch, args=(left,), daemon=True).start()
+    watch = threading.Thread(target=_watch, args=(left,), daemon=True)
+    watch.start()
     # gloo carries the small control messages of every device, so that they cost no synchronisation with the GPU
     backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=TIMEOUT)
@@ -89,6 +90,7 @@ def join_world(device: str | None = None, number_format: FormatName = "auto") ->
     with suppress(Stopped):  # all processes stop together
         yield World(rank, world_size, precision)
     left.set()  # a process that fails does not get here: ``fail`` ends it
+    watch.join()  # a thread that comes back from torch's code while Python ends can abort the process
     dist.destroy_process_group()
 
 

@@ -2,44 +2,38 @@
 
 import os
 import shutil
-import subprocess
-import sys
+import socket
+from importlib import import_module
 from pathlib import Path
 
+import pytest
+import torch.distributed as dist
 from conftest import ROOT, load_script
 from outcomes import FLAGS, assert_the_same, outcome
-from processes import free_port, run_together
+from processes import Ended, held_port, run_together, start_together
 
 LAUNCHERS = ("run", "launch")
 """Of torch.distributed: ``run`` is torchrun, and ``launch`` hands each process its ``--local-rank`` too."""
 
 
-def on_two_nodes(script: str, *arguments: str) -> list[subprocess.CompletedProcess]:
+def launch(node: int, port: int, *command: str) -> None:
+    os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    where = ["--nnodes=2", "--nproc_per_node=1", "--master_addr=127.0.0.1", f"--master_port={port}"]
+    launcher = import_module(f"torch.distributed.{LAUNCHERS[node]}")
+    launcher.main([*where, f"--node_rank={node}", *command])
+
+
+def on_two_nodes(script: str, *arguments: str) -> list[Ended]:
     """Start a script by a launcher a node, and return how they ended."""
-    where = ["--nnodes=2", "--nproc_per_node=1", "--master_addr=127.0.0.1", f"--master_port={free_port()}"]
-    launchers = [
-        subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                f"torch.distributed.{launcher}",
-                *where,
-                f"--node_rank={node}",
-                str(ROOT / script),
-                *arguments,
-            ],
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        for node, launcher in enumerate(LAUNCHERS)
-    ]
-    printed = [launcher.communicate(timeout=300) for launcher in launchers]
-    return [
-        subprocess.CompletedProcess(launcher.args, launcher.returncode, *streams)
-        for launcher, streams in zip(launchers, printed, strict=True)
-    ]
+    with held_port() as port:
+        return start_together(launch, [(node, port, str(ROOT / script), *arguments) for node in range(2)])
+
+
+def test_a_held_port_is_left_to_the_store_alone():
+    with held_port() as port:
+        with socket.socket() as other, pytest.raises(OSError, match="in use"):
+            other.bind(("127.0.0.1", port))
+        assert dist.TCPStore("127.0.0.1", port, is_master=True).add("key", 1) == 1
 
 
 def test_two_nodes_make_the_weights_of_one_process(tiny, run_script):
@@ -47,8 +41,8 @@ def test_two_nodes_make_the_weights_of_one_process(tiny, run_script):
     run_script("train_diffusion", *flags, "--set", "train.batch_size=4")
     alone = outcome("diffusion")
     ended = on_two_nodes("train_diffusion.py", *flags)
-    assert [one.returncode for one in ended] == [0, 0], ended[0].stderr + ended[1].stderr
-    assert "ckpt_last.pth" in ended[0].stdout and not ended[1].stdout
+    assert [one.code for one in ended] == [0, 0], ended[0].err + ended[1].err
+    assert "ckpt_last.pth" in ended[0].out and not ended[1].out
     assert_the_same(alone, outcome("diffusion"), num_steps=4)
 
 

@@ -76,12 +76,25 @@ def test_a_published_detector_brings_its_backbone():
     assert has_backbone(model.state_dict()) and not has_backbone(model.trainable_state())
 
 
+TRACED = {
+    "backbone": {"name": "test_resnet", "weights": "none"},
+    "blocks": {"fine": {"levels": {"layer1": 8}}},
+    "reconstruction": {
+        "channel_mult": [1],
+        "num_res_blocks": 1,
+        "attention_downsampling": [1],
+        "num_head_channels": 8,
+    },
+}
+"""A network of every kind of layer, and few of them: tracing takes long."""
+
+
 @torch.no_grad()
 def test_compiled_networks_keep_their_keys_and_numbers(monkeypatch):
     whole = nn.Module.compile  # traces, and runs what it has traced: no compiler is needed
     monkeypatch.setattr(nn.Module, "compile", lambda module: whole(module, backend="eager"))
     monkeypatch.setenv("CXX", "true")
-    model, image = build_detector(small()).eval(), torch.rand(1, 3, 64, 64)
+    model, image = build_detector(small(**TRACED)).eval(), torch.rand(1, 3, 64, 64)
     keys, expected = list(model.state_dict()), model(image).logits
     compile_networks(RuntimeConfig(compile=True), model)
     assert all(part._compiled_call_impl for part in (model.backbone, *model.recon.values(), model.rrs))

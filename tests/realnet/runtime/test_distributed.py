@@ -66,6 +66,14 @@ def check_arithmetic() -> None:
             state.require_agreement({"class": "weave", "steps done": world.rank})
 
 
+def leave_while_the_watch_works() -> None:
+    ended = []
+    distributed._watch = lambda left: (left.wait(), time.sleep(0.2), ended.append(True))
+    with distributed.join_world("cpu"):
+        pass
+    assert ended
+
+
 def check_batch_norms(rank: int) -> None:
     """Two halves of a batch give the loss, the gradients, and the statistics of the whole."""
     x = wave("x", 6, 5, 7, 8) + torch.tensor([0.0, 0, 0, 9, 9, 9])[:, None, None, None]  # the halves differ
@@ -161,6 +169,11 @@ def check_features(rank: int) -> None:
 
 def test_two_processes_compute_what_one_does_on_the_joined_batch(tiny):
     assert_well(run_together(check_arithmetic))
+
+
+def test_no_thread_is_left_in_torchs_code_where_a_process_ends(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert_well(run_together(leave_while_the_watch_works))
 
 
 def test_a_process_waits_for_another_longer_than_any_message_would(monkeypatch):
