@@ -92,6 +92,7 @@ def test_a_folder_of_other_photographs_verdicts_gets_no_more(between_looks):
         shutil.copy(TEST / "good/000.png", folder)
     between_looks(lambda: None)
     assert predict("--watch", "come", "--output", "found") == 0
+    between_looks()
     with pytest.raises(UserError, match=r"found holds verdicts on photographs in /\S+/come, and now they are in other"):
         predict("--watch", "other", "--output", "found")
     Path("link").symlink_to("come")
@@ -105,12 +106,13 @@ def test_a_folder_of_other_photographs_verdicts_gets_no_more(between_looks):
 @pytest.mark.parametrize(
     "content", [b"file,score\na.png,0.5", b"\xff\xfe\n", b"file,image_score,threshold,verdict,seconds\na\n"]
 )
-def test_verdicts_of_another_maker_are_refused_and_stay(content):
+def test_verdicts_of_another_maker_are_refused_and_stay(between_looks, content):
     shutil.copytree(TEST / "good", "come")
     table = Path("found/predictions.csv")
     table.parent.mkdir()
     table.write_bytes(content)
     for source in ("--watch", "--input") if not content.startswith(b"file,image_score") else ("--watch",):
+        between_looks()
         with pytest.raises(UserError, match=r"found/predictions\.csv|found holds files"):
             predict(source, "come", "--output", "found")
     assert table.read_bytes() == content
