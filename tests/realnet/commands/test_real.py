@@ -8,6 +8,9 @@ import pytest
 from realnet.data.images import read_image, write_image
 from realnet.data.registry import open_dataset
 from realnet.errors import UserError
+from realnet.models import checkpoint
+from realnet.runtime.contents import marks
+from tests import tiny_detector
 
 WEAVE = Path("data/tiny/images/weave")
 ARGUMENTS = ("--dataset", "tiny", "--class_name", "weave")
@@ -58,3 +61,12 @@ def test_none_may_stand_in_the_test_split_not_even_stored_anew(real, run_script)
 def test_without_any_the_command_says_how_to_name_them(tiny, run_script):
     with pytest.raises(UserError, match=r"layout\.yaml and run: python prepare_data\.py index --dataset tiny"):
         run_script("train_realnet", *ARGUMENTS, *REAL, "--dry-run")
+
+
+def test_a_detector_is_not_evaluated_on_what_it_was_trained_on(tiny, run_script):
+    path, photograph = tiny_detector.save("weave"), WEAVE / "test/hole/000.png"
+    stored = checkpoint.read(path)
+    stored["facts"]["training_images"] = marks([photograph], Path())
+    checkpoint.write(path, stored)
+    with pytest.raises(UserError, match=r"ckpt_last\.pth was trained on 1 of the test images, such as .*hole/000\.png"):
+        run_script("evaluation_realnet", *ARGUMENTS, "--device", "cpu")
