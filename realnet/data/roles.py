@@ -117,7 +117,7 @@ def _with_masked(
 
 def _told(file: str, role: str) -> FileRole:
     half, _, kind = role.partition(" ")
-    if kind not in {"", "good"}:
+    if kind and not names_good(kind):  # <kind> may stand for a folder called OK
         return FileRole(file, "defect" if half == "test" else "real", kind, is_told=True)
     known: dict[str, Role] = {"train": "train", "normal": "normal", "test": "good"}
     reason = "" if half in known else "the layout file says so"
