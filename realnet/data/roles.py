@@ -135,6 +135,8 @@ def _split(roles: Sequence[FileRole], layout: Layout) -> list[FileRole]:
     normal = [role.file for role in roles if role.role == "normal"]
     has_defects = any(role.role == "defect" for role in roles)
     for_test = set(split_normal(normal, groups)[1] if has_defects else ())
+    if layout.group and any(role.role == "real" for role in roles):  # other photographs of its part say so, too
+        groups = groups_of([role.file for role in roles if role.role not in {"mask", "unused", "unclear"}], layout)
     halves: dict[bool, Role] = {True: "good", False: "train"}
     return [
         replace(

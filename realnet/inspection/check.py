@@ -103,7 +103,7 @@ def inspect_class(
         *(_odd_files(class_name, list(images), dataset.config.image_bits) if decode else ()),
         *_copies(root, {"train": index.train, "test": test, "real": index.real}, images),
         *(_repeats(dataset, index) if with_test and index.real else ()),
-        *_views(class_name, index.train, test),
+        *_views(class_name, (*index.train, *index.real), test),
         *_on_disk(dataset, class_name, index, with_test=with_test),
     ]
 

@@ -104,3 +104,13 @@ def test_a_kind_that_means_good_is_no_defect(tiny, run_script):
     run_script("prepare_data", "index", "--dataset", "tiny")
     kept = {Path(entry.filename).parent.name: entry.label for entry in open_dataset("tiny").index("weave").test}
     assert kept["OK"] == 0 and kept["hole"] == 1
+
+
+def test_another_photograph_of_the_same_part_in_the_test_split_is_said(tiny, run_script):
+    for view in "ab":
+        shutil.copy(WEAVE / f"test/{'hole' if view == 'a' else 'stain'}/000.png", WEAVE / f"test/hole/p1_{view}.png")
+        shutil.copy(WEAVE / "ground_truth/hole/000_mask.png", WEAVE / f"ground_truth/hole/p1_{view}_mask.png")
+    Path("experiments/tiny/layout.yaml").write_text('"weave/test/hole/p1_a.png": train hole\ngroup: <group>_?.png\n')
+    run_script("prepare_data", "index", "--dataset", "tiny")
+    found = {one.kind: one.where for one in inspect_class(open_dataset("tiny"), "weave")}
+    assert found[kinds.VIEWS] == "weave: 1 test images, such as weave/test/hole/p1_b.png, weave/test/hole/p1_a.png"
