@@ -151,7 +151,7 @@ def _entry(role: FileRole, class_name: str, masks: Mapping[str, str]) -> Entry:
         return Entry(role.file, 0, "good", class_name, group=role.group)
     folder = PurePosixPath(role.file).parent.name
     named = None if role.kind == folder else role.kind
-    return Entry(role.file, 1, "defective", class_name, masks.get(role.file), named_kind=named)
+    return Entry(role.file, 1, "defective", class_name, masks.get(role.file), named_kind=named, group=role.group)
 
 
 def write_index(samples_dir: Path, class_name: str, index: ClassIndex) -> None:

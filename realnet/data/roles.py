@@ -117,7 +117,7 @@ def _with_masked(
 
 def _told(file: str, role: str) -> FileRole:
     half, _, kind = role.partition(" ")
-    if kind not in {"", "good"}:
+    if kind and not names_good(kind):  # <kind> may stand for a folder called OK
         return FileRole(file, "defect" if half == "test" else "real", kind, is_told=True)
     known: dict[str, Role] = {"train": "train", "normal": "normal", "test": "good"}
     reason = "" if half in known else "the layout file says so"
@@ -135,6 +135,8 @@ def _split(roles: Sequence[FileRole], layout: Layout) -> list[FileRole]:
     normal = [role.file for role in roles if role.role == "normal"]
     has_defects = any(role.role == "defect" for role in roles)
     for_test = set(split_normal(normal, groups)[1] if has_defects else ())
+    if layout.group and any(role.role == "real" for role in roles):  # other photographs of its part say so, too
+        groups = groups_of([role.file for role in roles if role.role not in {"mask", "unused", "unclear"}], layout)
     halves: dict[bool, Role] = {True: "good", False: "train"}
     return [
         replace(

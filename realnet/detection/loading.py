@@ -1,6 +1,7 @@
 """Build a detector's network from a stored file: a checkpoint of this project, a published one, or a bundle."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from realnet.models.build import build_detector, has_backbone
 from realnet.models.checkpoint import Checkpoint
 from realnet.models.realnet import RealNet
 from realnet.models.statistics import IMAGENET
+from realnet.runtime.contents import marks
 
 logger = logging.getLogger("realnet")
 
@@ -188,3 +190,15 @@ def _check_backbone(model: RealNet, stored: Checkpoint, path: Path) -> None:
             f"{path} was trained on other weights of {model.backbone.name} (checksum {expected[:12]}…, not "
             f"{found[:12]}…); give the file used in training as backbone.weights (in Python: backbone_weights)"
         )
+
+
+def trained_on(stored: Checkpoint, files: Sequence[Path], folder: Path) -> list[Path]:
+    """Return the files that a detector was trained on, by their contents; none if its version did not note them.
+
+    Args:
+        stored: the detector.
+        files: photographs.
+        folder: where their checksums are kept (:func:`marks`).
+    """
+    known = set(stored.facts.get("training_images", ())) - {""}
+    return [file for file, mark in zip(files, marks(files, folder), strict=True) if mark in known]

@@ -15,13 +15,12 @@ from realnet.config import EvaluationConfig
 from realnet.detection import bundle
 from realnet.detection.calibration import Calibration, pixel_threshold
 from realnet.detection.card import make_card
-from realnet.detection.loading import read_stored
+from realnet.detection.loading import read_stored, trained_on
 from realnet.detection.runtimes import READERS
 from realnet.errors import UserError
 from realnet.metrics.intervals import Rate, images_needed, percent
 from realnet.models import checkpoint
 from realnet.models.checkpoint import Checkpoint
-from realnet.runtime.contents import marks
 
 logger = logging.getLogger("realnet")
 
@@ -151,9 +150,7 @@ def require_unseen(stored: Checkpoint, root: Path, files: Sequence[str]) -> None
             "of them as --good, or the threshold comes out too low"
         )
         return
-    known = set(stored.facts["training_images"]) - {""}
-    found = marks((root / file for file in files), root)
-    seen = [file for file, mark in zip(files, found, strict=True) if mark in known]
+    seen = [path.relative_to(root).as_posix() for path in trained_on(stored, [root / file for file in files], root)]
     if seen:
         number = "1 photograph" if len(seen) == 1 else f"{len(seen)} photographs"
         raise UserError(

@@ -12,8 +12,9 @@ from realnet.data.registry import OpenDataset
 from realnet.detection.calibration import Calibration
 from realnet.detection.checkpoints import Protocol, ReferenceName
 from realnet.detection.detector import Detector
-from realnet.detection.loading import read_stored
+from realnet.detection.loading import read_stored, trained_on
 from realnet.drawing.heatmaps import Display
+from realnet.errors import UserError
 from realnet.evaluation.comparison import chosen_by, made_with
 from realnet.evaluation.files import TestFiles
 from realnet.evaluation.references import ReferenceMaker, score_reference
@@ -27,6 +28,7 @@ from realnet.evaluation.results import (
 from realnet.evaluation.scores import ClassScores, Curves, curves_of, not_numbers, score_split, summarise
 from realnet.evaluation.split import TestSplit
 from realnet.metrics.curves import CurvePoints, ScoreCurve
+from realnet.models.checkpoint import Checkpoint
 from realnet.runtime import distributed
 from realnet.runtime.contents import checksums
 from realnet.runtime.distributed import World
@@ -74,11 +76,14 @@ def evaluate_checkpoint(
         folder: of the results, where checksums are kept.
 
     Raises:
-        UserError: on all processes, if the checkpoint, an image or a mask cannot be used.
+        UserError: on all processes, if the checkpoint, an image or a mask cannot be used, or if the checkpoint was
+            trained on a test image.
     """
     # taken before reading: a file that changes meanwhile counts as another
     modified_ns, (checksum,) = path.stat().st_mtime_ns, checksums([path], folder)
     with distributed.refusing_together():
+        stored = read_stored(path, mapped=True)
+        _require_unseen(stored, path, splits, folder)
         detector = Detector.load(
             path, precision=world.precision, config=config, dataset=splits.dataset.name, class_name=splits.class_name
         )
@@ -90,12 +95,22 @@ def evaluate_checkpoint(
         by_tiles=detector.by_tiles,
         description=f"{splits.class_name}: {path.name}",
     )
-    stored = read_stored(path, mapped=True)
     file = _File(
         str(path), modified_ns, stored.facts.get("step"), checksum, made_with(stored, protocol), chosen_by(stored)
     )
     fpr_limit = config.evaluation.aupro_fpr_limit
     return _summed_up(protocol, scores, file, fpr_limit=fpr_limit, calibration=detector.calibration), scores
+
+
+def _require_unseen(stored: Checkpoint, path: Path, splits: TestSplits, folder: Path) -> None:
+    dataset = splits.dataset
+    files = [dataset.image_root / entry.filename for entry in dataset.index(splits.class_name, write=False).test]
+    seen = trained_on(stored, files, folder)
+    if seen:
+        raise UserError(
+            f"{path} was trained on {len(seen)} of the test images, such as {seen[0]}, so its results would be too "
+            "good; train it anew, with --no-resume, or take these out of the test split"
+        )
 
 
 def evaluate_reference(

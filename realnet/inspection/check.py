@@ -101,9 +101,9 @@ def inspect_class(
         *_about_masks(root, class_name, defects, {**images, **masks}),
         *_odd_masks(class_name, masks, rule),
         *(_odd_files(class_name, list(images), dataset.config.image_bits) if decode else ()),
-        *_copies(root, index.train, test, images),
+        *_copies(root, {"train": index.train, "test": test, "real": index.real}, images),
         *(_repeats(dataset, index) if with_test and index.real else ()),
-        *_views(class_name, index.train, test),
+        *_views(class_name, (*index.train, *index.real), test),
         *_on_disk(dataset, class_name, index, with_test=with_test),
     ]
 
@@ -157,10 +157,13 @@ def _odd_files(class_name: str, files: Sequence[Path], image_bits: int) -> Itera
     yield from (Finding(kinds.PAGES, str(path)) for path in tiffs if has_pages(path.read_bytes()))
 
 
-def _copies(root: Path, train: Sequence[Entry], test: Sequence[Entry], looks: Looks) -> Iterator[Finding]:
-    """Yield images of equal content: equal pixels if all images were decoded, else equal bytes."""
-    splits = [("train", root / entry.filename) for entry in train] + [("test", root / e.filename) for e in test]
-    places = [(split, path) for split, path in splits if looks[path].size is not None]
+def _copies(root: Path, parts: Mapping[str, Sequence[Entry]], looks: Looks) -> Iterator[Finding]:
+    """Yield images of equal content: equal pixels if all images were decoded, else equal bytes.
+
+    The parts are ``train``, ``test`` and ``real``.
+    """
+    named = [(part, root / entry.filename) for part, entries in parts.items() for entry in entries]
+    places = [(part, path) for part, path in named if looks[path].size is not None]
     is_decoded = all(looks[path].pixels for _, path in places)
     groups = (
         equal_keys(range(len(places)), lambda number: looks[places[number][1]].pixels)
@@ -168,10 +171,12 @@ def _copies(root: Path, train: Sequence[Entry], test: Sequence[Entry], looks: Lo
         else same_content([path for _, path in places])
     )
     for group in groups:
-        by_split = {wanted: [places[n][1] for n in group if places[n][0] == wanted] for wanted in ("train", "test")}
-        for path in by_split["test"] if by_split["train"] else ():
-            yield Finding(kinds.LEAK, f"{path} equals {by_split['train'][0]}")
-        for same in by_split.values():
+        by_part = {wanted: [places[n][1] for n in group if places[n][0] == wanted] for wanted in parts}
+        trained = by_part["train"] + by_part["real"]
+        yield from (Finding(kinds.LEAK, f"{path} equals {trained[0]}") for path in by_part["test"] if trained)
+        for path in by_part["train"] if by_part["real"] else ():
+            yield Finding(kinds.NORMAL_AND_DEFECT, f"{path} equals {by_part['real'][0]}")
+        for same in by_part.values():
             yield from (Finding(kinds.DUPLICATE, f"{path} equals {same[0]}") for path in same[1:])
 
 

@@ -43,6 +43,10 @@ MASK_SIZE = Kind("masks that differ in size from their images (height x width)",
 ORPHAN = Kind("masks without an image", "add test/<kind>/<image> for each, or remove the mask")
 LEAK = Kind("test images that are also in the training set", f"remove one of the two, then run: {REINDEX}")
 
+NORMAL_AND_DEFECT = Kind(
+    "normal training images that are also defects to train on", f"remove one of the two, then run: {REINDEX}"
+)
+
 DUPLICATE = Kind("images that occur twice in a split", "they count twice; remove one of the two", is_fatal=False)
 UNMASKED = Kind("classes with masks for only some defects", "pixel metrics leave the others out", is_fatal=False)
 EMPTY_MASK = Kind("masks that show no defect", "draw the defect, or move the image to the good ones", is_fatal=False)

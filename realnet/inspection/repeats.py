@@ -21,6 +21,8 @@ NUM_NORMAL = 64
 """Most normal images that are looked at, evenly spread."""
 NEAR, NEAR_AT_DEFECT = 0.7, 0.5
 """A repeat is nearer than these shares of the distances of images that are none."""
+EQUAL = 1e-4
+"""Images nearer than this are one image, but for rounding."""
 SIDE, BOX_SIDE = 32, 16
 """Of what is compared: small, so that noise and the way a file is stored count little."""
 Grey = NDArray[np.float32]
@@ -74,11 +76,12 @@ class _Search:
 
     @cached_property
     def unit(self) -> float:
-        """Return the distance that normal images commonly have from the next one; infinity for a single one."""
+        """Return the distance that normal images commonly have from the next other one; infinity if there is none."""
         looks = np.stack([_shrunk(grey).ravel() for grey in self.normal]) if self.normal else np.zeros((0, 1))
+        looks = looks.astype(np.float64)
         squares = (looks**2).sum(axis=1)
         distances = (squares[:, None] + squares - 2 * looks @ looks.T).clip(min=0) ** 0.5 / SIDE
-        np.fill_diagonal(distances, np.inf)
+        distances[distances < EQUAL] = np.inf
         return float(np.median(distances.min(axis=1))) if len(looks) > 1 else float("inf")
 
     def repeated(self, defects: Sequence[_Defect], path: Path) -> Marked | None:

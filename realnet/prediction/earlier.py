@@ -4,13 +4,10 @@ import os
 from pathlib import Path
 
 from realnet.errors import UserError, printable
-from realnet.prediction.outputs import PREDICTIONS, RESULTS, holds_predictions
+from realnet.prediction.outputs import DETECTOR, PREDICTIONS, RESULTS, holds_predictions
 from realnet.runtime import contents
 from realnet.runtime.files import read_table, read_text, refusing, whole
 
-DETECTOR = ".detector"
-"""Name of the file that says whose verdicts an output folder holds: the checksum of the detector and, in a line of its
-own, the folder of the photographs, which version 1.0 did not keep."""
 LONGEST_LINE = 2**20
 """Bytes at the end of a file in which its last line begins."""
 

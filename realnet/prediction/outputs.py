@@ -30,6 +30,9 @@ PREDICTIONS, REGIONS, PAGE = "predictions.csv", "predictions.jsonl", "prediction
 RESULTS = (PREDICTIONS, REGIONS, PAGE)
 COLUMNS = ("file", "image_score", "threshold", "verdict", "seconds")
 HEADER = f"{','.join(COLUMNS)}\n".encode()
+DETECTOR = ".detector"
+"""Name of the file that says whose verdicts an output folder holds: the checksum of the detector and, in a line of its
+own, the folder of the photographs, which version 1.0 did not keep."""
 LARGEST_SIDE = 1024
 """Longer side (px) that larger heatmaps are shrunk to."""
 
@@ -114,13 +117,13 @@ def protect_files(root: Path, files: Sequence[str], output: Path, kinds: Collect
 
 
 def holds_predictions(output: Path) -> bool:
-    """Tell whether a folder holds the verdicts of a prediction, perhaps none yet."""
+    """Tell whether a folder holds the verdicts of a prediction, perhaps none yet if it says whose they will be."""
     try:
         with (output / PREDICTIONS).open("rb") as file:
             begun = file.read(len(HEADER))
     except OSError:
         return False
-    return HEADER.startswith(begun)
+    return begun == HEADER or (HEADER.startswith(begun) and (output / DETECTOR).is_file())
 
 
 def _all_targets(file: str, output: Path, kinds: Collection[Kind]) -> list[Path]:

@@ -12,12 +12,12 @@ from realnet.config import DatasetConfig, MaskRule, experiments, paths
 from realnet.data.folders import folders_in, images_in
 from realnet.data.images import NON_ZERO
 from realnet.data.index import discover_classes, has_roles, is_class
-from realnet.data.layout_file import NO_LAYOUT
+from realnet.data.layout_file import NO_LAYOUT, read_layout
 from realnet.data.layout_file import Layout as LayoutFile
 from realnet.data.registry import OpenDataset
 from realnet.data.words import read_name
 from realnet.errors import UserError
-from realnet.runtime.files import read_text, refusing, whole_file
+from realnet.runtime.files import refusing, whole_file
 
 LayoutName = Literal["mvtec", "class", "sorted", "folder", "folders"]
 
@@ -149,12 +149,12 @@ def register(
     folder = check_name(name, force=force)
     require_layout(folder, layout, force=force)
     files = {f"{stage}.yaml": text for stage, text in _stage_yamls(name, found).items()}
-    own = [] if force else [file_name for file_name in files if (folder / file_name).is_file()]
     if layout.roles or layout.group:
         files[paths.LAYOUT] = layout.as_yaml()
     else:
         with refusing(folder):
             (folder / paths.LAYOUT).unlink(missing_ok=True)
+    own = [] if force else [file_name for file_name in files if (folder / file_name).is_file()]
     files["dataset.yaml"] = _dataset_yaml(found, masks, image_bits)
     for file_name, text in files.items():  # the dataset exists once dataset.yaml does, which comes last
         if file_name not in own:
@@ -170,8 +170,11 @@ def require_layout(folder: Path, layout: LayoutFile, *, force: bool = False) -> 
         UserError: if it says something else, and ``force`` is False.
     """
     path = folder / paths.LAYOUT
-    if path.is_file() and not force and read_text(path) != layout.as_yaml():
-        raise UserError(f"{path} says something else of these images; give it as --layout, remove it, or give --force")
+    if path.is_file() and not force and read_layout(path).as_yaml() != layout.as_yaml():
+        raise UserError(
+            f"{path} says something else of these images than what would be stored there; move it elsewhere, and give "
+            "it as --layout, or replace it with --force"
+        )
 
 
 def check_name(name: str, *, force: bool = False) -> Path:

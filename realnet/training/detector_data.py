@@ -131,6 +131,7 @@ class DetectorData:
             state.SOURCE_CONTENTS: digest(sources, self._folder),
             state.FOREGROUND: ", ".join(f"{one.synthesizer.foreground}" for one in self.by_class()),
             **(self._held_out_subject() if config.features.normalise != "none" else {}),
+            **({"masks in dataset.yaml": str(self.mask_rule)} if self.real_files else {}),  # cut the defects out
             **reading_facts(self.image_bits),
             "backbone's weights (SHA-256)": backbone_identity,
             "train.accumulation (batch norms see each micro-batch by itself)": config.train.accumulation,

@@ -81,3 +81,10 @@ def test_files_that_cannot_be_read_are_left_to_the_other_checks(photographs):
     normal, real, others = photographs
     real.mask.write_bytes(b"no mask")
     assert find_repeats([real], [*others, real.image], normal, rule=MaskRule()) == []
+
+
+def test_normal_images_that_occur_twice_hide_no_repeat(photographs):
+    normal, real, others = photographs
+    assert find_repeats([real], [*others, real.image], [*normal, *normal], rule=MaskRule()) == [
+        (real.image, real.image)
+    ]

@@ -104,7 +104,7 @@ def test_a_folder_of_other_photographs_verdicts_gets_no_more(between_looks):
 
 
 @pytest.mark.parametrize(
-    "content", [b"file,score\na.png,0.5", b"\xff\xfe\n", b"file,image_score,threshold,verdict,seconds\na\n"]
+    "content", [b"", b"file,score\na.png,0.5", b"\xff\xfe\n", b"file,image_score,threshold,verdict,seconds\na\n"]
 )
 def test_verdicts_of_another_maker_are_refused_and_stay(between_looks, content):
     shutil.copytree(TEST / "good", "come")

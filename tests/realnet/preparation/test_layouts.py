@@ -99,13 +99,21 @@ def test_configs_that_were_there_stay(tmp_path, monkeypatch):
     monkeypatch.chdir(touch(tmp_path, "own/0.png", "experiments/mine/realnet.yaml"))
     found = recognise(tmp_path / "own")
     (tmp_path / "experiments/mine/layout.yaml").write_text("NG/*: test bent")
-    with pytest.raises(UserError, match=r"mine/layout\.yaml says something else of these images; give it as --layout"):
+    with pytest.raises(UserError, match=r"mine/layout\.yaml says something else of these images.*; move it elsewhere"):
         register("mine", found)
     (tmp_path / "experiments/mine/layout.yaml").unlink()
     own = tmp_path / "experiments/mine/realnet.yaml"
     own.write_text("seed: 1")
     register("mine", found)
     assert own.read_text() == "seed: 1" and (tmp_path / "experiments/mine/sample.yaml").is_file()
+
+
+def test_a_layout_file_that_says_the_same_in_its_own_words_stays(tmp_path, monkeypatch):
+    monkeypatch.chdir(touch(tmp_path, "own/0.png", "experiments/mine/realnet.yaml"))
+    own = tmp_path / "experiments/mine/layout.yaml"
+    own.write_text("# the night shift's\nown/NG/*: test bent")
+    register("mine", recognise(tmp_path / "own"), layout=read_layout(own))
+    assert own.read_text().startswith("# the night shift's")
 
 
 def test_what_is_not_recognised_names_the_layouts(tmp_path):
