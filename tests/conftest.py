@@ -74,6 +74,22 @@ def tiny_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of ``exported.make``, which all workers share."""
+    import fcntl
+
+    from exported import make
+
+    root = tmp_path_factory.getbasetemp()
+    folder = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "exported"
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "weave.xml").exists():
+            make(folder)
+    return folder
+
+
 @pytest.fixture
 def tiny(tmp_path: Path, tiny_images: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A workspace, entered, with the dataset ``tiny``: two classes of 32 pixels, and YAML for every stage."""

@@ -180,7 +180,7 @@ def export_network(detector: Detector, path: Path, *, images: Sequence[Image]) -
                 _convert(graph, made, describe_with())
             found = _compare(network, made, small)
             if made.suffix == ".onnx":  # which several runtimes read
-                torch_seconds = _timed(lambda: detector.runtime.judge(small[:1], network.pool))
+                torch_seconds = timed(lambda: detector.runtime.judge(small[:1], network.pool))
                 seconds = {"torch": torch_seconds, **{parity.runtime: parity.seconds for parity in found}}
                 _describe_onnx(made, describe_with(seconds=seconds))
             graph.unlink(missing_ok=True)
@@ -266,13 +266,13 @@ def _compare(network: ExportedNetwork, path: Path, images: Sequence[Image]) -> l
         parity = Parity(_apart(maps, other_maps), _apart(scores, other_scores), len(images), runtime)
         if not max(parity.anomaly_map, parity.image_score) <= TOLERANCE:  # NaN too
             raise UserError(f"the exported detector is refused: {parity}, more than {TOLERANCE}; nothing is written")
-        found.append(replace(parity, seconds=_timed(partial(exported.judge, images[:1], network.pool))))
+        found.append(replace(parity, seconds=timed(partial(exported.judge, images[:1], network.pool))))
     if not found:
         raise UserError("no runtime is installed to check the exported detector with; pip install 'realnet[export]'")
     return found
 
 
-def _timed(run: Callable[[], object]) -> float:
+def timed(run: Callable[[], object]) -> float:
     """Return the seconds of the fastest of ``NUM_TIMED`` runs, after one that prepares them."""
     run()
     return min(timeit.repeat(run, number=1, repeat=NUM_TIMED))

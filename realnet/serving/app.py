@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import HTMLResponse, PlainTextResponse
+from starlette.requests import ClientDisconnect
 
 import realnet
 from realnet.detection.detector import Detector, Prediction
@@ -69,6 +70,8 @@ def create_app(detectors: Mapping[str, Detector], limits: Limits | None = None) 
             raise HTTPException(413, str(error)) from error
         except UserError as error:
             raise HTTPException(415, str(error)) from error
+        except ClientDisconnect as error:  # nobody reads the answer; it is counted
+            raise HTTPException(400, "the connection ended before the photograph had come") from error
         except TimeoutError as error:
             raise HTTPException(408, f"the photograph did not come within {limit.seconds:g} seconds") from error
 

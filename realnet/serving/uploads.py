@@ -56,7 +56,7 @@ def decode(data: bytes, num_pixels: int, *, bits: int = 16) -> Image:
         with PILImage.open(io.BytesIO(data)) as header:
             width, height = header.size
     except PILImage.DecompressionBombError as error:
-        raise TooLarge(str(error)) from error
+        raise TooLarge(f"{error} Send a smaller photograph") from error
     except Exception as error:  # Pillow raises many types for what is no image
         raise UserError(f"{len(data)} bytes that are not an image; send JPEG, PNG, TIFF, BMP or WebP") from error
     if width * height > num_pixels:

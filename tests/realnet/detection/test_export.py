@@ -1,17 +1,19 @@
 """Detectors as ONNX and OpenVINO files."""
 
-import importlib.util
 import json
 import pickle
-from dataclasses import replace
+import signal
+import sys
 from pathlib import Path
 
 import cv2
+import forks
 import numpy as np
 import pytest
 import tiny_detector
 import torch
 from conftest import load_script
+from exported import SMALL, graph_of, needs_packages, picture
 
 from realnet import Detector, UserError
 from realnet.config import RealNetConfig
@@ -22,63 +24,6 @@ from realnet.models import checkpoint
 from realnet.models.build import build_detector
 from realnet.models.checkpoint import Checkpoint
 from realnet.runtime.precision import Precision
-
-PACKAGES = ("onnx", "onnxscript", "onnxruntime", "openvino")
-MISSING = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-needs_packages = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)} (the extra export)")
-
-
-SMALL = """
-    image_size: 32
-    backbone: {name: test_resnet, weights: none}
-    blocks: {block1: {levels: {layer1: 16}}, block2: {levels: {layer2: 16}}}
-    reconstruction: {channel_mult: [1, 1], num_res_blocks: 1, num_head_channels: 8}
-    rrs: {modes: {max: 8, mean: 8}, num_residual_layers: 1}
-    """
-"""A network of each kind of layer: making a graph takes as long as it has layers."""
-
-
-def picture(height: int = 40, width: int = 70, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype(np.uint8)
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory) -> Path:
-    """The folder with weave.onnx and weave.xml, written by a detector that has been used, and the checkpoint's name."""
-    from conftest import write_configs
-
-    folder = tmp_path_factory.mktemp("exported")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        write_configs(folder / "experiments/tiny")
-        tiny_detector.CONFIG.write_text(SMALL)
-        path = tiny_detector.save("weave")
-        stored = checkpoint.load(path, kind="realnet")
-        checkpoint.save(path, replace(stored, facts={**stored.facts, "image_bits": 12}))
-        detector = Detector.load(path, device="cpu")
-        detector.predict(picture())
-        patch.setattr(export, "_write_onnx", written_once(export._write_onnx))
-        for suffix in (".onnx", ".xml"):
-            found = export.export_network(detector, folder / f"weave{suffix}", images=[picture(), picture(32, 32, 1)])
-            assert all(parity.anomaly_map < 1e-5 and parity.image_score < 1e-5 for parity in found)
-            assert {parity.runtime for parity in found} == {"openvino"} | (
-                {"onnxruntime"} if suffix == ".onnx" else set()
-            )
-    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
-    return folder
-
-
-def written_once(write):
-    """Let the second export, of the same network, take the graph of the first: making it takes most of the time."""
-    kept: list[bytes] = []
-
-    def once(network, size, path):
-        if not kept:
-            write(network, size, path)
-            kept.append(path.read_bytes())
-        path.write_bytes(kept[0])
-
-    return once
 
 
 @pytest.fixture
@@ -119,9 +64,11 @@ def test_a_file_of_12_bits_gets_the_same_score(detector, name, tmp_path):
 
 
 @needs_packages
-@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
-def test_a_batch_of_any_size_gives_each_images_own_map_and_score(exported, runtime):
-    network = open_exported(exported / "weave.onnx", runtime)
+@pytest.mark.parametrize(
+    ("name", "runtime"), [("weave.onnx", "openvino"), ("weave.onnx", "onnxruntime"), ("weave.xml", "openvino")]
+)
+def test_a_batch_of_any_size_gives_each_images_own_map_and_score(exported, name, runtime):
+    network = open_exported(exported / name, runtime)
     images = [picture(32, 32, seed) for seed in range(5)]
     maps, scores = network.judge(images, 4)
     assert maps.shape == (5, 32, 32) and scores.shape == (5,)
@@ -137,6 +84,27 @@ def test_an_onnx_file_knows_how_long_each_runtime_took(exported):
         seconds = json.loads(open_exported(exported / "weave.onnx", runtime).description())["seconds"]
         assert seconds == onnx_file.seconds_of(exported / "weave.onnx")
         assert seconds.keys() == {"torch", "openvino", "onnxruntime"} and min(seconds.values()) > 0
+
+
+@needs_packages
+def test_a_runtime_reports_its_use_to_nobody(exported):
+    assert sys.modules["openvino_telemetry"] is None
+
+
+def come_and_go(path: Path) -> None:
+    """Two networks, of which the first goes first; then a signal, whose handler needs its stack."""
+    signal.signal(signal.SIGINT, lambda *_: None)
+    first, second = (open_exported(path) for _ in range(2))
+    del first
+    del second
+    signal.raise_signal(signal.SIGINT)
+
+
+@needs_packages
+def test_a_signal_is_survived_after_networks_have_gone(exported):
+    process = forks.start(come_and_go, exported / "weave.xml")
+    process.join(120)
+    assert process.exitcode == 0
 
 
 def field(number: int, value: bytes) -> bytes:
@@ -197,9 +165,8 @@ def test_a_file_that_is_damaged_says_nothing_of_runtimes(tmp_path, data):
 
 
 @needs_packages
-def test_a_network_that_differs_is_refused_and_nothing_is_written(detector, monkeypatch, tmp_path):
-    graph = Path("weave.onnx").read_bytes()
-    monkeypatch.setattr(export, "_write_onnx", lambda network, size, path: path.write_bytes(graph))
+def test_a_network_that_differs_is_refused_and_nothing_is_written(exported, detector, monkeypatch, tmp_path):
+    monkeypatch.setattr(export, "_write_onnx", graph_of(exported / "weave.onnx"))
     with torch.no_grad():
         detector.model.rrs.decoder3[2]._bias[1] += 0.5
     with pytest.raises(UserError, match=r"refused: openvino differs from torch by at most .*nothing is written"):
@@ -236,7 +203,7 @@ def test_what_cannot_be_exported_is_said(tiny, monkeypatch):
     main = load_script("export_realnet").main
     with pytest.raises(UserError, match=r"--output x\.onnx: the suffix of the format bundle is \.realnet"):
         main([*command, "bundle", "--output", "x.onnx"])
-    monkeypatch.setitem(__import__("sys").modules, "onnx", None)
+    monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(UserError, match=r"onnx is not installed .*pip install 'realnet\[export\]'"):
         main([*command, "onnx", "--output", "x.onnx"])
     with pytest.raises(UserError, match=r"absent\.onnx does not exist; make it with python export_realnet\.py"):
@@ -257,28 +224,12 @@ def test_images_to_compare_on_are_the_given_ones_the_datasets_or_drawings(tiny):
 
 
 @needs_packages
-def test_a_map_joined_with_the_distance_from_normality_is_exported_too(tiny):
-    tiny_detector.CONFIG.write_text(SMALL)
-    model = tiny_detector.build()
-    model.measure_by("position", (32, 32))
-    model.fuse_maps((32, 32))
-    generator = torch.Generator().manual_seed(0)
-    for nearest in model.nearest.values():
-        nearest.memory.normal_(generator=generator)
-    model.fusion.weights.copy_(torch.tensor([0.3, 0.3, 0.2, 0.2]))
-    model.fusion.score_weights.copy_(torch.tensor([0.0, 0.2, 0.3, 0.5]))
-    network = export.ExportedNetwork(model.eval(), 4).eval()
-    export._write_onnx(network, (32, 32), Path("fused.onnx"))
-    for parity in export._compare(network, Path("fused.onnx"), [picture(32, 32, seed) for seed in range(4)]):
-        assert max(parity.anomaly_map, parity.image_score) < 1e-5
-
-
-@needs_packages
-def test_a_network_of_tiles_gives_maps_and_the_photograph_is_cut_and_blended_outside(tiny):
+def test_a_network_of_tiles_gives_joined_maps_and_the_photograph_is_cut_and_blended_outside(tiny):
     tiny_detector.CONFIG.write_text(SMALL)
     changes = {
         "image_size": [48, 40],
         "tiles": {"size": 32},
+        "blocks": {"block1": {"levels": {"layer1": 16}}},
         "features": {"normalise": "channel"},
         "detector": {"fuse": {"position": True}},
         "calibration": {"holdout_fraction": 0.1},
@@ -286,6 +237,10 @@ def test_a_network_of_tiles_gives_maps_and_the_photograph_is_cut_and_blended_out
     config = RealNetConfig.model_validate({**tiny_detector.config().model_dump(mode="json"), **changes})
     torch.manual_seed(0)
     model = build_detector(config).eval()
+    for nearest in model.nearest.values():
+        nearest.memory.normal_()
+    model.fusion.weights.copy_(torch.tensor([0.3, 0.3, 0.2, 0.2]))
+    model.fusion.score_weights.copy_(torch.tensor([0.0, 0.2, 0.3, 0.5]))
     path = tiny_detector.save("weave")
     values = torch.load(path, weights_only=True)
     checkpoint.write(path, {**values, "config": config.model_dump(mode="json"), "state_dict": model.trainable_state()})

@@ -1,5 +1,6 @@
 """The server's page and the prediction's, in a real browser."""
 
+import base64
 import importlib.util
 import shutil
 import threading
@@ -15,6 +16,13 @@ MISSING = [name for name in ("selenium", "fastapi", "uvicorn") if importlib.util
 MISSING += [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
 PHOTOGRAPH = Path("data/tiny/images/weave/test/hole/000.png")
+GOOD = Path("data/tiny/images/weave/test/good/000.png")
+DROP = """
+const bytes = Uint8Array.from(atob(arguments[1]), (letter) => letter.charCodeAt(0));
+const dataTransfer = new DataTransfer();
+dataTransfer.items.add(new File([bytes], "000.png", {type: "image/png"}));
+arguments[0].dispatchEvent(new DragEvent("drop", {dataTransfer, bubbles: true, cancelable: true}));
+"""
 MOVE = "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('input'));"
 
 
@@ -32,7 +40,7 @@ def browser(tiny):
     driver.quit()
 
 
-def test_a_chosen_photograph_gets_verdict_regions_and_a_new_verdict_from_the_slider(browser):
+def test_a_dropped_photograph_gets_verdict_regions_and_a_new_verdict_from_the_slider(browser):
     import uvicorn
     from selenium.webdriver.support.ui import WebDriverWait
 
@@ -46,7 +54,8 @@ def test_a_chosen_photograph_gets_verdict_regions_and_a_new_verdict_from_the_sli
     try:
         wait.until(lambda _: server.started)
         browser.get(f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/")
-        browser.find_element("id", "file").send_keys(str(PHOTOGRAPH.resolve()))
+        photograph = base64.b64encode(PHOTOGRAPH.read_bytes()).decode()
+        browser.execute_script(DROP, browser.find_element("id", "drop"), photograph)
         expected = detector.predict(PHOTOGRAPH)
         wait.until(lambda driver: driver.find_element("id", "verdict").text in {"defect", "normal"})
         assert browser.find_element("id", "verdict").text == expected.verdict
@@ -54,6 +63,9 @@ def test_a_chosen_photograph_gets_verdict_regions_and_a_new_verdict_from_the_sli
         for threshold, verdict in ((1, "normal"), (0, "defect")):
             browser.execute_script(MOVE, browser.find_element("id", "threshold"), threshold)
             assert browser.find_element("id", "verdict").text == verdict
+        browser.find_element("id", "file").send_keys(str(GOOD.resolve()))
+        shown = f"score {detector.predict(GOOD).image_score:.4f}"
+        wait.until(lambda driver: driver.find_element("id", "score").text == shown)
     finally:
         server.should_exit = True
         thread.join()
