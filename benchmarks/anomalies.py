@@ -11,7 +11,7 @@ from the test split of all mixes to where the mix ``real`` trains on them.
 import sys
 from pathlib import Path
 
-from benchmarks.comparison import RealDefects, Variant, compare, parser
+from benchmarks.comparison import DefectsToTrainOn, Variant, compare, parser
 from benchmarks.drawn import write_textures
 from realnet.anomalies.sources import find_textures
 from realnet.config import RealNetConfig, load, paths
@@ -53,7 +53,7 @@ def main() -> int:
     flags_of.add_argument("--mixes", nargs="+", choices=MIXES, help="default: all; real+self with --real")
     flags_of.add_argument("--real", nargs=2, metavar=("KIND", "N"))
     flags = flags_of.parse_args()
-    real = RealDefects(flags.real[0], int(flags.real[1])) if flags.real else None
+    real = DefectsToTrainOn(flags.real[0], int(flags.real[1])) if flags.real else None
     mixes = flags.mixes or [mix for mix in MIXES if real or mix != "real+self"]
     return compare([variant(mix, flags.dataset) for mix in mixes], flags, real)
 

@@ -39,15 +39,21 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class RealDefects:
+class DefectsToTrainOn:
     """The first test defects of a kind, which no variant is tested on, so that one may train on them."""
 
     kind: str
     number: int
 
     def moved(self, index: ClassIndex) -> ClassIndex:
-        """Return an index with these defects to train on."""
+        """Return an index with these defects to train on.
+
+        Raises:
+            UserError: if there are fewer.
+        """
         chosen = [entry for entry in index.test if entry.label and entry.maskname and entry.kind == self.kind]
+        if len(chosen) < self.number:
+            raise UserError(f"--real {self.kind} {self.number}: there are {len(chosen)} such defects with masks")
         real = tuple(chosen[: self.number])
         return replace(index, test=tuple(entry for entry in index.test if entry not in real), real=index.real + real)
 
@@ -64,7 +70,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     return made
 
 
-def compare(variants: Sequence[Variant], flags: argparse.Namespace, real: RealDefects | None = None) -> int:
+def compare(variants: Sequence[Variant], flags: argparse.Namespace, real: DefectsToTrainOn | None = None) -> int:
     """Train and evaluate the variants, print their table, and return the exit code: 1 if one failed."""
     dataset = open_dataset(flags.dataset)
     classes = flags.class_name or list(dataset.classes)
@@ -85,7 +91,7 @@ def compare(variants: Sequence[Variant], flags: argparse.Namespace, real: RealDe
 
 
 def _prepare(
-    home: Path, dataset: OpenDataset, classes: Sequence[str], variant: Variant, real: RealDefects | None
+    home: Path, dataset: OpenDataset, classes: Sequence[str], variant: Variant, real: DefectsToTrainOn | None
 ) -> None:
     """Make a variant's folder: configs copied, images linked, an index of its own."""
     own = home / paths.experiment(dataset.name)

@@ -1,6 +1,6 @@
 """Comparisons of detectors (``benchmarks/comparison.py``): what differs between variants, and their table."""
 
-from benchmarks.comparison import RealDefects, Variant, of_variant, table
+from benchmarks.comparison import DefectsToTrainOn, Variant, of_variant, table
 from realnet.data.index import ClassIndex, Entry
 
 TRAIN = tuple(Entry(f"nut/{number}.png", 0, "good", "nut") for number in range(30))
@@ -9,7 +9,7 @@ HOLE = Entry("nut/hole/0.png", 1, "defective", "nut")
 
 
 def test_defects_to_train_on_leave_the_test_split():
-    index = RealDefects("cut", 3).moved(ClassIndex(TRAIN, (*CUTS, HOLE)))
+    index = DefectsToTrainOn("cut", 3).moved(ClassIndex(TRAIN, (*CUTS, HOLE)))
     assert index == ClassIndex(TRAIN, (CUTS[3], HOLE), CUTS[:3])
 
 

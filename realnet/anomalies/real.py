@@ -24,6 +24,7 @@ JOIN_SHARE = 0.025
 COVERED = 64
 """Of 255, how much of a pixel a moved mask must cover to take it: what is thin stays."""
 MAX_PLACES = 20
+"""Most places to draw for a defect."""
 ENOUGH_INSIDE = 0.9
 """Share of a defect that must lie on the foreground, if one of ``MAX_PLACES`` places allows it."""
 
@@ -50,7 +51,7 @@ class Paste:
     Attributes:
         image: uint8 RGB (H, W, 3).
         mask: (H, W), the defect's pixels that changed.
-        source: the files that the defect comes from; None if it found no place.
+        source: the files that the defect comes from.
         opacity: its weight.
     """
 

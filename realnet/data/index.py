@@ -15,7 +15,7 @@ from realnet.data.layout_file import NO_LAYOUT, Layout
 from realnet.data.roles import FileRole, roles_in_class
 from realnet.data.words import read_name
 from realnet.errors import UserError
-from realnet.runtime.files import refusing, whole
+from realnet.runtime.files import read_text, refusing, whole
 
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")
@@ -218,14 +218,8 @@ def _to_line(entry: Entry) -> dict[str, Any]:
 
 def _read_split(samples_dir: Path, split: Split | Literal["real"], class_name: str) -> tuple[Entry, ...]:
     path = samples_dir / f"{split}_{class_name}.json"
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise UserError(
-            f"cannot read the index {path}: {reason}; build it with: python prepare_data.py index "
-            f"--dataset {shlex.quote(samples_dir.parent.name)} --class_name {shlex.quote(class_name)}"
-        ) from error
+    names = f"--dataset {shlex.quote(samples_dir.parent.name)} --class_name {shlex.quote(class_name)}"
+    lines = read_text(path, f"build the index with: python prepare_data.py index {names}").splitlines()
     return tuple(
         _parse_line(line, f"{path}, line {number}", class_name) for number, line in enumerate(lines, 1) if line.strip()
     )

@@ -11,6 +11,7 @@ from realnet.config import paths
 from realnet.config.files import parse_yaml
 from realnet.data.words import same_name
 from realnet.errors import UserError
+from realnet.runtime.files import read_text
 
 ROLES = "train, normal, test good, test <kind>, train <kind>, mask, unused"
 GROUP = "group"
@@ -70,15 +71,8 @@ def read_layout(path: Path) -> Layout:
     Raises:
         UserError: if it cannot be read, or a line is not of that form.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise UserError(
-            f"cannot read the layout {path}: {reason}; give the name of a layout (auto, class, mvtec, sorted, folder, "
-            "folders), or a YAML file of globs and roles"
-        ) from error
-    lines = parse_yaml(text, str(path))
+    repair = "--layout is auto, class, mvtec, sorted, folder, folders, or a YAML file of globs and roles"
+    lines = parse_yaml(read_text(path, repair), str(path))
     if not isinstance(lines, Mapping) or not lines:
         raise UserError(f'{path} must hold lines such as "NG/**": test scratch; roles: {ROLES}')
     wrong = [f"{glob!r}: {role!r}" for glob, role in lines.items() if glob != GROUP and not _is_role(glob, role)]

@@ -34,8 +34,12 @@ def refusing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, repair: str = "check its permissions, or move it elsewhere") -> str:
     """Return the text of a file, without a byte-order mark.
+
+    Args:
+        path: the file.
+        repair: what to do if it cannot be read; ends the message.
 
     Raises:
         UserError: if it cannot be read, or is not UTF-8 text.
@@ -44,7 +48,7 @@ def read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise UserError(f"cannot read {path}: {reason}; check its permissions, or move it elsewhere") from error
+        raise UserError(f"cannot read {path}: {reason}; {repair}") from error
 
 
 def read_table(path: Path, columns: Iterable[str]) -> list[dict[str, str]]:

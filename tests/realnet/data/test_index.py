@@ -182,7 +182,7 @@ def test_broken_lines_are_named(tmp_path, line, problem):
 
 def test_an_index_that_is_no_text_is_named(tmp_path):
     (tmp_path / "train_nut.json").write_bytes(b"\xff\xfe{")
-    with pytest.raises(UserError, match=r"cannot read the index .*train_nut\.json: it is not UTF-8 text"):
+    with pytest.raises(UserError, match=r"cannot read .*train_nut\.json: it is not UTF-8 text; build the index"):
         index.read_index(tmp_path, "nut")
 
 

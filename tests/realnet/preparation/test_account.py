@@ -192,7 +192,7 @@ def test_a_wrong_layout_file_is_named(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(UserError, match=message):
         read_layout(path)
-    with pytest.raises(UserError, match=r"layout .*absent\.yaml: No such file.*auto, class"):
+    with pytest.raises(UserError, match=r"absent\.yaml: No such file.*layout is auto, class"):
         read_layout(tmp_path / "absent.yaml")
 
 
