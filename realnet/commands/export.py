@@ -10,6 +10,7 @@ from realnet.commands.cli import location
 
 if TYPE_CHECKING:
     from realnet.data.images import Image
+    from realnet.data.registry import OpenDataset
     from realnet.detection.detector import Detector
 
 EPILOG = """\
@@ -19,7 +20,8 @@ then     python predict_realnet.py --detector FILE --input PHOTOS
 
 bundle      needs nothing else: no network, no pretrain/; loads with realnet.Detector.load (docs/bundle.md)
 onnx        uint8 RGB (N, H, W, 3) in, maps and scores out; resizing stays outside (see the file's metadata)
-openvino    the same, as .xml and .bin
+openvino    the same, as .xml and .bin; --int8 rounds its convolutions to 8 bits, by the dataset's training images, and
+            says what that changes over its test images
 """
 NUM_IMAGES = 8
 
@@ -45,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar="PATH",
         help="photographs to compare the exported network with torch on (default: the dataset's, else the toy's)",
     )
+    parser.add_argument("--int8", action="store_true", help="with --format openvino: convolutions in 8 bits")
     flags = parser.parse_args(arguments)
     config = cli.load_config_of_use(flags)
     source, class_name = cli.find_detector(flags)
@@ -64,6 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     output = flags.output or source.with_name(f"{detector.class_name or source.stem}{suffix}")
     if output.suffix != suffix:
         raise UserError(f"--output {output}: the suffix of the format {flags.format} is {suffix}")
+    if flags.int8 and flags.format != "openvino":
+        raise UserError(f"--int8 is for OpenVINO, not {flags.format}; add --format openvino")
+    dataset = _open_own_dataset(detector) if flags.int8 else None
     if output.resolve() == source.resolve():
         raise UserError(f"--output {output} is the detector itself; give another name")
     if flags.dry_run:
@@ -81,6 +87,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
             storage=flags.storage,
             texts=card.texts() if card else None,
         )
+    elif dataset:
+        from realnet.evaluation.int8 import export_int8
+        from realnet.runtime.distributed import join_world
+
+        with join_world("cpu", "fp32") as world:
+            images = _images(flags.images, detector)
+            checked = [
+                f"int8       {line}"
+                for line in export_int8(detector, output, dataset, images=images, world=world).lines()
+            ]
     else:
         images = _images(flags.images, detector)
         checked = [
@@ -95,6 +111,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"written    {output} ({size / 1e6:.1f} MB)",
         f"next       python predict_realnet.py --detector {shlex.quote(str(output))} --input PHOTOS",
     )
+
+
+def _open_own_dataset(detector: "Detector") -> "OpenDataset":
+    """Return the dataset that a detector was trained on.
+
+    Raises:
+        UserError: if NNCF is not installed, or the dataset is not here.
+    """
+    from realnet.config import experiments
+    from realnet.data.registry import open_dataset
+    from realnet.detection.runtimes import import_extra
+    from realnet.errors import UserError
+
+    import_extra("nncf")
+    if detector.dataset not in experiments() or not detector.class_name:
+        raise UserError(
+            f"--int8 needs training and test images of the dataset {detector.dataset!r}, which is not in experiments/; "
+            "export where the detector was trained, or without --int8"
+        )
+    return open_dataset(detector.dataset)
 
 
 def _images(given: Path | None, detector: "Detector") -> "list[Image]":

@@ -144,9 +144,12 @@ class OpenVinoRuntime(_Exported):
 
     def outputs(self, images: Sequence[Image]) -> Mapping[str, NDArray[np.float32]]:
         """Return all that the network gives for a batch of images, by name."""
-        found = self._compiled(np.stack(images))
+        takes_any_number = self._network.inputs[0].partial_shape[0].is_dynamic
+        parts = [images] if takes_any_number else [[image] for image in images]
         known = {name for output in self._compiled.outputs for name in output.get_names()}
-        return {name: np.array(found[name]) for name in (MAPS, SCORES, SCORED) if name in known}
+        names = [name for name in (MAPS, SCORES, SCORED) if name in known]
+        found = [self._compiled(np.stack(part)) for part in parts]
+        return {name: np.concatenate([one[name] for one in found]) for name in names}
 
     def __reduce__(self) -> tuple[type[Self], tuple[Path]]:
         return type(self), (self._path,)
