@@ -29,7 +29,7 @@ def weave(tiny):
 
 
 @needs_packages
-def test_8_bits_change_little_and_the_file_says_how_much(weave, exported, monkeypatch, capsys):
+def test_the_file_says_what_8_bits_change(weave, exported, monkeypatch, capsys):
     monkeypatch.setattr(export, "_write_onnx", graph_of(exported / "weave.onnx"))
     run()
     printed = capsys.readouterr().out
@@ -43,7 +43,7 @@ def test_8_bits_change_little_and_the_file_says_how_much(weave, exported, monkey
     moved = [abs(a.image_score - b.image_score) for a, b in zip(own, rounded, strict=True)]
     assert told["largest_map"] == pytest.approx(np.max(apart), abs=1e-4)
     assert told["median_score"] == pytest.approx(np.median(moved), abs=1e-4)
-    assert 1e-4 < np.mean(apart) < 0.2  # weights are random, so every residual is as large as what it is of
+    assert np.mean(apart) > 1e-4
     assert set(told["float32"]) == {"image_auroc", "aupro"} and told["float32"].keys() == told["int8"].keys()
     before, after = (f"{told[name]['image_auroc']:.4f}" for name in ("float32", "int8"))
     assert f"int8       image AUROC {before} → {after}, AUPRO" in printed
