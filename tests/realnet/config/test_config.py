@@ -135,7 +135,7 @@ def test_an_unknown_key_is_named_with_the_nearest_one(refusal, model, text, mess
         ("blocks: {b: {levels: {layer1: al}}}", "blocks.b.levels.layer1: Input should be 'all' (got 'al')"),
         ("rrs: {modes: {median: 3}}", "rrs.modes.median: Input should be 'max' or 'mean'"),
         ("loss: {segmentation: dice}", "loss.segmentation: Input should be 'cross_entropy' or 'focal' (got 'dice')"),
-        ("anomalies: {types: {normal: 1}}", "hold no anomaly source; give sdas, dtd or self a weight"),
+        ("anomalies: {types: {normal: 1}}", "hold no anomaly source; give sdas, dtd, self or real a weight"),
         ("anomalies: {opacity: {sdas: [0.9, 0.5]}}", "a range starts with its smaller number, got 0.9 to 0.5"),
         ("anomalies: {opacity: {sdas: [0.5, 1.5]}}", "opacity lies within 0 and 1; that of sdas does not"),
         ("anomalies: {opacity: {dtd: [0.5, 1]}}", "opacity lacks a range for sdas"),

@@ -108,7 +108,8 @@ def test_panels_have_a_row_for_each_stage_and_strength(described, images):
 @pytest.mark.parametrize(
     ("entries", "state", "words"),
     [
-        ([], "unknown", ["not known to be ready: the checkpoint has no record of a validation"]),
+        (None, "unknown", ["not known to be ready: the checkpoint has no record of validations"]),
+        ([], "unready", ["not ready: its training has not reached the first validation"]),
         ([READY], "ready", ["ready; ", "round-trip error 0.050", "samples 1.5 times"]),
         (
             [READY | {"relative_error": 0.2}],

@@ -14,7 +14,7 @@ import pytest
 import tiny_detector
 from conftest import load_script
 from PIL import Image
-from processes import free_port
+from processes import held_port
 
 from realnet import Detector
 
@@ -35,12 +35,12 @@ def serve(folder: Path, detector: Path, port: int) -> None:
 @pytest.fixture
 def server(tiny):
     """A running server: its process and its port."""
-    port = free_port()
-    process = forks.start(serve, tiny, tiny_detector.save("weave"), port)
-    until(lambda: listens(port))
-    yield process, port
-    process.kill()
-    process.join()
+    with held_port() as port:
+        process = forks.start(serve, tiny, tiny_detector.save("weave"), port)
+        until(lambda: listens(port))
+        yield process, port
+        process.kill()
+        process.join()
 
 
 def until(happens) -> None:
