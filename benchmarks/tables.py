@@ -32,6 +32,7 @@ COMMANDS = {
     "scaling": "scaling --images 50",
     "serve": "serve",
     "startup": "startup",
+    "training": "training",
 }
 """The command of each table, by the table's name."""
 
