@@ -42,12 +42,12 @@ def write_detector(path: Path, described: Path) -> None:
     bundle.write(path, drawn)
 
 
-def write_photographs(folder: Path, number: int) -> list[Path]:
-    """Write JPEGs of 800×600 pixels; a few are drawn, and the others have the same pixels."""
+def write_photographs(folder: Path, number: int, size: tuple[int, int] = SIZE) -> list[Path]:
+    """Write JPEGs of a size (height, width); a few are drawn, and the others have the same pixels."""
     folder.mkdir(parents=True, exist_ok=True)
     encoded = [
         cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
-        for image in draw_photographs(min(number, NUM_DRAWN), SIZE)
+        for image in draw_photographs(min(number, NUM_DRAWN), size)
     ]
     files = [folder / f"{place:05}.jpg" for place in range(number)]
     for place, file in enumerate(files):

@@ -1,18 +1,20 @@
 """Measure the share of the pure network's rate that ``predict`` reaches, and whether its memory grows.
 
-Usage: python -m benchmarks.predict [--config experiments/MTD/realnet.yaml] [--images 1000] [--device cpu]
+Usage: python -m benchmarks.predict [--config experiments/MTD/realnet.yaml] [--images 1000] [--size 600 800]
 
 The pure network judges one image again and again, already read and resized. It is timed before and after each row, as
 a machine's speed varies; on a CPU it has all cores, which ``predict`` shares with reading and drawing. "Busy" is the
 share of its time in which ``predict`` runs the network; other programs change it less than the share of the pure rate.
 "Memory" is that of the process after a tenth of the images and after all of them. Weights are random, the photographs
-are drawn JPEGs of 800×600 pixels.
+are drawn JPEGs. The last lines say what a photograph costs the processor, each part by itself and all of ``predict``;
+on an idle computer of one core that is the time that passes.
 """
 
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -68,6 +70,28 @@ def pure_seconds(detector: Detector, photograph: Path) -> float:
     return (time.perf_counter() - start) / NUM_PURE
 
 
+def processor_ms(work: Callable[[], object]) -> float:
+    """Return the least of the processor's milliseconds for a call."""
+    times = []
+    for _ in range(NUM_PURE):
+        start = time.process_time()
+        work()
+        times.append(time.process_time() - start)
+    return 1e3 * min(times)
+
+
+def costs(detector: Detector, photograph: Path) -> str:
+    """Return what the parts of a prediction cost the processor, in words."""
+    image, size, pool = read_image(photograph), detector.config.image_size, detector.config.evaluation.pool
+    small = resize_image(image, size)
+    parts: dict[str, Callable[[], object]] = {
+        "decoding": lambda: read_image(photograph),
+        "resizing": lambda: resize_image(image, size),
+        "network": lambda: detector.runtime.judge([small], pool),
+    }
+    return ", ".join(f"{name} {processor_ms(work):.1f} ms" for name, work in parts.items())
+
+
 def measured(
     found: Iterator[FileVerdict | LeftOut], number: int, memory: list[float]
 ) -> Iterator[FileVerdict | LeftOut]:
@@ -83,29 +107,33 @@ def main() -> None:
     parser = measure.arguments(__doc__)
     parser.add_argument("--config", type=Path, default=Path("experiments/MTD/realnet.yaml"))
     parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--size", type=int, nargs=2, default=drawn.SIZE, metavar=("H", "W"), help="pixels")
     flags = parser.parse_args()
     print(measure.header(torch.device(flags.device)).splitlines()[0])
     columns = (
         f"{'pure network':>16}{'predict':>14}{'share':>8}{'busy':>8}{'memory, a tenth':>18}{'all':>14}{'page':>16}"
     )
     print(f"{'':<20}{columns}")
-    with tempfile.TemporaryDirectory() as name, join_world(flags.device) as world:
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         drawn.write_detector(folder / "drawn.realnet", flags.config)
-        files = drawn.write_photographs(folder / "photographs", flags.images)
+        files = drawn.write_photographs(folder / "photographs", flags.images, (flags.size[0], flags.size[1]))
+        world = stack.enter_context(join_world(flags.device))  # from now on freed memory is kept
         detector = Detector.load(folder / "drawn.realnet", device=world.device)
         names = [file.name for file in files]
+        spent: dict[str, float] = {}
         for row, kinds in ROWS.items():
             output, memory = folder / row, []
             page = start_of_page(row, [], detector.display()) if "page" in kinds else None
             before = pure_seconds(detector, files[0])
             timed = Timed(detector.runtime)
-            start = time.perf_counter()
+            start, began = time.perf_counter(), time.process_time()
             found = predict_files(
                 replace(detector, runtime=timed), names, files[0].parent, output, kinds=kinds, world=world
             )
             write_predictions(measured(found, len(names), memory), output, world, page=page)
             wall = (time.perf_counter() - start) / len(names)
+            spent[row] = 1e3 * (time.process_time() - began) / len(names)
             pure = (before + pure_seconds(detector, files[0])) / 2
             busy = timed.seconds / wall / len(names)
             size = (output / "predictions.html").stat().st_size / len(names) / 1e3 if page else None
@@ -114,6 +142,8 @@ def main() -> None:
                 f"{memory[0]:>15.0f} MB{memory[-1]:>11.0f} MB{f'{size:.1f} kB/image' if size else '-':>16}",
                 flush=True,
             )
+        print(f"processor, by itself: {costs(detector, files[0])}")
+        print(f"processor, in all: {', '.join(f'{row} {ms:.1f} ms' for row, ms in spent.items())}")
 
 
 if __name__ == "__main__":

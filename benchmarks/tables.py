@@ -35,6 +35,7 @@ COMMANDS = {
     "scaling": "scaling --images 50",
     "serve": "serve",
     "startup": "startup",
+    "training": "training",
 }
 """The command of each table, by the table's name."""
 

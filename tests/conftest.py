@@ -39,6 +39,7 @@ TINY = {
         image_size: 32
         backbone: {name: resnet18, weights: none}
         blocks: {block1: {levels: {layer1: 32}}, block2: {levels: {layer2: 32}}}
+        reconstruction: {channel_mult: [1, 2], num_res_blocks: 1}
         rrs: {modes: {max: 8, mean: 8}}
         afs: {init_batches: 2}
         anomalies: {types: {normal: 0.5, self: 0.5}}

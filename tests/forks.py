@@ -12,6 +12,7 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [
         "torch._dynamo",
+        "timm",
         "torch.utils.tensorboard",
         "realnet.commands.cli",
         "realnet.training.classifier_task",

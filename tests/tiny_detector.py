@@ -32,8 +32,8 @@ def build(seed: int = 0) -> RealNet:
             if isinstance(module, torch.nn.Conv2d):
                 torch.nn.init.normal_(module.weight, std=1.6 / (module.weight[0].numel()) ** 0.5)
         last, logits = model.rrs.decoder3[2], model(torch.randn(4, 3, 32, 32)).logits
-        last.weight /= logits.std()
-        last.bias.copy_((last.bias - logits.mean(dim=(0, 2, 3))) / logits.std())
+        last.weight *= 3 / logits.std()
+        last.bias.copy_((last.bias - logits.mean(dim=(0, 2, 3))) * 3 / logits.std())
     return model
 
 
