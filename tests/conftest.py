@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
+import hypothesis
 import pytest
 
 from realnet.runtime import threads
@@ -14,6 +15,8 @@ from realnet.runtime import threads
 if "PYTEST_XDIST_WORKER" in os.environ:  # one of several on the same cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 threads.spin_briefly()
+hypothesis.settings.register_profile("no clock", deadline=None)
+hypothesis.settings.load_profile("no clock")
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -88,7 +88,7 @@ def test_auto_takes_a_texture_whole():
     assert foreground_mask(texture, "auto").all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(hnp.arrays(np.uint8, st.tuples(st.integers(1, 40), st.integers(1, 40), st.just(3))))
 def test_auto_never_fails_and_is_never_empty(image):
     mask = foreground_mask(image, "auto")

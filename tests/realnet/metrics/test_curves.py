@@ -72,14 +72,14 @@ def test_agrees_with_the_published_metrics(path):
     assert curves.pixel_curve(maps, masks).aupro(0.3) == pytest.approx(case.run["pro_1000_thresholds_fpr0_3"], abs=5e-3)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(maps_and_masks(), st.sampled_from([0.05, 0.3, 0.5, 1.0]))
 def test_aupro_equals_its_literal_definition(case, limit):
     maps, masks = case
     assert curves.pixel_curve(maps, masks).aupro(limit) == pytest.approx(slow_aupro(maps, masks, limit), abs=1e-9)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(maps_and_masks())
 def test_pixel_metrics_equal_sklearn(case):
     maps, masks = case
@@ -93,7 +93,7 @@ def test_pixel_metrics_equal_sklearn(case):
     assert best.threshold == max(thresholds[f1[:-1] > f1.max() - 1e-9])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(maps_and_masks())
 def test_the_same_scores_as_images_give_the_same_numbers(case):
     maps, masks = case
