@@ -13,7 +13,7 @@ from realnet.config import MaskRule, RealDefectConfig, paths
 from realnet.data.images import NON_ZERO, Image, Mask, read_image, read_mask, resize_image
 from realnet.data.registry import OpenDataset
 from realnet.errors import UserError
-from realnet.inspection.repeats import Marked
+from realnet.inspection.repeats import Marked, with_masks
 
 FEATHER = 3
 """Pixels outside the mask over which a paste fades into the image."""
@@ -90,17 +90,17 @@ class RealDefects:
         of_one = self.cuts[int(rng.integers(len(self.cuts)))]
         return of_one[int(rng.integers(len(of_one)))]
 
-    def _cut_out(self, marked: Marked) -> list[Cut]:
-        image, mask = read_image(marked.image, self.bits), read_mask(marked.mask, self.rule)
+    def _cut_out(self, one: Marked) -> list[Cut]:
+        image, mask = read_image(one.image, self.bits), read_mask(one.mask, self.rule)
         if mask.shape != image.shape[:2]:
-            raise UserError(f"the mask {marked.mask} and its image {marked.image} differ in size; give both the same")
+            raise UserError(f"the mask {one.mask} and its image {one.image} differ in size; give both the same")
         if not mask.any():
-            raise UserError(f"the mask {marked.mask} of a defect to train on is empty; draw the defect")
+            raise UserError(f"the mask {one.mask} of a defect to train on is empty; draw the defect")
         image, cover = resize_image(image, self.size), _resized(mask, self.size)
         reach = 2 * round(JOIN_SHARE * min(self.size)) + 1
         joined = cv2.dilate((cover > 0).astype(np.uint8), np.ones((reach, reach), np.uint8))
         number, labels = cv2.connectedComponents(joined, connectivity=8)
-        return [_around(image, (cover > 0) & (labels == label), marked) for label in range(1, number)]
+        return [_around(image, (cover > 0) & (labels == label), one) for label in range(1, number)]
 
 
 def find_real(dataset: OpenDataset, class_name: str) -> list[Marked]:
@@ -124,7 +124,7 @@ def find_real(dataset: OpenDataset, class_name: str) -> list[Marked]:
             f"({len(bare)} in all) has none; draw them, then run: python prepare_data.py index "
             f"--dataset {shlex.quote(dataset.name)}"
         )
-    return [Marked(root / entry.filename, root / entry.maskname) for entry in entries if entry.maskname]
+    return with_masks(root, entries)
 
 
 def paste(
@@ -196,8 +196,8 @@ def _resized(mask: Mask, size: tuple[int, int]) -> NDArray[np.float32]:
     return np.asarray(cv2.resize(mask.astype(np.float32), (size[1], size[0]), interpolation=cv2.INTER_AREA))
 
 
-def _around(image: Image, mask: Mask, marked: Marked) -> Cut:
+def _around(image: Image, mask: Mask, source: Marked) -> Cut:
     rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
     top, left = max(0, rows[0] - SURROUNDINGS), max(0, columns[0] - SURROUNDINGS)
     box = (slice(top, rows[-1] + 1 + SURROUNDINGS), slice(left, columns[-1] + 1 + SURROUNDINGS))
-    return Cut(np.ascontiguousarray(image[box]), np.ascontiguousarray(mask[box]), marked)
+    return Cut(np.ascontiguousarray(image[box]), np.ascontiguousarray(mask[box]), source)

@@ -113,7 +113,7 @@ def inspect_sources(dataset: OpenDataset, class_name: str, config: AnomalyConfig
     finders: dict[AnomalyType, Callable[[], list[Path]]] = {
         "sdas": lambda: find_sdas(dataset.name, class_name, config.sdas_keep),
         "dtd": lambda: find_textures(Path(config.dtd_root)),
-        "real": lambda: [file for one in find_real(dataset, class_name) for file in (one.image, one.mask)],
+        "real": lambda: [file for pair in find_real(dataset, class_name) for file in pair],
     }
     found: list[Finding] = []
     for find in (find for kind, find in finders.items() if config.types.get(kind, 0) > 0):

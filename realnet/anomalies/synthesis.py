@@ -112,7 +112,7 @@ class AnomalySynthesizer:
     @property
     def source_files(self) -> list[Path]:
         """Return the files of all types."""
-        real = (file for one in self.real_files for file in (one.image, one.mask))
+        real = (file for pair in self.real_files for file in pair)
         return [*(file for files in self.sources.values() for file in files), *real]
 
     @property

@@ -17,7 +17,7 @@ from realnet.inspection import findings as kinds
 from realnet.inspection.duplicates import equal_keys, same_content
 from realnet.inspection.findings import Finding, fatal, report
 from realnet.inspection.looks import Look, look_at_images, look_at_masks
-from realnet.inspection.repeats import Marked, find_repeats
+from realnet.inspection.repeats import find_repeats, with_masks
 
 logger = logging.getLogger(__name__)
 
@@ -183,7 +183,7 @@ def _copies(root: Path, parts: Mapping[str, Sequence[Entry]], looks: Looks) -> I
 def _repeats(dataset: OpenDataset, index: ClassIndex) -> Iterator[Finding]:
     """Yield test images that show what a defect to train on shows."""
     root, config = dataset.image_root, dataset.config
-    real = [Marked(root / entry.filename, root / entry.maskname) for entry in index.real if entry.maskname]
+    real = with_masks(root, index.real)
     tested, normal = ([root / entry.filename for entry in part] for part in (index.test, index.train))
     for path, same in find_repeats(real, tested, normal, rule=config.masks, bits=config.image_bits):
         yield Finding(kinds.LEAK, f"{path} shows the defect of {same}, which is to be trained on")

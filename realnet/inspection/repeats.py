@@ -1,12 +1,12 @@
 """Find test images that repeat a photograph of a defect to train on: stored anew, resized, brightened, turned."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from realnet.config import MaskRule
 from realnet.data.images import Image, Mask, read_image, read_mask
+from realnet.data.index import Entry
 from realnet.errors import UserError
 
 NUM_THREADS = min(8, os.cpu_count() or 1)
@@ -29,12 +30,16 @@ Grey = NDArray[np.float32]
 """float32 (H, W) of mean 0 and deviation 1."""
 
 
-@dataclass(frozen=True)
-class Marked:
+class Marked(NamedTuple):
     """A photograph of a defect, and its mask."""
 
     image: Path
     mask: Path
+
+
+def with_masks(root: Path, entries: Iterable[Entry]) -> list[Marked]:
+    """Return the photographs of an index and their masks, leaving out those without one."""
+    return [Marked(root / entry.filename, root / entry.maskname) for entry in entries if entry.maskname]
 
 
 @dataclass(frozen=True)
