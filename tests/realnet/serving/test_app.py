@@ -24,14 +24,13 @@ def detector(tiny):
     return Detector.load(tiny_detector.save("weave"), device="cpu")
 
 
-@pytest.fixture
-def ask(detector):
-    """Send requests, each (method, path, further arguments), all at once; return the answers in order."""
+def asking(detector, **limits):
+    """Return how to send requests, each (method, path, further arguments), all at once; gives the answers in order."""
     import httpx
 
     from realnet.serving.app import Limits, create_app
 
-    app = create_app({"weave": detector}, Limits(num_bytes=200_000, num_pixels=10_000, seconds=0.3, waiting=2))
+    app = create_app({"weave": detector}, Limits(num_bytes=200_000, num_pixels=10_000, waiting=2, **limits))
 
     def ask(*requests):
         async def all_at_once():
@@ -42,6 +41,11 @@ def ask(detector):
         return asyncio.run(all_at_once())
 
     return ask
+
+
+@pytest.fixture
+def ask(detector):
+    return asking(detector)
 
 
 def encoded(height: int = 40, width: int = 70, kind: str = "PNG") -> tuple[bytes, np.ndarray]:
@@ -86,14 +90,14 @@ def test_what_is_no_photograph_within_the_limits_is_refused(ask):
     assert missing.status_code == 404 and "there are weave" in missing.text
 
 
-def test_a_client_that_is_too_slow_is_dropped_and_others_are_served(ask):
+def test_a_client_that_is_too_slow_is_dropped_and_others_are_served(detector):
     async def slowly():
         yield b"\x89PNG"
-        await asyncio.sleep(2)
+        await asyncio.sleep(60)
         yield b""
 
     data, _ = encoded()
-    slow, quick = ask(
+    slow, quick = asking(detector, seconds=2)(
         ("POST", "/predict", {"content": slowly(), "headers": PNG}),
         ("POST", "/predict", {"content": data, "headers": PNG}),
     )
