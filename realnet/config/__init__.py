@@ -10,6 +10,7 @@ from realnet.config.base import (
 )
 from realnet.config.dataset import DatasetConfig, Foreground, ForegroundRule, MaskRule
 from realnet.config.detector import (
+    DEEP,
     PUBLISHED_BLOCKS,
     AFSConfig,
     AnomalyConfig,
@@ -29,6 +30,7 @@ from realnet.config.files import dump, experiments, load, load_dataset, parse_ya
 from realnet.config.generation import ClassifierConfig, DiffusionConfig, ProcessConfig, SampleConfig
 
 __all__ = [
+    "DEEP",
     "PUBLISHED_BLOCKS",
     "AFSConfig",
     "AnomalyConfig",

@@ -10,6 +10,9 @@ from realnet.config.detector_training import DetectorTrainConfig, LossConfig
 from realnet.config.presets import DETECTOR_PRESETS
 from realnet.config.scoring import CalibrationConfig, EvaluationConfig, TilesConfig
 
+DEEP = "deep"
+"""The name, among a detector's blocks, of the features of ``detector.fuse.deep``."""
+
 AnomalyType = Literal["normal", "sdas", "dtd", "self", "real"]
 Colour = tuple[float, float, float]
 BlockName = Annotated[str, Field(pattern=r"^\w+$")]
@@ -75,6 +78,11 @@ class FuseConfig(Section):
         False,
         description="the normalised residual, the distance from the Gaussian at the position, and the distance from "
         "the nearest normal feature; needs features.normalise",
+    )
+    deep: bool = Field(
+        False,
+        description="with position: the distance of the backbone's last level from its Gaussian, too; it sees more of "
+        "an anomaly's surroundings than blocks do",
     )
 
 
@@ -255,6 +263,8 @@ class RealNetConfig(TrainingConfig):
     def _check_fusion(self) -> Self:
         if self.detector.fuse.position and self.features.normalise == "none":
             raise ValueError("detector.fuse.position needs features.normalise position, channel or auto")
+        if self.detector.fuse.deep and DEEP in self.blocks:
+            raise ValueError(f"detector.fuse.deep takes the name {DEEP!r}; give the block of that name another one")
         if self.features.normalise != "none" and not self.calibration.holdout_fraction:
             raise ValueError(
                 "features.normalise needs calibration.holdout_fraction above 0, such as 0.1: on images that the "

@@ -25,6 +25,8 @@ from realnet.runtime.distributed import World
 
 logger = logging.getLogger("realnet")
 
+FAMILIES = (("logit", "residual", "distance"), ("nearest",), ("deep",))
+"""Signals that see the same features in the same way."""
 POOLS = (1, 4, 16)
 TOLERANCE = 0.04
 """Drawn probes rank choices whose figures are nearer to each other than this wrongly (docs/method.md, Fusion)."""
@@ -37,10 +39,10 @@ UPPER_QUANTILE = 0.8413  # a Gaussian's mean plus one deviation
 
 @torch.inference_mode()
 def signal_maps(model: RealNet, image: Tensor, world: World) -> NDArray[np.float32]:
-    """Compute the maps that fusion joins, (B, 4, H, W) in the order of ``SIGNALS``, from images (B, 3, H, W)."""
+    """Compute the maps that fusion joins, (B, K, H, W) in the order of ``SIGNALS``, from images (B, 3, H, W)."""
     with world.precision.autocast():
         _, signals = model.sense(send_images(image, world.device))
-    return torch.cat([signals[name] for name in SIGNALS], dim=1).cpu().numpy()
+    return torch.cat([signals[name] for name in SIGNALS if name in signals], dim=1).cpu().numpy()
 
 
 def fit_fusion(model: RealNet, probes: Examples, *, config: RealNetConfig, world: World, description: str) -> None:
@@ -89,11 +91,11 @@ def _choose_weights(
     """
     if not len(masks) or not np.isfinite(maps.normal).all():
         logger.warning("WARNING: no probe fell on the object, or the maps hold NaN; all signals are joined")
-        all_signals = shares((1,) * len(SIGNALS))
+        all_signals = shares((1,) * len(scales))
         return all_signals, all_signals
     normal, probes = ((part - centres) / scales[:, None, None] for part in maps)
     images, pixels = {}, {}
-    for chosen in product((0, 1), repeat=len(SIGNALS)):
+    for chosen in product((0, 1), repeat=len(scales)):
         if any(chosen):
             weights = shares(chosen).astype(np.float32)
             joined = Measured(*(np.einsum("k,nkhw->nhw", weights, part) for part in (normal, probes)))
@@ -101,29 +103,28 @@ def _choose_weights(
     best = max(images.values()) - TOLERANCE
     for_scores = max(images, key=lambda one: (images[one] >= best, sum(one), images[one]))
     for_map = max(pixels, key=lambda one: pixels[one])
-    logger.info("the anomaly map joins %s; AUPRO on probes: %s", _named(for_map), _listed(pixels))
-    logger.info("the image score joins %s; image AUROC of probes: %s", _named(for_scores), _listed(images))
+    logger.info("the anomaly map joins %s; AUPRO on probes: %s", _named(for_map), _listed(pixels, for_map))
+    logger.info("the image score joins %s; image AUROC of probes: %s", _named(for_scores), _listed(images, for_scores))
     return shares(for_map), shares(for_scores)
 
 
 def shares(chosen: Sequence[int]) -> NDArray[np.float64]:
     """Return the weights (K,) of the signals that are used, 1 or 0 for each of ``SIGNALS``; they add up to 1.
 
-    All but the nearest feature see the same normalised features and agree with each other, so they count together as
-    much as it does (docs/method.md, Fusion).
+    Signals of a family say nearly the same, so all families that are used count alike (docs/method.md, Fusion).
     """
     used = np.array(chosen, np.float64)
-    is_nearest = np.array([name == "nearest" for name in SIGNALS])
-    halves = [used * part / (used * part).sum() for part in (is_nearest, ~is_nearest) if (used * part).any()]
-    return np.asarray(np.mean(halves, axis=0))
+    families = [used * [name in family for name in SIGNALS[: len(used)]] for family in FAMILIES]
+    return np.asarray(np.mean([family / family.sum() for family in families if family.any()], axis=0))
 
 
 def _named(chosen: Sequence[int]) -> str:
-    return " + ".join(name for name, used in zip(SIGNALS, chosen, strict=True) if used)
+    return " + ".join(name for name, used in zip(SIGNALS, chosen, strict=False) if used)
 
 
-def _listed(figures: Mapping[tuple[int, ...], float]) -> str:
-    return ", ".join(f"{_named(chosen)} {value:.3f}" for chosen, value in figures.items())
+def _listed(figures: Mapping[tuple[int, ...], float], taken: tuple[int, ...]) -> str:
+    told = [chosen for chosen in figures if sum(chosen) == 1 or chosen in (taken, (1,) * len(chosen))]
+    return ", ".join(f"{_named(chosen)} {figures[chosen]:.3f}" for chosen in told)
 
 
 def _figures(maps: Measured, masks: MaskArray, config: RealNetConfig) -> tuple[float, float]:

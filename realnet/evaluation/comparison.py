@@ -43,7 +43,7 @@ def chosen_by(stored: Checkpoint) -> dict[str, str]:
     names = {"signals of the map": "fusion.weights", "signals of the score": "fusion.score_weights"}
     for what, name in names.items():
         if (weights := stored.state_dict.get(name)) is not None:
-            found[what] = " + ".join(one for one, used in zip(SIGNALS, weights.tolist(), strict=True) if used)
+            found[what] = " + ".join(one for one, used in zip(SIGNALS, weights.tolist(), strict=False) if used)
     return found
 
 

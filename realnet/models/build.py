@@ -11,6 +11,7 @@ from guided_diffusion.classifier import NoisyClassifier
 from guided_diffusion.gaussian import GaussianDiffusion
 from guided_diffusion.unet import UNet
 from realnet.config import (
+    DEEP,
     BlockConfig,
     ClassifierConfig,
     DiffusionConfig,
@@ -24,6 +25,9 @@ from realnet.models.fitting import BUDGETS, choose_blocks, fitting_mult, head_ch
 from realnet.models.realnet import RealNet
 from realnet.models.reconstruction import ReconstructionSize
 from realnet.models.statistics import Statistics
+
+DEEP_CHANNELS = 512
+"""Of the last level that have statistics at most: their memory grows with the square."""
 
 
 def build_diffusion(process: ProcessConfig, respacing: str = "") -> GaussianDiffusion:
@@ -141,7 +145,7 @@ def build_detector(
     """
     config = settle(config)
     assert isinstance(config.blocks, dict) and isinstance(config.rrs.modes, dict)
-    backbone = build_backbone(config, backbone_weights)
+    backbone, fuse = build_backbone(config, backbone_weights), config.detector.fuse
     with _named_refusals("reconstruction"), torch.device("meta") if only_backbone else nullcontext():
         model = RealNet(
             backbone,
@@ -150,11 +154,12 @@ def build_detector(
             rrs_modes={str(mode): number for mode, number in config.rrs.modes.items()},
             num_residual_layers=config.rrs.num_residual_layers,
             stop_grad=config.rrs.stop_grad,
+            deep=_deep(backbone.levels) if fuse.position and fuse.deep else None,
             use_checkpoint=config.runtime.activation_checkpointing,
         )
         if config.features.normalise != "auto":  # training chooses for auto
             model.measure_by(config.features.normalise, config.input_size)
-        if config.detector.fuse.position:
+        if fuse.position:
             model.fuse_maps(config.input_size)
     model.check_image_size(config.input_size, name="tiles.size" if config.tiles else "image_size")
     return model
@@ -166,6 +171,11 @@ def _block(name: str, config: BlockConfig, levels: Sequence[Level], backbone: st
         level = find_level(levels, level_name, backbone)
         selections.append(Selection(level, level.channels if number == "all" else number))
     return Block(name, config.stride or min(s.level.stride for s in selections), tuple(selections))
+
+
+def _deep(levels: Sequence[Level]) -> Block:
+    last = levels[-1]
+    return Block(DEEP, last.stride, (Selection(last, min(last.channels, DEEP_CHANNELS)),))
 
 
 @contextmanager

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from realnet.models.gaussian import Moments
 
-SIGNALS = ("logit", "residual", "distance", "nearest")
+SIGNALS = ("logit", "residual", "distance", "nearest", "deep")
 """The maps that fusion joins: RRS's logit, the reconstruction's residual, and the distances from normality: from the
-Gaussian at the position, and from the nearest normal feature anywhere."""
+Gaussian at the position, from the nearest normal feature anywhere, and of deep features from their Gaussian."""
 BLUR_SIGMA, BLUR_SIDE = 4.0, 33
 """In pixels of the input; features are coarser than images, so their maps are blocky without a blur."""
 HALF_WAY = 4.0
@@ -61,6 +61,7 @@ class Fusion(nn.Module):
 
     Args:
         image_size: (H, W) of the maps.
+        has_deep: whether the detector has deep features, the last of ``SIGNALS``.
     """
 
     weights: Tensor
@@ -68,21 +69,22 @@ class Fusion(nn.Module):
     centres: Tensor
     scales: Tensor
 
-    def __init__(self, image_size: Sequence[int]) -> None:
+    def __init__(self, image_size: Sequence[int], *, has_deep: bool = False) -> None:
         super().__init__()
-        alone = torch.tensor([1.0, 0.0, 0.0, 0.0])  # the logit, until the fusion is fitted
+        self.signals = SIGNALS if has_deep else SIGNALS[:-1]
+        alone = torch.eye(len(self.signals))[0]  # the logit, until the fusion is fitted
         self.register_buffer("weights", alone)
         self.register_buffer("score_weights", alone.clone())
-        self.register_buffer("centres", torch.zeros(len(SIGNALS), *image_size))
-        self.register_buffer("scales", torch.ones(len(SIGNALS)))
+        self.register_buffer("centres", torch.zeros(len(self.signals), *image_size))
+        self.register_buffer("scales", torch.ones(len(self.signals)))
 
     def forward(self, signals: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Join maps (B, 1, H, W), by the names of ``SIGNALS``.
+        """Join maps (B, 1, H, W), by the names of ``signals``.
 
         Returns:
             The anomaly map, and the map that the image score is taken from, (B, 1, H, W) in (0, 1) each.
         """
-        stacked = torch.cat([signals[name].float() for name in SIGNALS], dim=1)  # (B, 4, H, W)
+        stacked = torch.cat([signals[name].float() for name in self.signals], dim=1)  # (B, K, H, W)
         deviations = (stacked - self.centres) / self.scales[:, None, None]
         joined, scored = (
             (weights[:, None, None] * deviations).sum(dim=1, keepdim=True)

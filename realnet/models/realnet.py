@@ -60,6 +60,7 @@ class RealNet(nn.Module):
         rrs_modes: how many channels each ranking of RRS keeps.
         num_residual_layers: depth of the decoder's residual stack.
         stop_grad: block the gradient of the segmentation loss at the residuals.
+        deep: features that are not reconstructed; only their distance from normality is joined (:class:`Fusion`).
         use_checkpoint: recompute the reconstruction's activations in the backward pass: less memory, more time, the
             same numbers.
 
@@ -76,12 +77,14 @@ class RealNet(nn.Module):
         rrs_modes: Mapping[str, int],
         num_residual_layers: int = 2,
         stop_grad: bool = False,
+        deep: Block | None = None,
         use_checkpoint: bool = False,
     ) -> None:
         super().__init__()
         self.reconstruction, self.use_checkpoint = reconstruction, use_checkpoint
         self.backbone = backbone
         self.afs = AFS(blocks)
+        self.deep = AFS([deep] if deep else [])
         self.recon = nn.ModuleDict(
             {f"{block.name}_recon": ReconstructionUNet(block.num_channels, reconstruction) for block in blocks}
         )
@@ -100,7 +103,7 @@ class RealNet(nn.Module):
         self.nearest = nn.ModuleDict()
         for name, places in self._compared_channels().items():
             self.nearest[name] = NearestNeighbour(torch.zeros(MEMORY_ROWS, sum(end - start for start, end in places)))
-        self.fusion = Fusion(image_size)
+        self.fusion = Fusion(image_size, has_deep=bool(self.deep.blocks))
 
     def measure_by(self, kind: Literal["none", "channel", "position"], image_size: Sequence[int]) -> None:
         """Normalise selected features from now on, by statistics that are still to be fitted or loaded."""
@@ -115,7 +118,7 @@ class RealNet(nn.Module):
             kind: ``channel`` (:class:`ChannelScale`), ``position`` (:class:`PositionGaussian`) or ``none``.
             image_size: (H, W); with ``position``, the detector accepts no other size.
         """
-        blocks = self.afs.blocks
+        blocks = self.afs.blocks + self.deep.blocks
         made: dict[str, nn.Module] = {}
         if kind == "channel":
             made = {block.name: ChannelScale(block.num_channels) for block in blocks}
@@ -180,6 +183,12 @@ class RealNet(nn.Module):
         with torch.no_grad():
             return self.afs(in_float32(self.backbone, image), image.shape[-2:])
 
+    def measured(self, image: Tensor) -> dict[str, Tensor]:
+        """Return what has statistics of normality: the features of :meth:`select`, and the deep ones as a block."""
+        with torch.no_grad():
+            levels, size = in_float32(self.backbone, image), image.shape[-2:]
+            return {**self.afs(levels, size), **self.deep(levels, size)}
+
     def compared(self, selected: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return what is compared with normal features: the selected ones of some levels, averaged, by block."""
         return {
@@ -211,15 +220,19 @@ class RealNet(nn.Module):
         Returns:
             The detection, and the maps (B, 1, H, W) by the names of ``SIGNALS``.
         """
-        selected, size = self.select(image), (image.shape[-2], image.shape[-1])
+        found, size = self.measured(image), (image.shape[-2], image.shape[-1])
+        selected = {block.name: found[block.name] for block in self.afs.blocks}
+        deep = {block.name: found[block.name] for block in self.deep.blocks}
         detection = self.detect(self.normalise(selected), size)
         with torch.autocast(image.device.type, enabled=False):  # 16 bits would tie most of the pixels
             distances = [self.nearest[name](features) for name, features in self.compared(selected).items()]
+            beyond = [features.float().square() for features in self.normalise(deep).values()]
             return detection, {
                 "logit": (detection.logits[:, 1:] - detection.logits[:, :1]).float(),
                 "residual": root_mean_square(list(detection.residuals.values()), size),
                 "distance": root_mean_square([f.float().square() for f in detection.selected.values()], size),
                 "nearest": root_mean_square([distance.square() for distance in distances], size),
+                **({"deep": root_mean_square(beyond, size)} if beyond else {}),
             }
 
     def forward(self, image: Tensor) -> Detection:

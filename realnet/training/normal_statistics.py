@@ -139,7 +139,8 @@ class NormalStatistics:
     @torch.no_grad()
     def of_images(self, indexes: Sequence[int]) -> dict[str, Tensor]:
         """Return the normalised features (B, C, h, w) of clean training images, by block."""
-        return self.normalise(self._selected([self.images[index] for index in indexes]), torch.tensor(indexes))
+        images = to_batch([self.images[index] for index in indexes]).to(self.world.device)
+        return self.normalise(self.model.select(images), torch.tensor(indexes))
 
     @torch.no_grad()
     def _moments(self) -> dict[str, list[Moments]]:
@@ -206,13 +207,12 @@ class NormalStatistics:
         return image_curve(np.array(scores).T.ravel(), np.repeat([0, 1], len(scores))).auroc
 
     def _score(self, features: Mapping[str, Tensor], modules: nn.ModuleDict) -> float:
-        squares = [modules[name](values).square() for name, values in features.items()]
+        squares = [modules[block.name](features[block.name]).square() for block in self.model.afs.blocks]
         return float(root_mean_square(squares, self.images.image_size).max())
 
     def _selected(self, images: Sequence[Image]) -> dict[str, Tensor]:
-        """Return AFS's features of images, not normalised, by block."""
-        batch = to_batch(images).to(self.world.device)
-        features = self.model.afs(in_float32(self.model.backbone, batch), batch.shape[-2:])
+        """Return the features of images that have statistics, not normalised, by block."""
+        features = self.model.measured(to_batch(images).to(self.world.device))
         return {name: values.float() for name, values in features.items()}
 
     def _features(self) -> Iterator[tuple[int, dict[str, Tensor]]]:

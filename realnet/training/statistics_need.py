@@ -29,7 +29,7 @@ def statistics_bytes(model: RealNet, image_size: tuple[int, int], num_folds: int
     that is just being inverted is one more.
     """
     matrices = 0
-    for block in model.afs.blocks:
+    for block in model.afs.blocks + model.deep.blocks:
         height, width = block.size(image_size)
         matrices += height * width * block.num_channels**2
     return (2 * (num_folds + 2) + 1) * matrices * torch.float32.itemsize

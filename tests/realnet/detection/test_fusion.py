@@ -15,10 +15,10 @@ CONFIG = RealNetConfig.model_validate({"image_size": 32, "evaluation": {"batch_s
 class Model(torch.nn.Module):
     def __init__(self):
         super().__init__()
-        self.fusion = Fusion((32, 32))
+        self.fusion = Fusion((32, 32), has_deep=True)
 
 
-def examples(number=8):
+def examples(number=16):
     """Dark normal images, and as many with a bright square."""
     normal = [np.full((32, 32, 3), 10, np.uint8) for _ in range(number)]
     masks = np.zeros((number, 32, 32), bool)
@@ -43,9 +43,9 @@ def fitted(monkeypatch, quality):
 
 
 def test_each_signal_is_measured_in_deviations_of_normal_images(monkeypatch):
-    found = fitted(monkeypatch, (9, 9, 9, 9))
-    assert found.centres.numpy() == pytest.approx(np.full((4, 32, 32), 5), abs=0.2)
-    assert found.scales.numpy() == pytest.approx(np.full(4, 2), abs=0.1)
+    found = fitted(monkeypatch, (9, 9, 9, 9, 9))
+    assert found.centres.numpy() == pytest.approx(np.full((5, 32, 32), 5), abs=0.3)
+    assert found.scales.numpy() == pytest.approx(np.full(5, 2), abs=0.1)
 
 
 def test_where_normal_images_have_hot_edges_the_joined_map_has_none():
@@ -67,8 +67,8 @@ def test_few_normal_images_are_measured_by_what_all_pixels_share(number):
 @pytest.mark.parametrize(
     ("quality", "weights"),
     [
-        ((9, 9, 9, 9), (1 / 6, 1 / 6, 1 / 6, 1 / 2)),
-        ((0, 2, 0, 0), (0, 1, 0, 0)),
+        ((9, 9, 9, 9, 9), (1 / 9, 1 / 9, 1 / 9, 1 / 3, 1 / 3)),
+        ((0, 2, 0, 0, 0), (0, 1, 0, 0, 0)),
     ],
 )
 def test_a_signal_that_sees_no_probe_gets_no_weight_in_the_score(monkeypatch, quality, weights):
@@ -76,18 +76,18 @@ def test_a_signal_that_sees_no_probe_gets_no_weight_in_the_score(monkeypatch, qu
 
 
 def test_the_map_joins_what_finds_pixels_best(monkeypatch):
-    assert fitted(monkeypatch, (0, 4, 0, 4)).weights.tolist() == pytest.approx([0, 0.5, 0, 0.5])
+    assert fitted(monkeypatch, (0, 4, 0, 4, 0)).weights.tolist() == pytest.approx([0, 0.5, 0, 0.5, 0])
 
 
 def test_without_probes_all_signals_are_joined(monkeypatch, caplog):
     given = examples()
-    monkeypatch.setattr(fusion, "signal_maps", lambda _model, batch, _world: np.zeros((len(batch), 4, 32, 32), "f4"))
+    monkeypatch.setattr(fusion, "signal_maps", lambda _model, batch, _world: np.zeros((len(batch), 5, 32, 32), "f4"))
     model = Model()
     none = Examples(given.normal, [], np.zeros((0, 32, 32), bool))
     with caplog.at_level("WARNING", "realnet"):
         fusion.fit_fusion(model, none, config=CONFIG, world=ALONE, description="")
     for weights in (model.fusion.weights, model.fusion.score_weights):
-        assert weights.tolist() == pytest.approx([1 / 6, 1 / 6, 1 / 6, 1 / 2])
+        assert weights.tolist() == pytest.approx([1 / 9, 1 / 9, 1 / 9, 1 / 3, 1 / 3])
     assert "no probe fell" in caplog.text
 
 

@@ -6,6 +6,7 @@ from realnet.errors import UserError
 from realnet.models.afs import Block, Selection
 from realnet.models.backbone import Backbone
 from realnet.models.losses import cross_entropy_loss, focal_loss, reconstruction_loss
+from realnet.models.normal import centred, root_mean_square, squash
 from realnet.models.realnet import RealNet
 from realnet.models.reconstruction import ReconstructionSize
 from tests.closed_form import fill, wave
@@ -13,15 +14,16 @@ from tests.closed_form import fill, wave
 SIZE = (64, 96)
 
 
-def small(*, stop_grad: bool = False) -> RealNet:
+def small(*, stop_grad: bool = False, has_deep: bool = False) -> RealNet:
     backbone = Backbone("torchvision/shufflenet_v2_x0_5", "none")
-    layer1, layer2, layer3, _ = backbone.levels
+    layer1, layer2, layer3, layer4 = backbone.levels
     model = RealNet(
         backbone,
         [Block("a", 8, (Selection(layer2, 16), Selection(layer1, 8))), Block("b", 16, (Selection(layer3, 20),))],
         reconstruction=ReconstructionSize(channel_mult=(1, 2), num_res_blocks=1, attention_downsampling=(2,)),
         rrs_modes={"max": 6, "mean": 4},
         stop_grad=stop_grad,
+        deep=Block("deep", 32, (Selection(layer4, 50),)) if has_deep else None,
     )
     model.afs.indexes.a_layer2.copy_(torch.arange(16) * 3)
     return fill(model).eval()
@@ -105,6 +107,23 @@ def test_maps_of_one_pixel_need_channels_to_be_normalised():
     ):
         model((1, 2))(torch.zeros(1, 3, 16, 16))
     assert model((1, 2))(torch.zeros(1, 3, 32, 32)).logits.shape == (1, 2, 32, 32)
+
+
+@torch.no_grad()
+def test_deep_features_are_measured_and_neither_reconstructed_nor_compared():
+    model, image = small(has_deep=True), wave("image", 2, 3, *SIZE)
+    model.measure_by("position", SIZE)
+    model.fuse_maps(SIZE)
+    model.normal["deep"].whitening.mul_(3)
+    detection, signals = model.sense(image)
+    features = model.backbone(image)["layer4"][:, :50]
+    expected = root_mean_square([model.normal["deep"](features).square()], SIZE)
+    assert torch.allclose(signals["deep"], expected) and list(signals) == list(model.fusion.signals)
+    assert set(detection.reconstructed) == {"a", "b"} and "deep" not in model.compared(model.measured(image))
+    plain = small()
+    assert torch.allclose(detection.logits, plain(image).logits, atol=1e-6)  # the identity measures the others
+    model.fusion.weights.copy_(torch.eye(5)[4])
+    assert torch.allclose(model(image).anomaly_map, squash(centred(signals["deep"])))
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ FEATURES = (
     "features.normalise=position",
     "features.folds=2",
     "calibration.holdout_fraction=0.2",
-    "detector.fuse.position=true",
+    "detector.fuse={position: true, deep: true}",
     "evaluation.score_pool=auto",
 )
 SETTINGS = tuple(word for setting in FEATURES for word in ("--set", setting))
@@ -115,7 +115,8 @@ def test_a_run_in_two_parts_equals_a_run_in_one_and_the_file_holds_all(tiny, run
     for key, value in whole.state_dict.items():
         assert torch.allclose(value, parts.state_dict[key], atol=1e-5), key
     assert whole.config["features"]["shrinkage"] != "auto" and whole.config["evaluation"]["score_pool"] != "auto"
-    assert whole.state_dict["fusion.scales"].min() > 0
+    assert whole.state_dict["fusion.scales"].shape == (5,) and whole.state_dict["fusion.scales"].min() > 0
+    assert whole.state_dict["normal.deep.mean"].abs().max() > 0
     learned = checkpoint.read(WEIGHTS.with_suffix(".state.pth"))["task"]["model"]
     for key, value in whole.state_dict.items():  # what is fitted after training teaches the networks nothing
         assert key.startswith("fusion.") or torch.equal(value, learned[key]), key
