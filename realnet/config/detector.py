@@ -81,8 +81,8 @@ class FuseConfig(Section):
     )
     deep: bool = Field(
         False,
-        description="with position: the distance of the backbone's last level from its Gaussian, too; it sees more of "
-        "an anomaly's surroundings than blocks do",
+        description="with position: the distance of the backbone's last two levels from their Gaussian, too; they see "
+        "more of an anomaly's surroundings than blocks do",
     )
 
 

@@ -27,7 +27,7 @@ from realnet.models.reconstruction import ReconstructionSize
 from realnet.models.statistics import Statistics
 
 DEEP_CHANNELS = 512
-"""Of the last level that have statistics at most: their memory grows with the square."""
+"""Of the deep features at most: the memory of their statistics grows with the square."""
 
 
 def build_diffusion(process: ProcessConfig, respacing: str = "") -> GaussianDiffusion:
@@ -174,8 +174,12 @@ def _block(name: str, config: BlockConfig, levels: Sequence[Level], backbone: st
 
 
 def _deep(levels: Sequence[Level]) -> Block:
-    last = levels[-1]
-    return Block(DEEP, last.stride, (Selection(last, min(last.channels, DEEP_CHANNELS)),))
+    """Return the last two levels, at the stride of the last, with the first of their channels."""
+    used, rest, chosen = levels[-2:], DEEP_CHANNELS, list[Selection]()
+    for left, level in zip(range(len(used), 0, -1), used, strict=True):
+        chosen.append(Selection(level, min(level.channels, rest // left)))
+        rest -= chosen[-1].num_channels
+    return Block(DEEP, used[-1].stride, tuple(chosen))
 
 
 @contextmanager
