@@ -1,5 +1,6 @@
 """What benchmarks draw: a detector of random weights, photographs, textures."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,9 +21,9 @@ NUM_DRAWN = 20
 JPEG_QUALITY = 90
 
 
-def write_detector(path: Path, described: Path) -> None:
+def write_detector(path: Path, described: Path, overrides: Sequence[str] = ()) -> None:
     """Write a bundle of the network that a config describes, with random weights and thresholds of 0.5."""
-    settings = config.load(RealNetConfig, described, ["backbone.weights=none"])
+    settings = config.load(RealNetConfig, described, ["backbone.weights=none", *overrides])
     torch.manual_seed(0)
     model = build_detector(settings).eval()
     facts = {

@@ -1,6 +1,7 @@
 """Measure the share of the pure network's rate that ``predict`` reaches, and whether its memory grows.
 
-Usage: python -m benchmarks.predict [--config experiments/MTD/realnet.yaml] [--images 1000] [--size 600 800]
+Usage: python -m benchmarks.predict [--config experiments/MTD/realnet.yaml] [--set KEY=VALUE ...] [--images 1000]
+       [--size 600 800] [--rows verdicts page heatmaps]
 
 The pure network judges one image again and again, already read and resized. It is timed before and after each row, as
 a machine's speed varies; on a CPU it has all cores, which ``predict`` shares with reading and drawing. "Busy" is the
@@ -29,7 +30,12 @@ from realnet.prediction.run import predict_files
 from realnet.reporting.predictions import start_of_page
 from realnet.runtime.distributed import join_world
 
-ROWS: dict[str, tuple[Kind, ...]] = {"verdicts only": (), "page": ("page",), "page and heatmaps": DEFAULT}
+ROWS: dict[str, tuple[str, tuple[Kind, ...]]] = {
+    "verdicts": ("verdicts only", ()),
+    "page": ("page", ("page",)),
+    "heatmaps": ("page and heatmaps", DEFAULT),
+}
+"""By the name that ``--rows`` gives: the row's title, and what is written."""
 NUM_PURE = 20
 
 
@@ -108,6 +114,8 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=Path("experiments/MTD/realnet.yaml"))
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--size", type=int, nargs=2, default=drawn.SIZE, metavar=("H", "W"), help="pixels")
+    parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=[*ROWS])
     flags = parser.parse_args()
     print(measure.header(torch.device(flags.device)).splitlines()[0])
     columns = (
@@ -116,13 +124,13 @@ def main() -> None:
     print(f"{'':<20}{columns}")
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
-        drawn.write_detector(folder / "drawn.realnet", flags.config)
+        drawn.write_detector(folder / "drawn.realnet", flags.config, flags.overrides)
         files = drawn.write_photographs(folder / "photographs", flags.images, (flags.size[0], flags.size[1]))
         world = stack.enter_context(join_world(flags.device))  # from now on freed memory is kept
         detector = Detector.load(folder / "drawn.realnet", device=world.device)
         names = [file.name for file in files]
         spent: dict[str, float] = {}
-        for row, kinds in ROWS.items():
+        for row, kinds in (ROWS[name] for name in flags.rows):
             output, memory = folder / row, []
             page = start_of_page(row, [], detector.display()) if "page" in kinds else None
             before = pure_seconds(detector, files[0])

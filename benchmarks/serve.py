@@ -1,6 +1,7 @@
 """Load the server: requests a second against the pure network, latencies, and memory.
 
-Usage: python -m benchmarks.serve [--config experiments/MTD/realnet.yaml] [--requests 1000] [--clients 4] [--device cpu]
+Usage: python -m benchmarks.serve [--config experiments/MTD/realnet.yaml] [--set KEY=VALUE ...] [--requests 1000]
+       [--clients 4] [--device cpu]
 
 The server runs as a process of its own. Each client sends a drawn JPEG of 800×600 pixels as soon as it has the answer
 to the one before; on a CPU the clients share the cores with the server. The pure network is timed while no server
@@ -79,13 +80,14 @@ def main() -> None:
     """Print the figures."""
     parser = measure.arguments(__doc__)
     parser.add_argument("--config", type=Path, default=Path("experiments/MTD/realnet.yaml"))
+    parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--clients", type=int, default=4)
     flags = parser.parse_args()
     print(measure.header(torch.device(flags.device)).splitlines()[0])
     with tempfile.TemporaryDirectory() as name:
         path = Path(name, "drawn.realnet")
-        drawn.write_detector(path, flags.config)
+        drawn.write_detector(path, flags.config, flags.overrides)
         photographs = drawn.write_photographs(Path(name, "photographs"), drawn.NUM_DRAWN)
         bodies = [photograph.read_bytes() for photograph in photographs]
         pure = pure_seconds(Detector.load(path, device=flags.device), photographs[0])

@@ -30,6 +30,7 @@ COMMANDS = {
     "images": "images --dataset toy",
     "memory": "memory --device cpu --precision fp32",
     "metrics": "metrics --large",
+    "page": "page",
     "predict": "predict",
     "samplers": "samplers --dataset toy",
     "scaling": "scaling --images 50",

@@ -9,6 +9,7 @@ from realnet.anomalies.foreground import foreground_mask
 from realnet.anomalies.synthesis import AnomalySynthesizer, build_synthesizer
 from realnet.config import AnomalyConfig, AnomalyType, Foreground
 from realnet.data.images import Image, read_image, resize_image
+from realnet.data.order import spread
 from realnet.data.registry import OpenDataset
 from realnet.data.tiles import Tiling
 from realnet.drawing.grids import label_grid
@@ -51,7 +52,7 @@ def contact_sheet(
     """
     foreground = dataset.config.foreground_of(class_name)
     entries = dataset.index(class_name, write=False).train
-    chosen = [entries[number] for number in np.linspace(0, len(entries) - 1, min(num_images, len(entries))).astype(int)]
+    chosen = [entries[index] for index in spread(len(entries), min(num_images, len(entries)))]
     synthesizers = _synthesizers(dataset, class_name, config, image_size, tiling)
     rows = []
     for number, entry in enumerate(chosen):

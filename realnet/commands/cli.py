@@ -126,6 +126,15 @@ def detector_parser(description: str, *, epilog: str) -> argparse.ArgumentParser
     return made
 
 
+def add_runtime(parser: argparse.ArgumentParser) -> None:
+    """Let a script's user choose what runs an ONNX file."""
+    parser.add_argument(
+        "--runtime",
+        choices=("openvino", "onnxruntime"),
+        help="runs an ONNX file (default: the installed one that was faster when it was exported)",
+    )
+
+
 def find_detector(flags: argparse.Namespace) -> tuple[Path, str | None]:
     """Return the file of the detector that the flags name, and its class, if they name it.
 

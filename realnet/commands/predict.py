@@ -1,6 +1,6 @@
 """Predict: verdicts, regions and heatmaps for photographs and videos, without ground truth."""
 
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
@@ -13,6 +13,9 @@ from realnet.config import paths
 
 if TYPE_CHECKING:
     from realnet.detection.detector import Detector
+    from realnet.prediction.inputs import Photographs
+    from realnet.prediction.outputs import Summary
+    from realnet.runtime.distributed import World
 
 EPILOG = """\
 reads    --detector FILE; or experiments/<dataset>/realnet_checkpoints/<class>/ckpt_last.pth, or else ckpt_best.pth (or
@@ -37,25 +40,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Predict the images that the flags name; return the exit code."""
     flags = _parser().parse_args(arguments)
     config = cli.load_config_of_use(flags)
+    _check(flags)
 
     from realnet.detection.detector import Detector
     from realnet.dry_run import plan
-    from realnet.errors import UserError
-    from realnet.prediction.earlier import judged_files, keep_origin
     from realnet.prediction.inputs import find_images, watched_folder
-    from realnet.prediction.outputs import protect_files, write_predictions
-    from realnet.prediction.run import predict_files
-    from realnet.prediction.watching import watch
+    from realnet.prediction.outputs import protect_files
     from realnet.runtime.distributed import join_world, plan_world
     from realnet.runtime.lock import one_run
-    from realnet.runtime.progress import bar, console
+    from realnet.runtime.progress import console
 
-    if flags.threshold is not None and not 0 <= flags.threshold <= 1:
-        raise UserError(f"--threshold {flags.threshold} must be an image score, from 0 to 1")
-    if flags.batch_size < 1:
-        raise UserError(f"--batch_size {flags.batch_size} must be at least 1")
-    if flags.every < 1:
-        raise UserError(f"--every {flags.every} must be at least 1")
     path, class_name = cli.find_detector(flags)
     output = flags.output or _default_output(flags.dataset, class_name)
     found = watched_folder(flags.watch) if flags.watch else find_images(*flags.input, output=output, videos=True)
@@ -68,32 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         plan.show(detector.config, plan.prediction(detector, str(path), found.number, output, world), world)
         return 0
     with join_world(flags.device, number_format) as world, console(world.is_main), one_run(output, world):
-        if flags.watch and world.size > 1:
-            raise UserError("--watch runs as one process; start it without torchrun")
         detector = Detector.load(path, device=world.device, **known)
         about = [f"detector   {path}, in {detector.runtime.name}", *_threshold_line(detector, flags.threshold)]
-        predict = partial(
-            predict_files,
-            detector,
-            root=found.root,
-            output=output,
-            threshold=flags.threshold,
-            kinds=flags.save,
-            batch_size=flags.batch_size,
-            every=flags.every,
-            world=world,
-        )
-        title = detector.class_name or path.stem
-        page = _page(title, about, detector, flags.threshold) if "page" in flags.save else None
-        if flags.watch:
-            judged = judged_files(output, path, found.root, detector.display(flags.threshold).threshold)
-            verdicts = watch(found.root, output, judged, predict, world.stop, kinds=flags.save)
-        else:
-            verdicts = predict(found.files)
-        if world.is_main:
-            keep_origin(path, found.root, output)
-        shown = bar(verdicts, total=found.number, description=title, is_main=world.is_main)
-        summary = write_predictions(shown, output, world, page=page, resume=bool(flags.watch))
+        summary = _predict(detector, path, found, output, flags, about, world)
     reasons = [one.reason for one in (*found.left_out, *summary.left_out)]
     cli.close(
         world.is_main,
@@ -104,6 +75,64 @@ def main(arguments: Sequence[str] | None = None) -> int:
         *_written(output, flags.save),
     )
     return 1 if reasons else 0
+
+
+def _check(flags: Namespace) -> None:
+    """Raise UserError for a number that a flag cannot have."""
+    from realnet.errors import UserError
+
+    if flags.threshold is not None and not 0 <= flags.threshold <= 1:
+        raise UserError(f"--threshold {flags.threshold} must be an image score, from 0 to 1")
+    for name in ("batch_size", "every"):
+        if getattr(flags, name) < 1:
+            raise UserError(f"--{name} {getattr(flags, name)} must be at least 1")
+
+
+def _predict(
+    detector: "Detector",
+    path: Path,
+    found: "Photographs",
+    output: Path,
+    flags: Namespace,
+    about: Sequence[str],
+    world: "World",
+) -> "Summary":
+    """Predict the photographs, or those that come to a watched folder, and write the verdicts as they come.
+
+    Raises:
+        UserError: as :func:`predict_files` and :func:`write_predictions`; if several processes would watch.
+    """
+    from realnet.errors import UserError
+    from realnet.prediction.earlier import judged_files, keep_origin
+    from realnet.prediction.outputs import write_predictions
+    from realnet.prediction.run import predict_files
+    from realnet.prediction.watching import watch
+    from realnet.runtime.progress import bar
+
+    if flags.watch and world.size > 1:
+        raise UserError("--watch runs as one process; start it without torchrun")
+    predict = partial(
+        predict_files,
+        detector,
+        root=found.root,
+        output=output,
+        threshold=flags.threshold,
+        kinds=flags.save,
+        batch_size=flags.batch_size,
+        every=flags.every,
+        world=world,
+    )
+    if flags.watch:
+        judged = judged_files(output, path, found.root, detector.display(flags.threshold).threshold)
+        verdicts = watch(found.root, output, judged, predict, world.stop, kinds=flags.save)
+    else:
+        verdicts = predict(found.files)
+    if world.is_main:
+        keep_origin(path, found.root, output)
+    title = detector.class_name or path.stem
+    page = _page(title, about, detector, flags.threshold) if "page" in flags.save else None
+    shown = bar(verdicts, total=found.number, description=title, is_main=world.is_main)
+    return write_predictions(shown, output, world, page=page, resume=bool(flags.watch))
 
 
 def _counts(verdicts: Mapping[str | None, int]) -> list[str]:
@@ -174,11 +203,7 @@ def _parser() -> ArgumentParser:
         "--threshold", type=float, metavar="T", help="threshold on the image score, instead of the calibrated one"
     )
     parser.add_argument("--checkpoint", type=location, metavar="FILE", help="a detector of the class, not its own")
-    parser.add_argument(
-        "--runtime",
-        choices=("openvino", "onnxruntime"),
-        help="runs an ONNX file (default: the installed one that was faster when it was exported)",
-    )
+    cli.add_runtime(parser)
     parser.add_argument(
         "--batch_size",
         type=int,

@@ -32,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this computer)")
     parser.add_argument("--port", type=int, default=8000, metavar="N", help="default: 8000")
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1 or mps (default: a GPU if there is one)")
+    cli.add_runtime(parser)
     parser.add_argument("--max_megabytes", type=float, default=32, metavar="N", help="of a request (default: 32)")
     parser.add_argument("--max_megapixels", type=float, default=50, metavar="N", help="of a photograph (default: 50)")
     parser.add_argument("--queue", type=int, default=16, metavar="N", help="photographs that may wait (default: 16)")
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ModuleNotFoundError as error:
         raise UserError(f"{error.name} is not installed; install the server: pip install 'realnet[serve]'") from error
 
-    detectors = {path.stem: Detector.load(path, device=flags.device) for path in flags.detector}
+    detectors = {path.stem: Detector.load(path, device=flags.device, runtime=flags.runtime) for path in flags.detector}
     if len(detectors) < len(flags.detector):
         raise UserError("two files of --detector have the same name, which requests choose by; rename one")
     for name, detector in detectors.items():

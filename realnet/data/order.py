@@ -112,3 +112,8 @@ def _permutation(seed: int, epoch: int, num_items: int, draws: int) -> NDArray[n
 @lru_cache(maxsize=256)
 def _group_permutation(purpose: str, seed: int, number: int, group: int, length: int) -> NDArray[np.int64]:
     return generator(purpose, seed, number, group).permutation(length)
+
+
+def spread(length: int, number: int) -> list[int]:
+    """Return ``number`` indexes into ``length`` items, evenly spread from first to last."""
+    return [int(index) for index in np.linspace(0, length - 1, number).round()]

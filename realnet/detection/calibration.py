@@ -14,7 +14,8 @@ from pydantic import with_config
 from realnet.config import RealNetConfig
 from realnet.data.images import Image
 from realnet.data.index import Entry
-from realnet.detection.examples import Examples, Measured, spread
+from realnet.data.order import spread
+from realnet.detection.examples import Examples, Measured
 from realnet.detection.maps import in_use
 from realnet.detection.runtimes import TorchRuntime
 from realnet.detection.tiling import TileJudge

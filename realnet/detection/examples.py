@@ -12,6 +12,7 @@ from realnet.anomalies.synthesis import AnomalySynthesizer, in_photograph
 from realnet.config import RealNetConfig
 from realnet.data.images import Image, Mask, read_image, resize_image
 from realnet.data.index import Entry
+from realnet.data.order import spread
 from realnet.data.tiles import tiling_of
 from realnet.metrics.curves import FloatArray, MaskArray
 from realnet.runtime.distributed import World
@@ -94,7 +95,7 @@ def draw_examples(
         image_bits: bits that 16-bit values use.
     """
     number = config.calibration.num_anomalies
-    used = [entries[index] for index in spread(len(entries), min(len(entries), number))]
+    used = [entries[index] for index in spread(len(entries), min(number, len(entries)))]
     images = scratch((len(used), *config.image_size, 3))
     for place, entry in zip(images, used, strict=True):
         place[...] = resize_image(read_image(image_root / entry.filename, image_bits), config.image_size)
@@ -140,8 +141,3 @@ def _generators(purpose: str, config: RealNetConfig, seed: int, num_images: int)
     for number in range(config.calibration.num_anomalies):
         again, index = divmod(number, num_images)
         yield generator(purpose, seed, CALIBRATION_EPOCH - again, index, draws=config.draws)
-
-
-def spread(length: int, number: int) -> list[int]:
-    """Return ``number`` indexes into ``length`` items, evenly spread from first to last."""
-    return [int(index) for index in np.linspace(0, length - 1, number).round()]

@@ -114,7 +114,11 @@ class RRS(nn.Module):
             residual = self.bn_idx(residual)
         statistics = {"max": residual.amax(dim=(2, 3)), "mean": residual.mean(dim=(2, 3))}
         if not self.training:
-            statistics = {mode: self.bn_idx(values[..., None, None])[..., 0, 0] for mode, values in statistics.items()}
+            norm = self.bn_idx
+            statistics = {
+                mode: F.batch_norm(values, norm.running_mean, norm.running_var, eps=norm.eps)
+                for mode, values in statistics.items()
+            }
         return {
             mode: statistics[mode].topk(self.modes[mode], dim=1).indices
             for mode in ("max", "mean")

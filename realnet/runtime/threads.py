@@ -4,7 +4,7 @@ import ctypes
 import os
 import platform
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
 
 
 def spin_briefly() -> None:
@@ -20,9 +20,11 @@ def keep_freed_memory() -> None:
     """Keep the memory that this process frees for the next tensors, instead of returning it to the system.
 
     Otherwise every large tensor, and every copy of weights that oneDNN makes, takes new memory, which the system clears
-    page by page: on small maps of many channels that takes longer than the convolution. Without glibc, nothing changes.
+    page by page: on small maps of many channels that takes longer than the convolution. All threads share what is kept:
+    if each kept its own, memory would grow with every image that another thread draws. Without glibc, nothing changes.
     """
     if platform.libc_ver()[0] == "glibc":
         malloc = ctypes.CDLL(None)
+        malloc.mallopt(M_ARENA_MAX, 1)
         malloc.mallopt(M_MMAP_MAX, 0)
         malloc.mallopt(M_TRIM_THRESHOLD, -1)  # never

@@ -22,6 +22,7 @@ from guided_diffusion.sampling import ddim_reverse_loop, ddim_sample_loop, p_sam
 from realnet.config import DiffusionConfig
 from realnet.data.images import Image
 from realnet.data.items import DiffusionDataset
+from realnet.data.order import spread
 from realnet.drawing.grids import enlarged, label_grid
 from realnet.errors import UserError
 from realnet.models import checkpoint
@@ -142,7 +143,7 @@ def check_health(
         Stopped: after a signal.
     """
     batch_size = config.train.batch_size
-    chosen = _spread(len(dataset), batch_size * config.validation.num_batches)
+    chosen = spread(len(dataset), min(batch_size * config.validation.num_batches, len(dataset)))
     batches = [chosen[start : start + batch_size] for start in range(0, len(chosen), batch_size)]
     sampler = _Sampler(model, config, world.precision)
     parts = sampler.batches(dataset, stoppable_bar(batches, "health check", world))
@@ -197,13 +198,12 @@ def _references(dataset: DiffusionDataset) -> tuple[Tensor, Tensor]:
     """Return normal images, evenly spread over each class, and their classes."""
     classes = np.array(dataset.class_indexes)
     members = (np.flatnonzero(classes == index) for index in np.unique(classes))
-    chosen = [int(indexes[number]) for indexes in members for number in _spread(len(indexes), NUM_REFERENCES)]
+    chosen = [
+        int(indexes[number])
+        for indexes in members
+        for number in spread(len(indexes), min(NUM_REFERENCES, len(indexes)))
+    ]
     return torch.stack([dataset[0, index]["image"] for index in chosen]), torch.from_numpy(classes[chosen])
-
-
-def _spread(length: int, number: int) -> list[int]:
-    """Return ``number`` evenly spread indexes into ``length`` items, or all indexes if there are fewer items."""
-    return [int(index) for index in np.linspace(0, length - 1, min(length, number)).round()]
 
 
 def _round_trip_panel(images: _Batch) -> Image:

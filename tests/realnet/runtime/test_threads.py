@@ -28,3 +28,39 @@ print((resident() - before) / 200_000_000)
 def test_freed_memory_is_kept_on_request(how, low, high):
     done = subprocess.run([sys.executable, "-c", PROGRAM, how], capture_output=True, text=True, check=True)
     assert low < float(done.stdout) < high
+
+
+THREADS = """
+import threading
+from pathlib import Path
+
+import numpy as np
+
+from realnet.runtime import threads
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+def work():
+    together.wait()
+    with turn:
+        np.ones(40_000_000, np.uint8)
+    together.wait()
+
+threads.keep_freed_memory()
+together, turn = threading.Barrier(6), threading.Lock()
+before = resident()
+own = [threading.Thread(target=work) for _ in range(6)]
+for one in own:
+    one.start()
+for one in own:
+    one.join()
+print((resident() - before) / 40_000_000)
+"""
+"""Prints how many arrays the process holds after six threads made and freed one each, in turn."""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another malloc")
+def test_all_threads_share_the_memory_that_is_kept():
+    done = subprocess.run([sys.executable, "-c", THREADS], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 1.5

@@ -190,3 +190,5 @@ def test_the_command_loads_detectors_by_name(detector, monkeypatch, capsys):
     assert served == [("RealNet", "127.0.0.1", 8123)] and "detector   ckpt_last, in torch" in capsys.readouterr().out
     with pytest.raises(UserError, match="the same name"):
         main(["--detector", path, path, "--device", "cpu"])
+    with pytest.raises(UserError, match="--runtime openvino reads exported detectors"):
+        main(["--detector", path, "--runtime", "openvino"])
