@@ -181,7 +181,9 @@ demo() {
     for script in "${stages[@]}"; do
         echo "── python $script.py --dataset toy"
         if [[ $script == evaluation_realnet ]]; then flags=(--dataset toy --device cpu); fi
+        SECONDS=0 # bash counts them
         run "$python" "$script.py" "${flags[@]}"
+        echo "took       $SECONDS s"
     done
     echo "samples    data/toy/sdas"
     echo "logs       experiments/toy/*_log   (tensorboard --logdir experiments/toy)"

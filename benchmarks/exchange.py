@@ -12,7 +12,8 @@ import os
 import socket
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -24,6 +25,15 @@ from realnet.training.optimisation import Optimisation
 
 UNET = {"channels": 64, "channel_mult": [1, 2, 4], "num_res_blocks": 1, "attention_resolutions": [8]}
 BATCH = 4
+
+
+@contextmanager
+def held_port() -> Iterator[int]:
+    """Yield a port for the processes' store, which no other program can take: a socket that never listens holds it."""
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the store does: both may have the port
+        holder.bind(("", 0))
+        yield holder.getsockname()[1]
 
 
 def steps_of(rank: int, size: int, port: int, threads: int, repeats: int, found: "multiprocessing.Queue") -> None:
@@ -76,17 +86,15 @@ def main() -> None:
     context = multiprocessing.get_context("spawn")
     print(f"{'processes':>9}{'local':>12}{'after':>12}{'during':>12}{'after / during':>16}")
     for size in flags.processes:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
         found = context.Queue()
-        arguments = (size, port, flags.threads, flags.steps, found)
-        workers = [context.Process(target=steps_of, args=(rank, *arguments)) for rank in range(size)]
-        for worker in workers:
-            worker.start()
-        times = found.get(timeout=600)
-        for worker in workers:
-            worker.join()
+        with held_port() as port:
+            arguments = (size, port, flags.threads, flags.steps, found)
+            workers = [context.Process(target=steps_of, args=(rank, *arguments)) for rank in range(size)]
+            for worker in workers:
+                worker.start()
+            times = found.get(timeout=600)
+            for worker in workers:
+                worker.join()
         cells = "".join(f"{times[kind] * 1e3:>9.0f} ms" for kind in ("local", "after", "during"))
         print(f"{size:>9}{cells}{times['after'] / times['during']:>14.2f} ×", flush=True)
 

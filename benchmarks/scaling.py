@@ -40,12 +40,17 @@ def run(command: Sequence[str], folder: Path) -> tuple[float, int]:
     return time.perf_counter() - start, usage.ru_maxrss * 1024
 
 
-def make_workspace(folder: Path, number: int) -> None:
-    """Copy the toy dataset's configs and make ``number`` training images per class."""
+def copy_configs(folder: Path) -> None:
+    """Give a working folder the toy dataset's configs."""
     target = folder / "experiments/toy"
     target.mkdir(parents=True)
     for file in (ROOT / "experiments/toy").glob("*.yaml"):
         shutil.copy(file, target)
+
+
+def make_workspace(folder: Path, number: int) -> None:
+    """Copy the toy dataset's configs and make ``number`` training images per class."""
+    copy_configs(folder)
     make_toy_dataset(folder / "data/toy/images", num_train=number, num_good=2, num_defects=1)
 
 

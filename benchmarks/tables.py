@@ -21,10 +21,12 @@ README = Path(__file__).with_name("README.md")
 COMMANDS = {
     "anomalies": "anomalies --dataset toy",
     "data": "data",
+    "demo": "demo",
     "detector-inference": "detector --parts inference",
     "detector-training": "detector --parts training --set train.batch_size=2",
     "detector-afs": "detector --parts afs --set train.batch_size=4",
     "diffusion": "diffusion --dataset MTD --batch 8",
+    "evaluation": "evaluation",
     "exchange": "exchange --processes 2 4",
     "gpu": "gpu",
     "images": "images --dataset toy",

@@ -1,6 +1,7 @@
 """run.sh and the SLURM job, where python, sbatch and scontrol only note what they are asked to do."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -207,6 +208,7 @@ def test_the_demo_runs_all_stages_and_ends_with_the_first_that_fails(run, fail, 
     assert (code == 0) == ("tensorboard" in printed) == (fail == "")
     names = ["prepare_data", "train_diffusion", "train_classifier", "sample", "train_realnet", "evaluation_realnet"]
     assert [call.split(".")[0] for call in calls()] == names[:scripts]
+    assert len(re.findall(r"^took +\d+ s$", printed, re.MULTILINE)) == (5 if not fail else 1)
 
 
 @pytest.mark.parametrize("arguments", [["bogus", "tiny"], ["trains", "tiny"], ["train,bogus", "tiny"], ["train"]])

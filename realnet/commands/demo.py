@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import time
 from collections.abc import Iterator, Sequence
 
 from realnet.commands import cli
@@ -27,9 +28,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with StopSignals() as signals:
         for verb, given in _commands(flags.seed):
             print(f"── realnet {' '.join([verb, *given])}", flush=True)
+            start = time.monotonic()
             code = module_of(verb).main(given)
             if code or signals.asked:  # what a stage leaves after a signal looks finished to the next one
                 return code or 130
+            print(f"took       {time.monotonic() - start:.0f} s", flush=True)
     cli.close(True, "samples    data/toy/sdas", "logs       experiments/toy/*_log")
     return 0
 

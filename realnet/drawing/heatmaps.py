@@ -27,8 +27,7 @@ def heatmap(anomaly_map: FloatArray, *, scale: float) -> Image:
     Raises:
         ValueError: if the scale is not a positive number.
     """
-    levels = np.rint(_heat(anomaly_map, scale) * 255).astype(np.uint8)
-    return cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
+    return _coloured(_heat(anomaly_map, scale))
 
 
 def overlay(image: Image, anomaly_map: FloatArray, *, scale: float, threshold: float | None = None) -> Image:
@@ -45,9 +44,9 @@ def overlay(image: Image, anomaly_map: FloatArray, *, scale: float, threshold: f
     """
     if image.shape[:2] != anomaly_map.shape:
         raise ValueError(f"image is {image.shape[:2]}, anomaly map is {anomaly_map.shape}; resize one to the other")
-    weight = HEAT_OPACITY * np.sqrt(_heat(anomaly_map, scale))[..., None]
-    mixed = (1 - weight) * image + weight * heatmap(anomaly_map, scale=scale)
-    picture = np.rint(mixed).astype(np.uint8)
+    heat = _heat(anomaly_map, scale)
+    weight = HEAT_OPACITY * np.sqrt(heat)
+    picture = np.asarray(cv2.blendLinear(image, _coloured(heat), 1 - weight, weight), np.uint8)
     return picture if threshold is None else _outlined(picture, anomaly_map >= threshold)
 
 
@@ -56,11 +55,16 @@ def draw_mask(mask: MaskArray) -> Image:
     return np.repeat((mask != 0)[..., None] * np.uint8(255), 3, axis=2)
 
 
-def _heat(anomaly_map: FloatArray, scale: float) -> NDArray[np.float64]:
+def _heat(anomaly_map: FloatArray, scale: float) -> NDArray[np.float32]:
     if not scale > 0:
         raise ValueError(f"display scale is {scale}; give a positive number, the anomaly value shown as hottest")
-    known = np.nan_to_num(anomaly_map.astype(np.float64), nan=scale)  # NaN must not look normal
-    return np.clip(known / scale, 0, 1)
+    known = np.nan_to_num(anomaly_map / scale, nan=1)  # NaN must not look normal
+    return np.clip(known, 0, 1).astype(np.float32)
+
+
+def _coloured(heat: NDArray[np.float32]) -> Image:
+    levels = np.rint(heat * 255).astype(np.uint8)
+    return cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
 
 
 def _outlined(picture: Image, region: NDArray[np.bool_]) -> Image:

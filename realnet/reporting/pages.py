@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -25,6 +26,7 @@ from realnet.reporting.gallery import Item, Views
 from realnet.reporting.report import ClassReport, ReportData, write_report
 from realnet.reporting.tables import f1_text, tables
 from realnet.runtime.progress import bar
+from realnet.runtime.threads import NUM_THREADS
 from realnet.sdas.readiness import HealthHistory, recorded
 
 
@@ -41,7 +43,9 @@ def write_heatmaps(scores: ClassScores, pictures: Pictures, folder: Path, displa
     Raises:
         UserError: if a heatmap cannot be written.
     """
-    for number, entry in enumerate(bar(scores.entries, total=len(scores.entries), description=description)):
+
+    def write(number: int) -> None:
+        entry = scores.entries[number]
         panel = heatmap_panel(
             pictures.panels[number],
             scores.anomaly_maps[number],
@@ -51,6 +55,11 @@ def write_heatmaps(scores: ClassScores, pictures: Pictures, folder: Path, displa
             title=f"{entry.kind}, {verdict_title(float(scores.image_scores[number]), display.threshold)}",
         )
         write_image(folder / heatmap_name(entry.filename, entry.class_name), panel)
+
+    number = len(scores.entries)
+    with ThreadPoolExecutor(NUM_THREADS) as threads:
+        for _ in bar(threads.map(write, range(number)), total=number, description=description):
+            pass
 
 
 def write_class_page(

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -11,11 +10,11 @@ from pathlib import Path
 
 from realnet.errors import UserError
 from realnet.runtime.files import whole
+from realnet.runtime.threads import NUM_THREADS
 
 STORE = ".checksums.json"
 """Name of the file in which the runs of a folder keep the checksums of what they read."""
 MARK_DIGITS = 12
-NUM_THREADS = min(8, os.cpu_count() or 1)
 PACKAGES = Path(__file__).resolve().parents[2]
 
 

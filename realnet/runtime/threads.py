@@ -1,8 +1,11 @@
-"""Settings that make torch faster on a CPU (benchmarks/README.md, Tried)."""
+"""Threads, and settings that make torch faster on a CPU (benchmarks/README.md, Tried)."""
 
 import ctypes
 import os
 import platform
+
+NUM_THREADS = min(8, os.cpu_count() or 1)
+"""How many threads read files or draw pictures at a time."""
 
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
 

@@ -1,6 +1,7 @@
 """The installed command: its verbs are the scripts."""
 
 import importlib
+import re
 import sys
 from pathlib import Path
 
@@ -87,7 +88,7 @@ def test_shipped_configs_stand_in_for_those_that_the_folder_lacks(tmp_path, monk
     assert paths.config_file("bolts", "realnet") == Path("experiments/bolts/realnet.yaml")
 
 
-def test_a_demo_ends_with_the_first_stage_that_fails_or_is_stopped(monkeypatch):
+def test_a_demo_ends_with_the_first_stage_that_fails_or_is_stopped(monkeypatch, capsys):
     import signal
 
     from realnet.runtime.signals import StopSignals
@@ -109,6 +110,7 @@ def test_a_demo_ends_with_the_first_stage_that_fails_or_is_stopped(monkeypatch):
     for verb in ("prepare", "train-diffusion", "train-classifier", "sample", "train", "evaluate"):
         stage(verb, None)
     assert demo.main([]) == 0 and [verb for verb, *_ in called] == ["prepare", *demo.STAGES, "evaluate"]
+    assert len(re.findall(r"^took +\d+ s$", capsys.readouterr().out, re.MULTILINE)) == 6
     called.clear()
     assert demo.main(["7"]) == 0 and called[4] == (
         *("train", "--dataset", "toy", "--device", "cpu", "--seed", "7", "--no-resume"),

@@ -40,6 +40,14 @@ def test_overlay_leaves_a_cold_image_and_its_inputs_as_they_are():
     assert (image == GREY).all() and (anomaly_map == blob()).all()
 
 
+def test_colour_weighs_as_the_method_says():
+    rng = np.random.default_rng(0)
+    image, anomaly_map = rng.integers(0, 256, (48, 64, 3), np.uint8), rng.random((48, 64), np.float32)
+    weight = 0.65 * np.sqrt(np.clip(anomaly_map.astype(np.float64) / 0.8, 0, 1))[..., None]
+    expected = (1 - weight) * image + weight * heatmaps.heatmap(anomaly_map, scale=0.8)
+    assert np.abs(heatmaps.overlay(image, anomaly_map, scale=0.8) - expected).max() < 0.51
+
+
 def test_outline_runs_around_the_region_at_the_threshold():
     picture = heatmaps.overlay(GREY, blob(), scale=1, threshold=0.6)
     white = (picture == 255).all(axis=-1)

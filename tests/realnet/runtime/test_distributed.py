@@ -219,6 +219,16 @@ def test_two_processes_train_the_detector_of_one(tiny, run_script):
     assert_the_same(alone, together, num_steps=4)
 
 
+@pytest.fixture
+def one_thread():
+    """This process computes with one thread, as each of several does: more threads sum in another order."""
+    number = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(number)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_samples_are_the_same_files_for_any_number_of_processes_and_batch_size(tiny, run_script):
     for script in ("train_diffusion", "train_classifier"):
         run_script(script, "--dataset", "tiny", "--set", "train.num_steps=1", "--set", "optimiser.learning_rate=0.01")
