@@ -15,11 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from realnet.config import paths
+from realnet.config import MaskRule, paths
 from realnet.data.index import ClassIndex, write_index
 from realnet.data.registry import OpenDataset, open_dataset
 from realnet.errors import UserError
 from realnet.evaluation.results import ImageResult, read_earlier
+from realnet.inspection.repeats import find_repeats, with_masks
 from realnet.metrics.curves import image_curve
 from realnet.runtime.randomness import generator
 
@@ -31,22 +32,42 @@ Figures = Mapping[str, Mapping[int, float]]
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to train: its name, what it sets, and how many normal images it has (None: all)."""
+    """A way to train.
+
+    Attributes:
+        name: in the table, and of its folder.
+        settings: of the detector.
+        num_images: how many normal images it has; None: all.
+        diffusion_steps: of a diffusion model of its own, whose images it uses; None: the dataset's images.
+    """
 
     name: str
     settings: tuple[str, ...]
     num_images: int | None = None
+    diffusion_steps: int | None = None
+
+    def home(self, output: Path) -> Path:
+        """Return its folder."""
+        return output / "".join(letter if letter.isalnum() else "_" for letter in self.name)
 
 
 @dataclass(frozen=True)
 class DefectsToTrainOn:
-    """The first test defects of a kind, which no variant is tested on, so that one may train on them."""
+    """The first test defects of a kind, so that one may train on them.
+
+    No variant is tested on them, nor on what the guard takes for another photograph of one.
+    """
 
     kind: str
     number: int
 
-    def moved(self, index: ClassIndex) -> ClassIndex:
+    def moved(self, index: ClassIndex, root: Path, rule: MaskRule) -> ClassIndex:
         """Return an index with these defects to train on.
+
+        Args:
+            index: of the class.
+            root: of the images.
+            rule: which pixels of the masks are defects.
 
         Raises:
             UserError: if there are fewer.
@@ -55,7 +76,11 @@ class DefectsToTrainOn:
         if len(chosen) < self.number:
             raise UserError(f"--real {self.kind} {self.number}: there are {len(chosen)} such defects with masks")
         real = tuple(chosen[: self.number])
-        return replace(index, test=tuple(entry for entry in index.test if entry not in real), real=index.real + real)
+        left = [entry for entry in index.test if entry not in real]
+        tested, normal = ([root / entry.filename for entry in entries] for entries in (left, index.train))
+        repeats = {path for path, _ in find_repeats(with_masks(root, real), tested, normal, rule=rule)}
+        test = tuple(entry for entry in left if root / entry.filename not in repeats)
+        return replace(index, test=test, real=index.real + real)
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -70,14 +95,19 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     return made
 
 
+def output_of(flags: argparse.Namespace) -> Path:
+    """Return the folder of the variants' folders."""
+    return Path(flags.output or paths.DATA / "comparisons" / flags.dataset).resolve()
+
+
 def compare(variants: Sequence[Variant], flags: argparse.Namespace, real: DefectsToTrainOn | None = None) -> int:
     """Train and evaluate the variants, print their table, and return the exit code: 1 if one failed."""
     dataset = open_dataset(flags.dataset)
     classes = flags.class_name or list(dataset.classes)
-    output = (flags.output or paths.DATA / "comparisons" / dataset.name).resolve()
+    output = output_of(flags)
     found: dict[str, Figures] = {}
     for variant in variants:
-        home = output / "".join(letter if letter.isalnum() else "_" for letter in variant.name)
+        home = variant.home(output)
         try:
             _prepare(home, dataset, classes, variant, real)
             _train(home, dataset.name, classes, variant, flags)
@@ -96,12 +126,13 @@ def _prepare(
     """Make a variant's folder: configs copied, images linked, an index of its own."""
     own = home / paths.experiment(dataset.name)
     own.mkdir(parents=True, exist_ok=True)
-    for stage in ("dataset", "realnet"):
-        shutil.copyfile(paths.config_file(dataset.name, stage), own / f"{stage}.yaml")
+    for config in paths.experiment(dataset.name).glob("*.yaml"):
+        shutil.copyfile(config, own / config.name)
     data = home / paths.DATA / dataset.name
     data.mkdir(parents=True, exist_ok=True)
     samples = home / paths.protocols(dataset.name)
-    links = {data / path.name: path for path in (paths.DATA / dataset.name).glob("*") if path.name != samples.name}
+    made = {samples.name, *(["sdas"] if variant.diffusion_steps else [])}
+    links = {data / path.name: path for path in (paths.DATA / dataset.name).glob("*") if path.name not in made}
     links |= {home / name: Path(name) for name in ("pretrain",)}
     if not dataset.image_root.is_absolute() and not dataset.image_root.is_relative_to(paths.DATA / dataset.name):
         links[home / dataset.image_root] = dataset.image_root
@@ -111,7 +142,9 @@ def _prepare(
             link.symlink_to(target.resolve())
     for name in classes:
         index = dataset.index(name, write=False)
-        write_index(samples, name, of_variant(real.moved(index) if real else index, variant))
+        if real:
+            index = real.moved(index, dataset.image_root, dataset.config.masks)
+        write_index(samples, name, of_variant(index, variant))
 
 
 def of_variant(index: ClassIndex, variant: Variant) -> ClassIndex:
@@ -125,15 +158,21 @@ def of_variant(index: ClassIndex, variant: Variant) -> ClassIndex:
 
 
 def _train(home: Path, dataset: str, classes: Sequence[str], variant: Variant, flags: argparse.Namespace) -> None:
-    seeds = ["--seeds", *map(str, flags.seeds)]
-    given = ["--dataset", dataset, "--class_name", *classes, "--device", flags.device, *seeds]
+    given = ["--dataset", dataset, "--device", flags.device]
+    if variant.diffusion_steps:
+        _run(home, "train_diffusion.py", *given, "--set", f"train.num_steps={variant.diffusion_steps}")
+        _run(home, "sample.py", *given, "--force")
+    given += ["--class_name", *classes, "--seeds", *map(str, flags.seeds)]
     given += [part for setting in (*variant.settings, *flags.overrides) for part in ("--set", setting)]
-    for script in ("train_realnet.py", "evaluation_realnet.py"):
-        with (home / "log.txt").open("a") as log:
-            command = [sys.executable, str(ROOT / script), *given]
-            subprocess.run(
-                command, check=True, stdout=log, stderr=log, env={**os.environ, "REALNET_HOME": str(home)}, cwd=home
-            )
+    _run(home, "train_realnet.py", *given)
+    _run(home, "evaluation_realnet.py", *given)
+
+
+def _run(home: Path, script: str, *given: str) -> None:
+    with (home / "log.txt").open("a") as log:
+        command = [sys.executable, str(ROOT / script), *given]
+        variables = {**os.environ, "REALNET_HOME": str(home)}
+        subprocess.run(command, check=True, stdout=log, stderr=log, env=variables, cwd=home)
 
 
 def _figures(home: Path, dataset: str, classes: Sequence[str], seeds: Sequence[int]) -> Figures:

@@ -1,6 +1,11 @@
 """Comparisons of detectors (``benchmarks/comparison.py``): what differs between variants, and their table."""
 
+from pathlib import Path
+
+import numpy as np
+
 from benchmarks.comparison import DefectsToTrainOn, Variant, of_variant, table
+from realnet.data.images import NON_ZERO, write_image
 from realnet.data.index import ClassIndex, Entry
 
 TRAIN = tuple(Entry(f"nut/{number}.png", 0, "good", "nut") for number in range(30))
@@ -9,8 +14,20 @@ HOLE = Entry("nut/hole/0.png", 1, "defective", "nut")
 
 
 def test_defects_to_train_on_leave_the_test_split():
-    index = DefectsToTrainOn("cut", 3).moved(ClassIndex(TRAIN, (*CUTS, HOLE)))
+    index = DefectsToTrainOn("cut", 3).moved(ClassIndex(TRAIN, (*CUTS, HOLE)), Path("absent"), NON_ZERO)
     assert index == ClassIndex(TRAIN, (CUTS[3], HOLE), CUTS[:3])
+
+
+def test_so_do_their_other_photographs(tmp_path):
+    for number, entry in enumerate((*TRAIN, *CUTS[:3])):
+        image = np.random.default_rng(number).integers(0, 200, (64, 64, 3)).astype(np.uint8)
+        if entry.label:
+            image[20:30, 30:36] = 255
+            write_image(tmp_path / entry.maskname, np.all(image == 255, axis=2))
+        write_image(tmp_path / entry.filename, image)
+    write_image(tmp_path / HOLE.filename, image[:, ::-1])  # the last cut, mirrored
+    index = DefectsToTrainOn("cut", 2).moved(ClassIndex(TRAIN, (*CUTS[1:3], CUTS[0], HOLE)), tmp_path, NON_ZERO)
+    assert index == ClassIndex(TRAIN, (CUTS[0],), CUTS[1:3])
 
 
 def test_fewer_images_are_among_more():
