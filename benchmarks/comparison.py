@@ -1,10 +1,12 @@
-"""Train and evaluate detectors that differ in one thing, with equal seeds, by the project's own scripts.
+"""Train detectors that differ in one thing, with equal seeds, by the project's own scripts, and compare their scores.
 
-Each variant has a folder of its own as ``REALNET_HOME``: index, checkpoints, results; images are linked.
-The scripts resume, so the same command goes on where it was stopped.
+Each variant has a folder of its own as ``REALNET_HOME``: index and checkpoints; images are linked. The scripts resume,
+so the same command goes on where it was stopped. ``ckpt_last`` counts: no test image chooses anything.
 """
 
 import argparse
+import contextlib
+import itertools
 import os
 import shutil
 import subprocess
@@ -18,10 +20,14 @@ import numpy as np
 from realnet.config import MaskRule, paths
 from realnet.data.index import ClassIndex, write_index
 from realnet.data.registry import OpenDataset, open_dataset
+from realnet.detection.detector import Detector
 from realnet.errors import UserError
-from realnet.evaluation.results import ImageResult, read_earlier
+from realnet.evaluation.files import TestFiles
+from realnet.evaluation.scores import ClassScores, curves_of, score_split, summarise
+from realnet.evaluation.split import TestSplit
 from realnet.inspection.repeats import find_repeats, with_masks
 from realnet.metrics.curves import image_curve
+from realnet.runtime.distributed import World, join_world
 from realnet.runtime.randomness import generator
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -111,7 +117,7 @@ def compare(variants: Sequence[Variant], flags: argparse.Namespace, real: Defect
         try:
             _prepare(home, dataset, classes, variant, real)
             _train(home, dataset.name, classes, variant, flags)
-            found[variant.name] = _figures(home, dataset.name, classes, flags.seeds)
+            found[variant.name] = _figures(home, dataset.name, classes, flags)
         except (UserError, subprocess.CalledProcessError) as error:
             print(f"{variant.name}: left out; {error}; see {home / 'log.txt'}", file=sys.stderr)
         else:
@@ -163,9 +169,8 @@ def _train(home: Path, dataset: str, classes: Sequence[str], variant: Variant, f
         _run(home, "train_diffusion.py", *given, "--set", f"train.num_steps={variant.diffusion_steps}")
         _run(home, "sample.py", *given, "--force")
     given += ["--class_name", *classes, "--seeds", *map(str, flags.seeds)]
-    given += [part for setting in (*variant.settings, *flags.overrides) for part in ("--set", setting)]
-    _run(home, "train_realnet.py", *given)
-    _run(home, "evaluation_realnet.py", *given)
+    settings = ("train.evaluation=false", *variant.settings, *flags.overrides)
+    _run(home, "train_realnet.py", *given, *(part for setting in settings for part in ("--set", setting)))
 
 
 def _run(home: Path, script: str, *given: str) -> None:
@@ -175,30 +180,50 @@ def _run(home: Path, script: str, *given: str) -> None:
         subprocess.run(command, check=True, stdout=log, stderr=log, env=variables, cwd=home)
 
 
-def _figures(home: Path, dataset: str, classes: Sequence[str], seeds: Sequence[int]) -> Figures:
+def _figures(home: Path, dataset: str, classes: Sequence[str], flags: argparse.Namespace) -> Figures:
     """Return the metrics in %, and the image AUROC of each kind of defect, as means over the classes."""
     found: dict[str, dict[int, list[float]]] = {}
-    for seed in seeds:
-        for name in classes:
-            folder = home / paths.output(dataset, "realnet", "vis", name, seed)
-            result = read_earlier(folder)
-            if not (result and (last := result.of("last"))):
-                raise UserError(f"{folder} holds no results of this version")
-            values = {metric: last.metrics[metric].value for metric in METRICS}
-            values |= {f"image_auroc of {kind}": value for kind, value in _by_kind(last.images).items()}
-            for metric, value in values.items():
-                if value is not None:
-                    found.setdefault(metric, {}).setdefault(seed, []).append(100 * value)
+    with contextlib.chdir(home), join_world(flags.device, "auto") as world, world.stop:
+        own = open_dataset(dataset)
+        for name, seed in itertools.product(classes, flags.seeds):
+            for metric, value in scores_of(own, name, seed, world).items():
+                found.setdefault(metric, {}).setdefault(seed, []).append(100 * value)
     return {metric: {seed: float(np.mean(each)) for seed, each in by.items()} for metric, by in found.items()}
 
 
-def _by_kind(images: Sequence[ImageResult]) -> dict[str, float]:
+def scores_of(dataset: OpenDataset, class_name: str, seed: int, world: World) -> dict[str, float]:
+    """Return the metrics of a detector that can be computed, and the image AUROC of each kind of defect."""
+    path = paths.output(dataset.name, "realnet", "checkpoints", class_name, seed) / paths.LAST
+    detector = Detector.load(path, precision=world.precision, dataset=dataset.name, class_name=class_name)
+    config, described = detector.config, dataset.config
+    files = TestFiles(
+        dataset.index(class_name).test,
+        dataset.image_root,
+        config.image_size,
+        mask_rule=described.masks,
+        mask_resize=config.evaluation.mask_resize,
+        image_bits=described.image_bits,
+    )
+    scores = score_split(
+        detector.model,
+        TestSplit(files, runtime=config.runtime, world=world),
+        config=config.evaluation,
+        precision=world.precision,
+        by_tiles=detector.by_tiles,
+    )
+    metrics = summarise(curves_of(scores), fpr_limit=config.evaluation.aupro_fpr_limit)
+    values = {name: value for name in METRICS if (value := metrics[name].value) is not None}
+    return values | {f"image_auroc of {kind}": value for kind, value in _by_kind(scores).items()}
+
+
+def _by_kind(scores: ClassScores) -> dict[str, float]:
     """Return the image AUROC of each kind of defect, if there are several."""
-    kinds = sorted({image.kind for image in images if image.is_defect})
+    kinds = np.array([entry.kind if entry.label else "" for entry in scores.entries])
+    named = sorted({*kinds} - {""})
     found = {}
-    for kind in kinds if len(kinds) > 1 else ():
-        some = [image for image in images if image.kind == kind or not image.is_defect]
-        found[kind] = image_curve([image.score for image in some], [image.is_defect for image in some]).auroc
+    for kind in named if len(named) > 1 else ():
+        some = np.isin(kinds, ["", kind])
+        found[kind] = image_curve(scores.image_scores[some], scores.labels[some]).auroc
     return found
 
 
