@@ -31,6 +31,8 @@ COMMANDS = {
     "memory": "memory --device cpu --precision fp32",
     "metrics": "metrics --large",
     "predict": "predict",
+    "readiness": "readiness --dataset toy --class_name widget --set image_size=64 --set features.normalise=channel "
+    "--set detector.fuse.position=false",
     "samplers": "samplers --dataset toy",
     "scaling": "scaling --images 50",
     "serve": "serve",
