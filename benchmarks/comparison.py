@@ -1,10 +1,12 @@
-"""Train and evaluate detectors that differ in one thing, with equal seeds, by the project's own scripts.
+"""Train detectors that differ in one thing, with equal seeds, by the project's own scripts, and compare their scores.
 
-Each variant has a folder of its own as ``REALNET_HOME``: index, checkpoints, results; images are linked.
-The scripts resume, so the same command goes on where it was stopped.
+Each variant has a folder of its own as ``REALNET_HOME``: index and checkpoints; images are linked. The scripts resume,
+so the same command goes on where it was stopped. ``ckpt_last`` counts: no test image chooses anything.
 """
 
 import argparse
+import contextlib
+import itertools
 import os
 import shutil
 import subprocess
@@ -15,12 +17,17 @@ from pathlib import Path
 
 import numpy as np
 
-from realnet.config import paths
+from realnet.config import MaskRule, paths
 from realnet.data.index import ClassIndex, write_index
 from realnet.data.registry import OpenDataset, open_dataset
+from realnet.detection.detector import Detector
 from realnet.errors import UserError
-from realnet.evaluation.results import ImageResult, read_earlier
+from realnet.evaluation.files import TestFiles
+from realnet.evaluation.scores import ClassScores, curves_of, score_split, summarise
+from realnet.evaluation.split import TestSplit
+from realnet.inspection.repeats import find_repeats, with_masks
 from realnet.metrics.curves import image_curve
+from realnet.runtime.distributed import World, join_world
 from realnet.runtime.randomness import generator
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,22 +38,42 @@ Figures = Mapping[str, Mapping[int, float]]
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to train: its name, what it sets, and how many normal images it has (None: all)."""
+    """A way to train.
+
+    Attributes:
+        name: in the table, and of its folder.
+        settings: of the detector.
+        num_images: how many normal images it has; None: all.
+        diffusion_steps: of a diffusion model of its own, whose images it uses; None: the dataset's images.
+    """
 
     name: str
     settings: tuple[str, ...]
     num_images: int | None = None
+    diffusion_steps: int | None = None
+
+    def home(self, output: Path) -> Path:
+        """Return its folder."""
+        return output / "".join(letter if letter.isalnum() else "_" for letter in self.name)
 
 
 @dataclass(frozen=True)
 class DefectsToTrainOn:
-    """The first test defects of a kind, which no variant is tested on, so that one may train on them."""
+    """The first test defects of a kind, so that one may train on them.
+
+    No variant is tested on them, nor on what the guard takes for another photograph of one.
+    """
 
     kind: str
     number: int
 
-    def moved(self, index: ClassIndex) -> ClassIndex:
+    def moved(self, index: ClassIndex, root: Path, rule: MaskRule) -> ClassIndex:
         """Return an index with these defects to train on.
+
+        Args:
+            index: of the class.
+            root: of the images.
+            rule: which pixels of the masks are defects.
 
         Raises:
             UserError: if there are fewer.
@@ -55,7 +82,11 @@ class DefectsToTrainOn:
         if len(chosen) < self.number:
             raise UserError(f"--real {self.kind} {self.number}: there are {len(chosen)} such defects with masks")
         real = tuple(chosen[: self.number])
-        return replace(index, test=tuple(entry for entry in index.test if entry not in real), real=index.real + real)
+        left = [entry for entry in index.test if entry not in real]
+        tested, normal = ([root / entry.filename for entry in entries] for entries in (left, index.train))
+        repeats = {path for path, _ in find_repeats(with_masks(root, real), tested, normal, rule=rule)}
+        test = tuple(entry for entry in left if root / entry.filename not in repeats)
+        return replace(index, test=test, real=index.real + real)
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -70,18 +101,23 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     return made
 
 
+def output_of(flags: argparse.Namespace) -> Path:
+    """Return the folder of the variants' folders."""
+    return Path(flags.output or paths.DATA / "comparisons" / flags.dataset).resolve()
+
+
 def compare(variants: Sequence[Variant], flags: argparse.Namespace, real: DefectsToTrainOn | None = None) -> int:
     """Train and evaluate the variants, print their table, and return the exit code: 1 if one failed."""
     dataset = open_dataset(flags.dataset)
     classes = flags.class_name or list(dataset.classes)
-    output = (flags.output or paths.DATA / "comparisons" / dataset.name).resolve()
+    output = output_of(flags)
     found: dict[str, Figures] = {}
     for variant in variants:
-        home = output / "".join(letter if letter.isalnum() else "_" for letter in variant.name)
+        home = variant.home(output)
         try:
             _prepare(home, dataset, classes, variant, real)
             _train(home, dataset.name, classes, variant, flags)
-            found[variant.name] = _figures(home, dataset.name, classes, flags.seeds)
+            found[variant.name] = _figures(home, dataset.name, classes, flags)
         except (UserError, subprocess.CalledProcessError) as error:
             print(f"{variant.name}: left out; {error}; see {home / 'log.txt'}", file=sys.stderr)
         else:
@@ -96,12 +132,13 @@ def _prepare(
     """Make a variant's folder: configs copied, images linked, an index of its own."""
     own = home / paths.experiment(dataset.name)
     own.mkdir(parents=True, exist_ok=True)
-    for stage in ("dataset", "realnet"):
-        shutil.copyfile(paths.config_file(dataset.name, stage), own / f"{stage}.yaml")
+    for config in paths.experiment(dataset.name).glob("*.yaml"):
+        shutil.copyfile(config, own / config.name)
     data = home / paths.DATA / dataset.name
     data.mkdir(parents=True, exist_ok=True)
     samples = home / paths.protocols(dataset.name)
-    links = {data / path.name: path for path in (paths.DATA / dataset.name).glob("*") if path.name != samples.name}
+    made = {samples.name, *(["sdas"] if variant.diffusion_steps else [])}
+    links = {data / path.name: path for path in (paths.DATA / dataset.name).glob("*") if path.name not in made}
     links |= {home / name: Path(name) for name in ("pretrain",)}
     if not dataset.image_root.is_absolute() and not dataset.image_root.is_relative_to(paths.DATA / dataset.name):
         links[home / dataset.image_root] = dataset.image_root
@@ -111,7 +148,9 @@ def _prepare(
             link.symlink_to(target.resolve())
     for name in classes:
         index = dataset.index(name, write=False)
-        write_index(samples, name, of_variant(real.moved(index) if real else index, variant))
+        if real:
+            index = real.moved(index, dataset.image_root, dataset.config.masks)
+        write_index(samples, name, of_variant(index, variant))
 
 
 def of_variant(index: ClassIndex, variant: Variant) -> ClassIndex:
@@ -125,41 +164,66 @@ def of_variant(index: ClassIndex, variant: Variant) -> ClassIndex:
 
 
 def _train(home: Path, dataset: str, classes: Sequence[str], variant: Variant, flags: argparse.Namespace) -> None:
-    seeds = ["--seeds", *map(str, flags.seeds)]
-    given = ["--dataset", dataset, "--class_name", *classes, "--device", flags.device, *seeds]
-    given += [part for setting in (*variant.settings, *flags.overrides) for part in ("--set", setting)]
-    for script in ("train_realnet.py", "evaluation_realnet.py"):
-        with (home / "log.txt").open("a") as log:
-            command = [sys.executable, str(ROOT / script), *given]
-            subprocess.run(
-                command, check=True, stdout=log, stderr=log, env={**os.environ, "REALNET_HOME": str(home)}, cwd=home
-            )
+    given = ["--dataset", dataset, "--device", flags.device]
+    if variant.diffusion_steps:
+        _run(home, "train_diffusion.py", *given, "--set", f"train.num_steps={variant.diffusion_steps}")
+        _run(home, "sample.py", *given, "--force")
+    given += ["--class_name", *classes, "--seeds", *map(str, flags.seeds)]
+    settings = ("train.evaluation=false", *variant.settings, *flags.overrides)
+    _run(home, "train_realnet.py", *given, *(part for setting in settings for part in ("--set", setting)))
 
 
-def _figures(home: Path, dataset: str, classes: Sequence[str], seeds: Sequence[int]) -> Figures:
+def _run(home: Path, script: str, *given: str) -> None:
+    with (home / "log.txt").open("a") as log:
+        command = [sys.executable, str(ROOT / script), *given]
+        variables = {**os.environ, "REALNET_HOME": str(home)}
+        subprocess.run(command, check=True, stdout=log, stderr=log, env=variables, cwd=home)
+
+
+def _figures(home: Path, dataset: str, classes: Sequence[str], flags: argparse.Namespace) -> Figures:
     """Return the metrics in %, and the image AUROC of each kind of defect, as means over the classes."""
     found: dict[str, dict[int, list[float]]] = {}
-    for seed in seeds:
-        for name in classes:
-            folder = home / paths.output(dataset, "realnet", "vis", name, seed)
-            result = read_earlier(folder)
-            if not (result and (last := result.of("last"))):
-                raise UserError(f"{folder} holds no results of this version")
-            values = {metric: last.metrics[metric].value for metric in METRICS}
-            values |= {f"image_auroc of {kind}": value for kind, value in _by_kind(last.images).items()}
-            for metric, value in values.items():
-                if value is not None:
-                    found.setdefault(metric, {}).setdefault(seed, []).append(100 * value)
+    with contextlib.chdir(home), join_world(flags.device, "auto") as world, world.stop:
+        own = open_dataset(dataset)
+        for name, seed in itertools.product(classes, flags.seeds):
+            for metric, value in scores_of(own, name, seed, world).items():
+                found.setdefault(metric, {}).setdefault(seed, []).append(100 * value)
     return {metric: {seed: float(np.mean(each)) for seed, each in by.items()} for metric, by in found.items()}
 
 
-def _by_kind(images: Sequence[ImageResult]) -> dict[str, float]:
+def scores_of(dataset: OpenDataset, class_name: str, seed: int, world: World) -> dict[str, float]:
+    """Return the metrics of a detector that can be computed, and the image AUROC of each kind of defect."""
+    path = paths.output(dataset.name, "realnet", "checkpoints", class_name, seed) / paths.LAST
+    detector = Detector.load(path, precision=world.precision, dataset=dataset.name, class_name=class_name)
+    config, described = detector.config, dataset.config
+    files = TestFiles(
+        dataset.index(class_name).test,
+        dataset.image_root,
+        config.image_size,
+        mask_rule=described.masks,
+        mask_resize=config.evaluation.mask_resize,
+        image_bits=described.image_bits,
+    )
+    scores = score_split(
+        detector.model,
+        TestSplit(files, runtime=config.runtime, world=world),
+        config=config.evaluation,
+        precision=world.precision,
+        by_tiles=detector.by_tiles,
+    )
+    metrics = summarise(curves_of(scores), fpr_limit=config.evaluation.aupro_fpr_limit)
+    values = {name: value for name in METRICS if (value := metrics[name].value) is not None}
+    return values | {f"image_auroc of {kind}": value for kind, value in _by_kind(scores).items()}
+
+
+def _by_kind(scores: ClassScores) -> dict[str, float]:
     """Return the image AUROC of each kind of defect, if there are several."""
-    kinds = sorted({image.kind for image in images if image.is_defect})
+    kinds = np.array([entry.kind if entry.label else "" for entry in scores.entries])
+    named = sorted({*kinds} - {""})
     found = {}
-    for kind in kinds if len(kinds) > 1 else ():
-        some = [image for image in images if image.kind == kind or not image.is_defect]
-        found[kind] = image_curve([image.score for image in some], [image.is_defect for image in some]).auroc
+    for kind in named if len(named) > 1 else ():
+        some = np.isin(kinds, ["", kind])
+        found[kind] = image_curve(scores.image_scores[some], scores.labels[some]).auroc
     return found
 
 

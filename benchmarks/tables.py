@@ -34,6 +34,8 @@ COMMANDS = {
     "metrics": "metrics --large",
     "page": "page",
     "predict": "predict",
+    "readiness": "readiness --dataset toy --class_name widget --set image_size=64 --set features.normalise=channel "
+    "--set detector.fuse.position=false",
     "samplers": "samplers --dataset toy",
     "scaling": "scaling --images 50",
     "serve": "serve",

@@ -1,12 +1,12 @@
-"""Find test images that repeat a photograph of a defect to train on: stored anew, resized, brightened, turned."""
+"""Find test images that repeat a photograph of a defect to train on: stored anew, turned, taken again."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -20,14 +20,26 @@ from realnet.errors import UserError
 NUM_THREADS = min(8, os.cpu_count() or 1)
 NUM_NORMAL = 64
 """Most normal images that are looked at, evenly spread."""
-NEAR, NEAR_AT_DEFECT = 0.7, 0.5
-"""A repeat is nearer than these shares of the distances of images that are none."""
-EQUAL = 1e-4
-"""Images nearer than this are one image, but for rounding."""
-SIDE, BOX_SIDE = 32, 16
+NEAR, NEAR_AT_DEFECT = 0.7, 0.25
+"""A repeat is nearer than these shares of the distances of normal images, as a whole and where the defect is, …"""
+UNEVEN = 1.5
+"""… or it is there at most so many times as far as on the whole, and nearer than any normal image."""
+NEAREST_SHARE = 0.05
+"""Of the normal images; so many may show the very part of the photograph."""
+SIDE, BOX_SIDE = 48, 16
 """Of what is compared: small, so that noise and the way a file is stored count little."""
+SHIFT = 3
+"""Most cells by which two photographs of a part are displaced, to either side."""
+COARSE, AREA = 0.05, 0.1
+"""Deviations, in sides, of what details are finer than, and of the area in which they are made equally strong."""
+UNLIKE = 1.0
+"""The distance of images that have nothing in common."""
+FLAT = 1e-6
+"""Deviation below which nothing can be told apart."""
+FAINT = 0.02
+"""Strength of details, in deviations of the image, that are not made stronger."""
 Grey = NDArray[np.float32]
-"""float32 (H, W) of mean 0 and deviation 1."""
+"""float32 (H, W)."""
 
 
 class Marked(NamedTuple):
@@ -44,10 +56,44 @@ def with_masks(root: Path, entries: Iterable[Entry]) -> list[Marked]:
 
 @dataclass(frozen=True)
 class _Defect:
+    """What is compared of a photograph's defect.
+
+    Attributes:
+        whole: the photograph's details, but for a border of ``SHIFT``.
+        elsewhere: 1 where they count, which is not at the defect: it may occur at one place of many parts.
+        box: the defect and what is about it, within ``corners``.
+        corners: top, bottom, left and right, as shares of the sides.
+    """
+
     marked: Marked
     whole: Grey
+    elsewhere: Grey
     box: Grey
     corners: tuple[float, float, float, float]
+
+    def far(self, details: Grey) -> float:
+        """Return how far an image's details are from the photograph's."""
+        return _distance(details, self.whole, self.elsewhere)
+
+    def far_at_defect(self, view: Grey) -> float:
+        """Return how far an image is from the photograph where the defect is."""
+        return _distance(_cut(view, self.corners, SHIFT), self.box)
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """Which images repeat a defect's photograph, by the distances of normal images from it."""
+
+    defect: _Defect
+    normal: float
+    normal_at_defect: float
+
+    def holds(self, view: Grey, details: Grey) -> bool:
+        far = self.defect.far(details)
+        if far >= NEAR * self.normal:
+            return False
+        enough = max(NEAR_AT_DEFECT * self.normal_at_defect, min(self.normal_at_defect, UNEVEN * far))
+        return self.defect.far_at_defect(view) < enough
 
 
 def find_repeats(
@@ -55,9 +101,9 @@ def find_repeats(
 ) -> list[tuple[Path, Path]]:
     """Return the test images that repeat a photograph of a defect, each with that photograph.
 
-    A repeat agrees with it as a whole, far better than a normal image with the next one, and where the defect is, far
-    better than any normal image does there; in one of eight positions, turned and mirrored. Files that cannot be read
-    are left out.
+    The details of a repeat agree with it as a whole, far better than normal images of other parts do, and where the
+    defect is, far better than any normal image does there; in one of eight positions, turned and mirrored. So a
+    photograph of the same part in another light is a repeat, too. Files that cannot be read are left out.
 
     Args:
         real: defects to train on.
@@ -67,52 +113,50 @@ def find_repeats(
         bits: that 16-bit values use.
     """
     step = max(1, -(-len(normal) // NUM_NORMAL))
-    search = _Search(normal[::step], bits)
     with ThreadPoolExecutor(NUM_THREADS) as threads:
-        defects = [one for found in threads.map(partial(_describe, rule=rule, bits=bits), real) for one in found]
-        found = threads.map(partial(search.repeated, defects), tested) if defects else ()
+        looks = [look for found in threads.map(partial(_read, bits=bits), normal[::step]) for look in found]
+        describe = partial(_rules, normal=looks, rule=rule, bits=bits)
+        rules = [one for found in threads.map(describe, real) for one in found]
+        found = threads.map(partial(_repeated, rules=rules, bits=bits), tested) if rules else ()
         return [(path, marked.image) for path, marked in zip(tested, found, strict=False) if marked]
 
 
-class _Search:
-    def __init__(self, normal: Sequence[Path], bits: int) -> None:
-        self.bits = bits
-        self.normal = [grey for path in normal for grey in _read(path, bits)]
-
-    @cached_property
-    def unit(self) -> float:
-        """Return the distance that normal images commonly have from the next other one; infinity if there is none."""
-        looks = np.stack([_shrunk(grey).ravel() for grey in self.normal]) if self.normal else np.zeros((0, 1))
-        looks = looks.astype(np.float64)
-        squares = (looks**2).sum(axis=1)
-        distances = (squares[:, None] + squares - 2 * looks @ looks.T).clip(min=0) ** 0.5 / SIDE
-        distances[distances < EQUAL] = np.inf
-        return float(np.median(distances.min(axis=1))) if len(looks) > 1 else float("inf")
-
-    def repeated(self, defects: Sequence[_Defect], path: Path) -> Marked | None:
-        """Return the defect whose photograph a test image repeats."""
-        for view in (view for grey in _read(path, self.bits) for view in _views(grey)):
-            whole = _shrunk(view)
-            for defect in defects:
-                if _distance(whole, defect.whole) < NEAR * self.unit and self._shows(view, defect):
-                    return defect.marked
-        return None
-
-    def _shows(self, view: Grey, defect: _Defect) -> bool:
-        ordinary = (_distance(_cut(grey, defect.corners), defect.box) for grey in self.normal)
-        return _distance(_cut(view, defect.corners), defect.box) < NEAR_AT_DEFECT * min(ordinary, default=float("inf"))
+def _repeated(path: Path, *, rules: Sequence[_Rule], bits: int) -> Marked | None:
+    """Return the photograph of a defect that a test image repeats."""
+    for view in (view for grey in _read(path, bits) for view in _views(grey)):
+        details = _details(view)
+        for rule in rules:
+            if rule.holds(view, details):
+                return rule.defect.marked
+    return None
 
 
-def _describe(marked: Marked, *, rule: MaskRule, bits: int) -> list[_Defect]:
-    """Return what is compared of a defect; nothing if it cannot be read or has an empty mask."""
+def _rules(marked: Marked, *, normal: Sequence[Grey], rule: MaskRule, bits: int) -> list[_Rule]:
+    """Return the rule for a defect; none if it cannot be read or has an empty mask."""
     try:
         mask = read_mask(marked.mask, rule)
     except UserError:
         return []
-    corners = _corners(mask) if mask.any() else None
-    return [
-        _Defect(marked, _shrunk(grey), _cut(grey, corners), corners) for grey in _read(marked.image, bits) if corners
-    ]
+    return [_rule(_defect(marked, grey, mask), normal) for grey in _read(marked.image, bits) if mask.any()]
+
+
+def _rule(defect: _Defect, normal: Sequence[Grey]) -> _Rule:
+    far = [defect.far(_details(grey)) for grey in normal] or [UNLIKE]
+    return _Rule(
+        defect,
+        float(np.quantile(far, NEAREST_SHARE)),
+        min((defect.far_at_defect(grey) for grey in normal), default=UNLIKE),
+    )
+
+
+def _defect(marked: Marked, grey: Grey, mask: Mask) -> _Defect:
+    cover = cv2.resize(mask.astype(np.float32), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    elsewhere = (cv2.dilate(cover, np.ones((2 * SHIFT + 1,) * 2)) == 0).astype(np.float32)
+    inner = (slice(SHIFT, -SHIFT), slice(SHIFT, -SHIFT))
+    if elsewhere[inner].mean() < 0.5:  # the defect is most of the photograph: then all counts
+        elsewhere[:] = 1
+    corners = _corners(mask)
+    return _Defect(marked, _details(grey)[inner], elsewhere[inner], _cut(grey, corners), corners)
 
 
 def _corners(mask: Mask) -> tuple[float, float, float, float]:
@@ -134,8 +178,7 @@ def _read(path: Path, bits: int) -> list[Grey]:
 
 
 def _grey(image: Image) -> Grey:
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    return np.asarray((grey - grey.mean()) / max(float(grey.std()), 1e-3), np.float32)
+    return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
 
 
 def _views(grey: Grey) -> Iterator[Grey]:
@@ -144,24 +187,35 @@ def _views(grey: Grey) -> Iterator[Grey]:
         yield turned[:, ::-1]
 
 
-def _shrunk(grey: NDArray[Any]) -> Grey:
-    return np.asarray(cv2.resize(np.ascontiguousarray(grey), (SIDE, SIDE), interpolation=cv2.INTER_AREA))
+def _details(grey: Grey) -> Grey:
+    """Return an image without its light: what is fine (SIDE, SIDE), equally strong everywhere."""
+    small = cv2.resize(np.ascontiguousarray(grey), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    fine = small - cv2.GaussianBlur(small, (0, 0), COARSE * SIDE)
+    strength = np.sqrt(cv2.GaussianBlur(fine**2, (0, 0), AREA * SIDE)) + FAINT * max(float(small.std()), 1e-3)
+    return np.asarray(fine / strength, np.float32)
 
 
-def _cut(grey: Grey, corners: tuple[float, float, float, float]) -> Grey:
-    """Return the box, to fractions of a pixel: its corners are those of a photograph that may have another size."""
+def _cut(grey: Grey, corners: tuple[float, float, float, float], margin: int = 0) -> Grey:
+    """Return the box, with ``margin`` cells around it; its corners may belong to a photograph of another size."""
     height, width = grey.shape
     top, bottom, left, right = corners
     cell = ((bottom - top) * height / BOX_SIDE, (right - left) * width / BOX_SIDE)  # a cell's sides, in pixels
-    smooth = cv2.blur(grey, (max(1, round(cell[1])), max(1, round(cell[0]))))
+    smooth = cv2.blur(np.ascontiguousarray(grey), (max(1, round(cell[1])), max(1, round(cell[0]))))
+    first = 0.5 - margin
     to_pixels = np.array(
-        [[cell[1], 0, left * width + cell[1] / 2 - 0.5], [0, cell[0], top * height + cell[0] / 2 - 0.5]]
+        [[cell[1], 0, left * width + cell[1] * first - 0.5], [0, cell[0], top * height + cell[0] * first - 0.5]]
     )
+    side = BOX_SIDE + 2 * margin
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return np.asarray(
-        cv2.warpAffine(smooth, to_pixels, (BOX_SIDE, BOX_SIDE), flags=flags, borderMode=cv2.BORDER_REPLICATE)
-    )
+    return np.asarray(cv2.warpAffine(smooth, to_pixels, (side, side), flags=flags, borderMode=cv2.BORDER_REPLICATE))
 
 
-def _distance(one: Grey, other: Grey) -> float:
-    return float(np.sqrt(np.mean((one - other) ** 2)))
+def _distance(image: Grey, part: Grey, counts: Grey | None = None) -> float:
+    """Return how far a part is from where it fits an image best, 1 - correlation: 0 (equal) to 2.
+
+    ``counts`` is 1 where the part counts (None: everywhere).
+    """
+    if part.std() < FLAT:
+        return UNLIKE
+    fits = cv2.matchTemplate(image, part, cv2.TM_CCOEFF_NORMED, mask=counts)
+    return 1 - float(np.where(np.isfinite(fits), fits, 0).max())  # where an image is flat, the correlation is undefined

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypedDict, TypeVar
 
 import torch
 from torch import Tensor
@@ -62,6 +62,14 @@ class Sampler:
     source: str
     health: Sequence[dict[str, float]] | None
     has_schedule: bool
+
+
+class _Steering(TypedDict):
+    """What leads every sampler: class numbers and strengths (B,), and the classifier, if there is one."""
+
+    y: Tensor
+    anomaly_strength: Tensor
+    guidance: ClassifierGuidance | None
 
 
 def load_sampler(dataset: str, settings: SampleConfig, classes: Sequence[str], number_format: Precision) -> Sampler:
@@ -204,7 +212,7 @@ def sample_batch(
     y = torch.tensor([sampler.classes.index(draw.class_name) for draw in batch], device=device)
     strength = torch.tensor([draw.strength for draw in batch], device=device)
     start = noise(-1)
-    steering: dict[str, Any] = {"y": y, "anomaly_strength": strength, "guidance": guidance}
+    steering = _Steering(y=y, anomaly_strength=strength, guidance=guidance)
     match settings.sampler:
         case "ancestral":
             x = p_sample_loop(sampler.diffusion, predict, start, noise, **steering)

@@ -1,5 +1,6 @@
 """Find and check the images to train a class's detector on."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -25,6 +26,8 @@ from realnet.models import checkpoint
 from realnet.runtime.contents import digest, marks
 from realnet.runtime.distributed import World
 from realnet.training import state
+
+logger = logging.getLogger("realnet")
 
 
 @dataclass(frozen=True)
@@ -169,7 +172,7 @@ def detector_data(dataset: OpenDataset, name: str, config: RealNetConfig) -> Det
             f"features.normalise={config.features.normalise} measures features by one class's images at each position, "
             "which a unified detector has not; set features.normalise=channel (or none), or train classes one by one"
         )
-    parts = for_each(lambda class_name: _data_of_class(dataset, class_name, config), dataset.classes)
+    parts = for_each(lambda one: _data_of_class(dataset, one, _with_what_it_has(dataset, one, config)), dataset.classes)
     return replace(
         parts[0],
         class_name=name,
@@ -179,6 +182,20 @@ def detector_data(dataset: OpenDataset, name: str, config: RealNetConfig) -> Det
         synthesizer=JointSynthesizer({part.class_name: part.synthesizer.of(part.class_name) for part in parts}),
         classes=dataset.classes,
     )
+
+
+def _with_what_it_has(dataset: OpenDataset, class_name: str, config: RealNetConfig) -> RealNetConfig:
+    """Return the config for a class of several: one without photographs of defects does without the type ``real``.
+
+    If no class has any, or there is no other source of anomalies, the type stays, and is missed.
+    """
+    others = {kind: share for kind, share in config.anomalies.types.items() if kind != "real"}
+    with_defects = [name for name in dataset.classes if dataset.index(name, write=False).real]
+    has_source = any(share > 0 for kind, share in others.items() if kind != "normal")
+    if not config.anomalies.types.get("real") or class_name in with_defects or not (with_defects and has_source):
+        return config
+    logger.info("%s has no photographs of defects to train on: its anomalies are of the other types", class_name)
+    return config.model_copy(update={"anomalies": config.anomalies.model_copy(update={"types": others})})
 
 
 def _data_of_class(dataset: OpenDataset, class_name: str, config: RealNetConfig) -> DetectorData:

@@ -16,6 +16,7 @@ from alone import ALONE
 from conftest import load_script
 
 from realnet.anomalies.items import DetectorTrainDataset
+from realnet.config import RealNetConfig, load
 from realnet.data.images import read_image
 from realnet.data.registry import open_dataset
 from realnet.detection.calibration import calibrate
@@ -254,3 +255,24 @@ def test_a_class_added_later_is_left_out(unified, capsys):
 def test_maps_do_not_depend_on_the_class(unified):
     one, other = (Detector.load(UNIFIED, device="cpu", class_name=name).predict(PHOTO) for name in ("weave", None))
     np.testing.assert_array_equal(one.anomaly_map, other.anomaly_map)
+
+
+def with_types(types: str) -> RealNetConfig:
+    return load(RealNetConfig, Path("experiments/tiny/realnet.yaml"), [f"anomalies.types={types}"])
+
+
+def test_a_class_without_photographs_of_defects_does_without(tiny, run_script):
+    types = "{normal: 0.5, self: 0.3, real: 0.2}"
+    dataset = open_dataset("tiny")
+    with pytest.raises(UserError, match=r"'weave'.*has none(?s:.)*'widget'.*has none"):
+        detector_data(dataset, "unified", with_types(types))
+    Path("experiments/tiny/layout.yaml").write_text('"weave/test/hole/*": train hole\n')
+    run_script("prepare_data", "index", "--dataset", "tiny")
+    dataset = open_dataset("tiny")
+    synthesizer = detector_data(dataset, "unified", with_types(types)).synthesizer
+    assert synthesizer.of("weave").all_types == {"normal": 0.5, "self": 0.3, "real": 0.2}
+    assert synthesizer.of("widget").all_types == {"normal": 0.5, "self": 0.3}
+    with pytest.raises(UserError, match=r"'widget' of tiny has none"):
+        detector_data(dataset, "unified", with_types("{normal: 0.5, real: 0.5}"))
+    with pytest.raises(UserError, match=r"'widget' of tiny has none"):
+        detector_data(dataset, "widget", with_types(types))

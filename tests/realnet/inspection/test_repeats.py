@@ -88,3 +88,29 @@ def test_normal_images_that_occur_twice_hide_no_repeat(photographs):
     assert find_repeats([real], [*others, real.image], [*normal, *normal], rule=MaskRule()) == [
         (real.image, real.image)
     ]
+
+
+def in_another_light(image):
+    """Displaced by 2 pixels, brighter towards one side, and of another exposure."""
+    moved = np.roll(image, (2, -2), axis=(0, 1)).astype(np.float32) / 255
+    light = np.linspace(0.7, 1.2, moved.shape[1])[None, :, None]
+    return (255 * (moved * light).clip(0, 1) ** 0.7).astype(np.uint8)
+
+
+@pytest.mark.parametrize("photographs", [False], indirect=True, ids=["textures"])
+def test_the_part_photographed_again_is_known_also_if_normal_parts_were_photographed_several_times(photographs):
+    normal, real, others = photographs
+    again = real.image.with_name("again.png")
+    write_image(again, in_another_light(read_image(real.image)))
+    for path in list(normal):
+        normal.append(path.with_name(f"again_{path.name}"))
+        write_image(normal[-1], in_another_light(read_image(path)))
+    assert find_repeats([real], [*others, again], normal, rule=MaskRule()) == [(again, real.image)]
+
+
+def test_a_flat_image_repeats_nothing_and_nothing_repeats_a_flat_photograph(photographs):
+    normal, real, others = photographs
+    flat = real.image.with_name("flat.png")
+    write_image(flat, np.zeros((*SIZE, 3), np.uint8))
+    assert find_repeats([real], [*others, flat], normal, rule=MaskRule()) == []
+    assert find_repeats([Marked(flat, real.mask)], others, normal, rule=MaskRule()) == []
