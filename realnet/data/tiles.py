@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from realnet.config import RealNetConfig
-from realnet.data.images import Pixels
+from realnet.data.images import Image, Pixels, resize_image
 
 Corner = tuple[int, int]
 """The (row, column) of a tile's upper left pixel in its photograph."""
@@ -66,6 +66,10 @@ class Tiling:
         if not (below or right):
             return np.ascontiguousarray(tile)
         return np.pad(tile, [(0, below), (0, right), *[(0, 0)] * (pixels.ndim - 2)], mode="reflect")
+
+    def shrink(self, photograph: Image) -> Image:
+        """Return a photograph at a tile's size, uint8 RGB (h, w, 3)."""
+        return resize_image(photograph, self.size)
 
     def paste(self, tile: Pixels, corner: Corner, pixels: Pixels) -> None:
         """Write a tile into the pixels of a photograph; what lies beyond the photograph is dropped."""

@@ -20,6 +20,7 @@ from realnet.anomalies.probes import draw_probe
 from realnet.config import FeatureConfig, Foreground
 from realnet.data.cache import ImageCache
 from realnet.data.images import Image, to_batch
+from realnet.data.items import flipped_and_turned
 from realnet.data.tiles import Tiling
 from realnet.errors import Stopped
 from realnet.metrics.curves import image_curve
@@ -239,11 +240,7 @@ class NormalStatistics:
 
     def _views(self, image: Image) -> list[Image]:
         """Return what training may see of an image: the image or its tiles, with augmentation flipped and rotated."""
-        views = [image]
-        if self._augment:
-            turns = range(4) if image.shape[0] == image.shape[1] else (0, 2)
-            turned = [np.rot90(image, turn) for turn in turns]
-            views = [np.ascontiguousarray(view) for each in turned for view in (each, each[:, ::-1])]
+        views = flipped_and_turned(image) if self._augment else [image]
         if self._tiling is None:
             return views
         return [self._tiling.cut(view, corner) for view in views for corner in self._tiling.corners]
