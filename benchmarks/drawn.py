@@ -1,5 +1,6 @@
 """What benchmarks draw: a detector of random weights, photographs, textures."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,9 +21,12 @@ NUM_DRAWN = 20
 JPEG_QUALITY = 90
 
 
-def write_detector(path: Path, described: Path) -> None:
-    """Write a bundle of the network that a config describes, with random weights and thresholds of 0.5."""
-    settings = config.load(RealNetConfig, described, ["backbone.weights=none"])
+def write_detector(path: Path, described: Path, changes: Sequence[str] = ()) -> None:
+    """Write a bundle of the network that a config describes, with random weights and thresholds of 0.5.
+
+    ``changes`` are ``key=value`` of the config.
+    """
+    settings = config.load(RealNetConfig, described, ["backbone.weights=none", *changes])
     torch.manual_seed(0)
     model = build_detector(settings).eval()
     facts = {

@@ -1,13 +1,14 @@
 """Measure the share of the pure network's rate that ``predict`` reaches, and whether its memory grows.
 
-Usage: python -m benchmarks.predict [--config experiments/MTD/realnet.yaml] [--images 1000] [--size 600 800]
+Usage: python -m benchmarks.predict [--config experiments/MTD/realnet.yaml] [--set KEY=VALUE …] [--images 1000]
+    [--size 600 800]
 
 The pure network judges one image again and again, already read and resized. It is timed before and after each row, as
 a machine's speed varies; on a CPU it has all cores, which ``predict`` shares with reading and drawing. "Busy" is the
 share of its time in which ``predict`` runs the network; other programs change it less than the share of the pure rate.
 "Memory" is that of the process after a tenth of the images and after all of them. Weights are random, the photographs
-are drawn JPEGs. The last lines say what a photograph costs the processor, each part by itself and all of ``predict``;
-on an idle computer of one core that is the time that passes.
+are drawn JPEGs. The last lines say what a photograph costs the processor, each part by itself and all of ``predict``,
+which on an idle computer of one core is the time that passes, and how many photographs an hour that makes.
 """
 
 import os
@@ -18,7 +19,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from benchmarks import drawn, measure
 from realnet.data.images import Image, read_image, resize_image
@@ -52,6 +55,20 @@ class Timed:
         self.seconds += time.perf_counter() - start
         return found
 
+    def maps(self, tiles: Sequence[Image]) -> tuple[NDArray[np.float32], ...]:
+        """Judge tiles, and note the time."""
+        start = time.perf_counter()
+        found = self.runtime.maps(tiles)
+        self.seconds += time.perf_counter() - start
+        return found
+
+    def context(self, photograph: Image) -> NDArray[np.float32]:
+        """Judge a whole photograph, and note the time."""
+        start = time.perf_counter()
+        found = self.runtime.context(photograph)
+        self.seconds += time.perf_counter() - start
+        return found
+
 
 def resident(process: int) -> float:
     """Return the memory of a process, in MB."""
@@ -60,20 +77,25 @@ def resident(process: int) -> float:
 
 
 def pure_seconds(detector: Detector, photograph: Path) -> float:
-    """Return the mean time of the network for an image that is ready."""
-    small = [resize_image(read_image(photograph), detector.config.image_size)]
-    for _ in range(3):
-        detector.runtime.judge(small, detector.config.evaluation.pool)
+    """Return the mean time of the network for an image that is ready, in tiles if the detector sees tiles."""
+    ready = resize_image(read_image(photograph), detector.config.image_size)
+    for _ in range(min(3, _repeats(detector))):
+        detector.judge(ready)
     start = time.perf_counter()
-    for _ in range(NUM_PURE):
-        detector.runtime.judge(small, detector.config.evaluation.pool)
-    return (time.perf_counter() - start) / NUM_PURE
+    for _ in range(_repeats(detector)):
+        detector.judge(ready)
+    return (time.perf_counter() - start) / _repeats(detector)
 
 
-def processor_ms(work: Callable[[], object]) -> float:
+def _repeats(detector: Detector) -> int:
+    """Return how often something is timed that takes as long as a network for an image: less often of many tiles."""
+    return max(1, NUM_PURE // len(detector.by_tiles.tiling)) if detector.by_tiles else NUM_PURE
+
+
+def processor_ms(work: Callable[[], object], repeats: int) -> float:
     """Return the least of the processor's milliseconds for a call."""
     times = []
-    for _ in range(NUM_PURE):
+    for _ in range(repeats):
         start = time.process_time()
         work()
         times.append(time.process_time() - start)
@@ -82,14 +104,15 @@ def processor_ms(work: Callable[[], object]) -> float:
 
 def costs(detector: Detector, photograph: Path) -> str:
     """Return what the parts of a prediction cost the processor, in words."""
-    image, size, pool = read_image(photograph), detector.config.image_size, detector.config.evaluation.pool
-    small = resize_image(image, size)
+    image, size = read_image(photograph), detector.config.image_size
+    ready = resize_image(image, size)
     parts: dict[str, Callable[[], object]] = {
         "decoding": lambda: read_image(photograph),
         "resizing": lambda: resize_image(image, size),
-        "network": lambda: detector.runtime.judge([small], pool),
+        "network": lambda: detector.judge(ready),
     }
-    return ", ".join(f"{name} {processor_ms(work):.1f} ms" for name, work in parts.items())
+    times = {name: processor_ms(work, _repeats(detector)) for name, work in parts.items()}
+    return ", ".join(f"{name} {time:.1f} ms" for name, time in times.items())
 
 
 def measured(
@@ -108,6 +131,7 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=Path("experiments/MTD/realnet.yaml"))
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--size", type=int, nargs=2, default=drawn.SIZE, metavar=("H", "W"), help="pixels")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="of the config")
     flags = parser.parse_args()
     print(measure.header(torch.device(flags.device)).splitlines()[0])
     columns = (
@@ -116,7 +140,7 @@ def main() -> None:
     print(f"{'':<20}{columns}")
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
-        drawn.write_detector(folder / "drawn.realnet", flags.config)
+        drawn.write_detector(folder / "drawn.realnet", flags.config, flags.set)
         files = drawn.write_photographs(folder / "photographs", flags.images, (flags.size[0], flags.size[1]))
         world = stack.enter_context(join_world(flags.device))  # from now on freed memory is kept
         detector = Detector.load(folder / "drawn.realnet", device=world.device)
@@ -144,6 +168,7 @@ def main() -> None:
             )
         print(f"processor, by itself: {costs(detector, files[0])}")
         print(f"processor, in all: {', '.join(f'{row} {ms:.1f} ms' for row, ms in spent.items())}")
+        print(f"photographs an hour and core: {', '.join(f'{row} {3.6e6 / ms:.0f}' for row, ms in spent.items())}")
 
 
 if __name__ == "__main__":
