@@ -77,25 +77,29 @@ def resident(process: int) -> float:
 
 
 def pure_seconds(detector: Detector, photograph: Path) -> float:
-    """Return the mean time of the network for an image that is ready, in tiles if the detector sees tiles."""
-    ready = resize_image(read_image(photograph), detector.config.image_size)
-    for _ in range(min(3, _repeats(detector))):
-        detector.judge(ready)
+    """Return the mean time of the network for an image that is ready; in tiles, the time of one for each."""
+    work, number = network(detector, resize_image(read_image(photograph), detector.config.image_size))
+    for _ in range(3):
+        work()
     start = time.perf_counter()
-    for _ in range(_repeats(detector)):
-        detector.judge(ready)
-    return (time.perf_counter() - start) / _repeats(detector)
+    for _ in range(NUM_PURE):
+        work()
+    return (time.perf_counter() - start) / NUM_PURE * number
 
 
-def _repeats(detector: Detector) -> int:
-    """Return how often something is timed that takes as long as a network for an image: less often of many tiles."""
-    return max(1, NUM_PURE // len(detector.by_tiles.tiling)) if detector.by_tiles else NUM_PURE
+def network(detector: Detector, image: Image) -> tuple[Callable[[], object], int]:
+    """Return what judges an image that is ready, or a tile of it, and how often an image needs that."""
+    if detector.by_tiles is None:
+        return lambda: detector.runtime.judge([image], detector.config.evaluation.pool), 1
+    tiling = detector.by_tiles.tiling
+    tile = tiling.cut(image, tiling.corners[0])
+    return lambda: detector.runtime.maps([tile]), len(tiling) + detector.by_tiles.has_context
 
 
-def processor_ms(work: Callable[[], object], repeats: int) -> float:
+def processor_ms(work: Callable[[], object]) -> float:
     """Return the least of the processor's milliseconds for a call."""
     times = []
-    for _ in range(repeats):
+    for _ in range(NUM_PURE):
         start = time.process_time()
         work()
         times.append(time.process_time() - start)
@@ -105,13 +109,13 @@ def processor_ms(work: Callable[[], object], repeats: int) -> float:
 def costs(detector: Detector, photograph: Path) -> str:
     """Return what the parts of a prediction cost the processor, in words."""
     image, size = read_image(photograph), detector.config.image_size
-    ready = resize_image(image, size)
+    judge, number = network(detector, resize_image(image, size))
     parts: dict[str, Callable[[], object]] = {
         "decoding": lambda: read_image(photograph),
         "resizing": lambda: resize_image(image, size),
-        "network": lambda: detector.judge(ready),
     }
-    times = {name: processor_ms(work, _repeats(detector)) for name, work in parts.items()}
+    times = {name: processor_ms(work) for name, work in parts.items()}
+    times["network"] = processor_ms(judge) * number
     return ", ".join(f"{name} {time:.1f} ms" for name, time in times.items())
 
 
