@@ -25,7 +25,7 @@ EDGE = 1e-6
 def fit_context(
     model: RealNet,
     normal: Iterable[Image],
-    held_out: Sequence[Image],
+    held_out: Sequence[Image] | Image,
     *,
     by_tiles: TileJudge,
     ridge: float,
