@@ -51,6 +51,13 @@ class Tiling:
         """Return the first pixels of the grid's tiles along an axis: 0 for their rows, 1 for their columns."""
         return self._starts[axis]
 
+    @property
+    def inner(self) -> tuple[slice, slice]:
+        """Return the rows and columns of a tile without half of the overlap at each side."""
+        margins = (int(side * self.overlap / 2) for side in self.size)
+        rows, columns = (slice(margin, side - margin) for margin, side in zip(margins, self.size, strict=True))
+        return rows, columns
+
     def draw(self, rng: np.random.Generator) -> Corner:
         """Draw where a tile lies: on the grid with a chance of ``ON_GRID``, or else anywhere."""
         if rng.random() < ON_GRID:

@@ -156,9 +156,10 @@ def test_calibration_judges_whole_photographs_with_anomalies_of_a_tiles_scale(tm
 def test_fusion_sees_tiles_with_probes_on_the_foreground_of_the_photograph(tmp_path):
     config, entries, synthesizer = half_bright(tmp_path)
     probes = draw_probes(draw_examples(entries, tmp_path, synthesizer, config), synthesizer, config)
-    assert len(probes.normal) == 12 and len(probes.anomalous) == len(probes.masks) > 6
+    assert len(probes.normal) == 3 * len(tiling_of(config)) and len(probes.anomalous) == len(probes.masks) > 6
     assert all(image.shape == (16, 16, 3) for image in (*probes.normal, *probes.anomalous))
     assert probes.masks.shape[1:] == (16, 16) and probes.masks.any(axis=(1, 2)).all()
+    assert not probes.masks[:, [0, 1, -2, -1]].any() and not probes.masks[:, :, [0, 1, -2, -1]].any()
     assert all(image[mask].min() > 40 for image, mask in zip(probes.anomalous, probes.masks, strict=True))
 
 
