@@ -7,8 +7,8 @@ The pure network judges one image again and again, already read and resized. It 
 a machine's speed varies; on a CPU it has all cores, which ``predict`` shares with reading and drawing. "Busy" is the
 share of its time in which ``predict`` runs the network; other programs change it less than the share of the pure rate.
 "Memory" is that of the process after a tenth of the images and after all of them. Weights are random, the photographs
-are drawn JPEGs. The last lines say what a photograph costs the processor, each part by itself and all of ``predict``;
-on an idle computer of one core that is the time that passes.
+are drawn JPEGs. The last lines say what a photograph costs the processor, each part by itself and all of ``predict``,
+which on an idle computer of one core is the time that passes, and how many photographs an hour that makes.
 """
 
 import os
@@ -19,7 +19,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from benchmarks import drawn, measure
 from realnet.data.images import Image, read_image, resize_image
@@ -58,6 +60,20 @@ class Timed:
         self.seconds += time.perf_counter() - start
         return found
 
+    def maps(self, tiles: Sequence[Image]) -> tuple[NDArray[np.float32], ...]:
+        """Judge tiles, and note the time."""
+        start = time.perf_counter()
+        found = self.runtime.maps(tiles)
+        self.seconds += time.perf_counter() - start
+        return found
+
+    def context(self, photograph: Image) -> NDArray[np.float32]:
+        """Judge a whole photograph, and note the time."""
+        start = time.perf_counter()
+        found = self.runtime.context(photograph)
+        self.seconds += time.perf_counter() - start
+        return found
+
 
 def resident(process: int) -> float:
     """Return the memory of a process, in MB."""
@@ -66,14 +82,23 @@ def resident(process: int) -> float:
 
 
 def pure_seconds(detector: Detector, photograph: Path) -> float:
-    """Return the mean time of the network for an image that is ready."""
-    small = [resize_image(read_image(photograph), detector.config.image_size)]
+    """Return the mean time of the network for an image that is ready; in tiles, the time of one for each."""
+    work, number = network(detector, resize_image(read_image(photograph), detector.config.image_size))
     for _ in range(3):
-        detector.runtime.judge(small, detector.config.evaluation.pool)
+        work()
     start = time.perf_counter()
     for _ in range(NUM_PURE):
-        detector.runtime.judge(small, detector.config.evaluation.pool)
-    return (time.perf_counter() - start) / NUM_PURE
+        work()
+    return (time.perf_counter() - start) / NUM_PURE * number
+
+
+def network(detector: Detector, image: Image) -> tuple[Callable[[], object], int]:
+    """Return what judges an image that is ready, or a tile of it, and how often an image needs that."""
+    if detector.by_tiles is None:
+        return lambda: detector.runtime.judge([image], detector.config.evaluation.pool), 1
+    tiling = detector.by_tiles.tiling
+    tile = tiling.cut(image, tiling.corners[0])
+    return lambda: detector.runtime.maps([tile]), len(tiling) + detector.by_tiles.has_context
 
 
 def processor_ms(work: Callable[[], object]) -> float:
@@ -88,14 +113,15 @@ def processor_ms(work: Callable[[], object]) -> float:
 
 def costs(detector: Detector, photograph: Path) -> str:
     """Return what the parts of a prediction cost the processor, in words."""
-    image, size, pool = read_image(photograph), detector.config.image_size, detector.config.evaluation.pool
-    small = resize_image(image, size)
+    image, size = read_image(photograph), detector.config.image_size
+    judge, number = network(detector, resize_image(image, size))
     parts: dict[str, Callable[[], object]] = {
         "decoding": lambda: read_image(photograph),
         "resizing": lambda: resize_image(image, size),
-        "network": lambda: detector.runtime.judge([small], pool),
     }
-    return ", ".join(f"{name} {processor_ms(work):.1f} ms" for name, work in parts.items())
+    times = {name: processor_ms(work) for name, work in parts.items()}
+    times["network"] = processor_ms(judge) * number
+    return ", ".join(f"{name} {time:.1f} ms" for name, time in times.items())
 
 
 def measured(
@@ -152,6 +178,7 @@ def main() -> None:
             )
         print(f"processor, by itself: {costs(detector, files[0])}")
         print(f"processor, in all: {', '.join(f'{row} {ms:.1f} ms' for row, ms in spent.items())}")
+        print(f"photographs an hour and core: {', '.join(f'{row} {3.6e6 / ms:.0f}' for row, ms in spent.items())}")
 
 
 if __name__ == "__main__":

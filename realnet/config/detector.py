@@ -287,6 +287,11 @@ class RealNetConfig(TrainingConfig):
                 f"tiles.size {tile_height}x{tile_width} is more than image_size {height}x{width}, which is the size of "
                 "the whole photograph; raise image_size, or leave tiles out"
             )
+        if self.tiles.context and not self.calibration.holdout_fraction:
+            raise ValueError(
+                "tiles.context needs calibration.holdout_fraction above 0, such as 0.1: on photographs that its "
+                "statistics have seen thresholds come out too low"
+            )
         if self.features.normalise == "position":
             raise ValueError(
                 "features.normalise position measures each place of a photograph by itself, and tiles lie anywhere; "

@@ -12,6 +12,10 @@ class TilesConfig(Section):
 
     size: ImageSize = (256, 256)
     overlap: float = Field(0.25, ge=0, lt=1, description="share of a tile's side that its neighbours cover too")
+    context: bool = Field(
+        False,
+        description="see the whole photograph too, shrunk to a tile's size: for missing parts and large defects",
+    )
 
 
 class CalibrationConfig(Section):

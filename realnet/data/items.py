@@ -87,3 +87,10 @@ def flip_and_turn(image: Image, rng: np.random.Generator) -> Image:
     image = image[:: -1 if flips_height else 1, :: -1 if flips_width else 1]
     # OpenCV does not accept views with negative strides
     return np.ascontiguousarray(np.rot90(image, quarter_turns if height == width else 2 * (quarter_turns % 2)))
+
+
+def flipped_and_turned(image: Image) -> list[Image]:
+    """Return all that :func:`flip_and_turn` may make of an image: 8 views, or 4 of one that is not square."""
+    turns = range(4) if image.shape[0] == image.shape[1] else (0, 2)
+    turned = [np.rot90(image, turn) for turn in turns]
+    return [np.ascontiguousarray(view) for each in turned for view in (each, each[:, ::-1])]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from realnet.config import RealNetConfig
-from realnet.data.images import Pixels
+from realnet.data.images import Image, Pixels, resize_image
 
 Corner = tuple[int, int]
 """The (row, column) of a tile's upper left pixel in its photograph."""
@@ -51,6 +51,13 @@ class Tiling:
         """Return the first pixels of the grid's tiles along an axis: 0 for their rows, 1 for their columns."""
         return self._starts[axis]
 
+    @property
+    def inner(self) -> tuple[slice, slice]:
+        """Return the rows and columns of a tile without half of the overlap at each side."""
+        margins = (int(side * self.overlap / 2) for side in self.size)
+        rows, columns = (slice(margin, side - margin) for margin, side in zip(margins, self.size, strict=True))
+        return rows, columns
+
     def draw(self, rng: np.random.Generator) -> Corner:
         """Draw where a tile lies: on the grid with a chance of ``ON_GRID``, or else anywhere."""
         if rng.random() < ON_GRID:
@@ -66,6 +73,10 @@ class Tiling:
         if not (below or right):
             return np.ascontiguousarray(tile)
         return np.pad(tile, [(0, below), (0, right), *[(0, 0)] * (pixels.ndim - 2)], mode="reflect")
+
+    def shrink(self, photograph: Image) -> Image:
+        """Return a photograph at a tile's size, uint8 RGB (h, w, 3)."""
+        return resize_image(photograph, self.size)
 
     def paste(self, tile: Pixels, corner: Corner, pixels: Pixels) -> None:
         """Write a tile into the pixels of a photograph; what lies beyond the photograph is dropped."""

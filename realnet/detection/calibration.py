@@ -84,7 +84,8 @@ def holdout_share(config: RealNetConfig, number: int) -> float:
         return given
     if number >= 4 * FEWEST_HELD_OUT:
         return max(0.1, FEWEST_HELD_OUT / number)
-    return 0.0 if config.features.normalise == "none" else 0.1
+    sees_statistics = config.features.normalise != "none" or (config.tiles is not None and config.tiles.context)
+    return 0.1 if sees_statistics else 0.0
 
 
 def split_holdout(entries: Sequence[Entry], fraction: float) -> tuple[list[Entry], list[Entry]]:
@@ -140,7 +141,7 @@ def calibrate(
     def judge(images: Sequence[Image]) -> tuple[FloatArray, FloatArray]:
         if by_tiles is None:
             return torch_runtime.judge(images, config.evaluation.pool)
-        found = [by_tiles.judge(image, torch_runtime.maps) for image in images]
+        found = [by_tiles.judge(image, torch_runtime) for image in images]
         return np.stack([one.anomaly_map for one in found]), np.array([one.score for one in found])
 
     with in_use(model):

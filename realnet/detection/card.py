@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from realnet.config import RealNetConfig, paths
+from realnet.config.scoring import TilesConfig
 from realnet.detection.calibration import FEWEST_HELD_OUT
 from realnet.detection.loading import config_of
 from realnet.metrics.intervals import Rate, auroc_interval, percent
@@ -131,13 +132,17 @@ def _training(config: RealNetConfig, facts: Mapping[str, Any]) -> Rows:
         "preset": config.preset,
         "seed": config.seed,
         "image size": "x".join(map(str, config.image_size)),
-        **({"tiles": "x".join(map(str, config.tiles.size))} if config.tiles else {}),
+        **({"tiles": _tiles(config.tiles)} if config.tiles else {}),
         "batch": config.train.batch_size * config.train.accumulation,
         "learning rate": f"{config.optimiser.learning_rate:g}, {config.optimiser.schedule}",
         "features": f"normalised by {config.features.normalise}",
         "score pool": config.evaluation.pool,
         "versions": ", ".join(f"{name} {number}" for name, number in facts.get("versions", {}).items()),
     }
+
+
+def _tiles(tiles: TilesConfig) -> str:
+    return "x".join(map(str, tiles.size)) + (", and whole photographs at this size" if tiles.context else "")
 
 
 def _calibration(facts: Mapping[str, Any]) -> Rows:

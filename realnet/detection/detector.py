@@ -291,6 +291,6 @@ class Detector:
     def judge(self, image: Image) -> tuple[NDArray[np.float32], float, int | None]:
         """Return the anomaly map (H, W) and the score of an image of ``config.image_size``, and the tiles skipped."""
         if self.by_tiles:
-            return self.by_tiles.judge(image, self.runtime.maps)
+            return self.by_tiles.judge(image, self.runtime)
         maps, scores = self.runtime.judge([image], self.config.evaluation.pool)
         return maps[0], float(scores[0]), None

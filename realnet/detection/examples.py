@@ -13,7 +13,7 @@ from realnet.config import RealNetConfig
 from realnet.data.images import Image, Mask, read_image, resize_image
 from realnet.data.index import Entry
 from realnet.data.order import spread
-from realnet.data.tiles import tiling_of
+from realnet.data.tiles import Tiling, tiling_of
 from realnet.metrics.curves import FloatArray, MaskArray
 from realnet.runtime.distributed import World
 from realnet.runtime.files import scratch
@@ -22,6 +22,8 @@ from realnet.runtime.randomness import generator
 
 CALIBRATION_EPOCH = 2**31 - 1
 """Anomalies are drawn from this epoch and the ones before it, which training never reaches, so they are new."""
+NORMAL_TILES = 256
+"""Most tiles that tell what the highest of a photograph's tiles is like (docs/method.md, Tiles)."""
 
 
 @dataclass(frozen=True)
@@ -113,17 +115,25 @@ def draw_examples(
 def draw_probes(examples: Examples, synthesizer: AnomalySynthesizer, config: RealNetConfig) -> Examples:
     """Draw anomalies that no detector is trained on onto the same normal images, reproducibly from the seed.
 
-    With tiles, the probes lie on tiles of them, and other tiles are the normal images: each photograph has many.
+    With tiles, the probes lie on tiles of them, away from the edges; the normal images are tiles as they lie in use.
     """
-    tiling, tiles, drawn = tiling_of(config), list[Image](), list[tuple[Image, Mask]]()
+    tiling, drawn = tiling_of(config), list[tuple[Image, Mask]]()
     for i, rng in enumerate(_generators("probes", config, config.seed + 1, config.calibration.num_anomalies)):
         image = examples.normal[i % len(examples.normal)]
-        if tiling:
-            tiles.append(tiling.cut(image, tiling.draw(rng)))
         corner, foreground = synthesizer.place(image, rng)
+        if tiling:  # nearer to an edge, the neighbouring tile is what sees it
+            foreground = np.pad(foreground[tiling.inner], [(part.start, part.start) for part in tiling.inner])
         drawn.append(draw_probe(synthesizer.tile_at(image, corner), foreground, rng))
     found = [(image, mask) for image, mask in drawn if mask.any()]
-    return Examples(tiles or examples.normal, [image for image, _ in found], np.array([mask for _, mask in found]))
+    normal = _some_tiles(examples.normal, tiling) if tiling else examples.normal
+    return Examples(normal, [image for image, _ in found], np.array([mask for _, mask in found]))
+
+
+def _some_tiles(photographs: Sequence[Image] | Image, tiling: Tiling) -> list[Image]:
+    """Return at most ``NORMAL_TILES`` tiles that photographs are judged by, evenly spread over all of them."""
+    number = len(photographs) * len(tiling)
+    places = (divmod(index, len(tiling)) for index in spread(number, min(number, NORMAL_TILES)))
+    return [tiling.cut(photographs[photograph], tiling.corners[place]) for photograph, place in places]
 
 
 def _visible(drawn: Iterator[tuple[Image, Mask]], number: int, size: tuple[int, int]) -> tuple[Image, MaskArray]:

@@ -21,6 +21,7 @@ from realnet.detection import bundle
 from realnet.detection.description import describe
 from realnet.detection.detector import Detector
 from realnet.detection.runtimes import (
+    CONTEXT,
     INPUT,
     MAPS,
     METADATA,
@@ -73,7 +74,8 @@ class Parity:
 class ExportedNetwork(nn.Module):
     """A detector's network with what surrounds it: uint8 RGB images in, anomaly maps and image scores out.
 
-    Of tiles it gives the maps that scores are taken from instead of scores, which are those of whole photographs.
+    Of tiles it gives the maps that scores are taken from instead of scores, which are those of whole photographs, and
+    what it finds if the image is a whole photograph, shrunk.
     """
 
     mean: Tensor
@@ -82,26 +84,36 @@ class ExportedNetwork(nn.Module):
     def __init__(self, model: RealNet, pool: int, *, of_tiles: bool = False) -> None:
         super().__init__()
         self.model, self.pool, self.of_tiles = model, pool, of_tiles
-        second = [SCORED] if model.fusion is not None else []
-        self.outputs = [MAPS, *second] if of_tiles else [MAPS, SCORES]
+        further = [SCORED] if model.fusion is not None else []
+        further += [CONTEXT] if model.context is not None else []
+        self.outputs = [MAPS, *further] if of_tiles else [MAPS, SCORES]
         self.register_buffer("mean", 255 * torch.tensor(IMAGENET_MEAN)[:, None, None])
         self.register_buffer("std", 255 * torch.tensor(IMAGENET_STD)[:, None, None])
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Map images (B, H, W, 3) uint8 to anomaly maps (B, H, W) and image scores (B,), float32; see ``outputs``."""
         pixels = images.permute(0, 3, 1, 2).to(torch.float32)
-        detection = self.model((pixels - self.mean) / self.std)
+        normalised = (pixels - self.mean) / self.std
+        detection = self.model(normalised)
         maps = detection.anomaly_map.float()  # (B, 1, H, W)
         scored = maps if detection.scored is None else detection.scored
         if self.of_tiles:
-            return (maps[:, 0], scored[:, 0])[: len(self.outputs)]
+            found = {MAPS: maps[:, 0], SCORED: scored[:, 0]}
+            if self.model.context is not None:  # the runtimes compute the equal beginning of both once
+                found[CONTEXT] = self.model.survey(normalised)
+            return tuple(found[name] for name in self.outputs)
         return maps[:, 0], F.avg_pool2d(scored, self.pool, stride=1).amax(dim=(1, 2, 3))
 
-    @torch.inference_mode()
     def judge(self, images: Sequence[Image]) -> tuple[np.ndarray, np.ndarray]:
         """Return the anomaly maps and the scores of a batch of images or tiles."""
-        found = [values.numpy() for values in self(torch.from_numpy(np.stack(images)))]
-        return found[0], image_scores(found[-1], self.pool) if self.of_tiles else found[1]
+        found = self.arrays(images)
+        return found[MAPS], image_scores(found.get(SCORED, found[MAPS]), self.pool) if self.of_tiles else found[SCORES]
+
+    @torch.inference_mode()
+    def arrays(self, images: Sequence[Image]) -> dict[str, np.ndarray]:
+        """Return the outputs for a batch of images or tiles, by name."""
+        found = self(torch.from_numpy(np.stack(images)))
+        return {name: values.numpy() for name, values in zip(self.outputs, found, strict=True)}
 
 
 def plain_network(detector: Detector) -> RealNet:
@@ -213,8 +225,10 @@ def _describe(tiling: Tiling) -> dict[str, Any]:
         "photograph": list(tiling.image_size),
         "rows": tiling.starts(0),
         "columns": tiling.starts(1),
-        "blending": "mean weighted by sin² ramps over the overlaps; the image score is that of the blended scored map, "
-        "its largest mean over a window of evaluation.score_pool pixels",
+        "blending": "mean weighted by sin² ramps over the overlaps; with tiles.context, each pixel has the larger of "
+        "this and the context map (the first is for the anomaly map, the second for the scored one) of the photograph "
+        "at a tile's size, enlarged; the image score is that of the blended scored map, its largest mean over a window "
+        "of evaluation.score_pool pixels",
     }
 
 
@@ -259,11 +273,13 @@ def _convert(graph: Path, path: Path, text: str) -> None:
 
 def _compare(network: ExportedNetwork, path: Path, images: Sequence[Image]) -> list[Parity]:
     maps, scores = network.judge(images)
+    whole = network.arrays(images[:1]).get(CONTEXT)
     found = []
     for runtime in installed_readers(path):
         exported = open_exported(path, runtime)
         other_maps, other_scores = exported.judge(images, network.pool)
-        parity = Parity(_apart(maps, other_maps), _apart(scores, other_scores), len(images), runtime)
+        apart = [_apart(maps, other_maps)] + ([] if whole is None else [_apart(whole[0], exported.context(images[0]))])
+        parity = Parity(max(apart), _apart(scores, other_scores), len(images), runtime)
         if not max(parity.anomaly_map, parity.image_score) <= TOLERANCE:  # NaN too
             raise UserError(f"the exported detector is refused: {parity}, more than {TOLERANCE}; nothing is written")
         found.append(replace(parity, seconds=timed(partial(exported.judge, images[:1], network.pool))))

@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from realnet.config import RealNetConfig
-from realnet.data.images import to_batch
+from realnet.data.images import Pixels, to_batch
+from realnet.data.tiles import tiling_of
 from realnet.detection.examples import Examples, Measured
-from realnet.detection.maps import anomaly_maps
+from realnet.detection.maps import AnomalyMaps, anomaly_maps
 from realnet.metrics.curves import FloatArray, MaskArray, MetricUndefined, image_curve, pixel_curve
+from realnet.metrics.image_score import image_scores
 from realnet.models.normal import SIGNALS, centred
 from realnet.models.realnet import RealNet
 from realnet.runtime.devices import send_images
@@ -93,7 +95,8 @@ def _choose_weights(
         logger.warning("WARNING: no probe fell on the object, or the maps hold NaN; all signals are joined")
         all_signals = shares((1,) * len(scales))
         return all_signals, all_signals
-    normal, probes = ((part - centres) / scales[:, None, None] for part in maps)
+    normal, probes = (inner((part - centres) / scales[:, None, None], config) for part in maps)
+    masks = inner(masks, config)
     images, pixels = {}, {}
     for chosen in product((0, 1), repeat=len(scales)):
         if any(chosen):
@@ -127,13 +130,37 @@ def _listed(figures: Mapping[tuple[int, ...], float], taken: tuple[int, ...]) ->
     return ", ".join(f"{_named(chosen)} {figures[chosen]:.3f}" for chosen in told)
 
 
+def inner(maps: Pixels, config: RealNetConfig) -> Pixels:
+    """Return the part of maps (…, H, W) that counts in use: of tiles, that which weighs a half or more in the blend."""
+    tiling = tiling_of(config)
+    return maps if tiling is None else maps[(..., *tiling.inner)]
+
+
+def image_auroc(scores: Measured, config: RealNetConfig) -> float:
+    """Return the AUROC of images; of tiles, that of photographs (docs/method.md, Tiles).
+
+    A photograph of n tiles scores as its highest one. With p the chance that n normal tiles all score below a probe,
+    the photograph of the probe scores above another one with a chance of p + (1 - p)²/2.
+
+    Raises:
+        MetricUndefined: if there are no probes, or scores are NaN.
+    """
+    curve = image_curve(np.concatenate(scores), np.repeat([0, 1], [len(scores.normal), len(scores.anomalous)]))
+    tiling = tiling_of(config)
+    if tiling is None:
+        return curve.auroc
+    below = np.searchsorted(np.sort(scores.normal), scores.anomalous) / len(scores.normal)
+    all_below = below ** len(tiling)
+    return float((all_below + (1 - all_below) ** 2 / 2).mean())
+
+
 def _figures(maps: Measured, masks: MaskArray, config: RealNetConfig) -> tuple[float, float]:
     """Return image AUROC and AUPRO of maps in deviations, on normal images and probes."""
     joined = np.concatenate(maps)
-    image = image_curve(joined.max(axis=(1, 2)), np.repeat([0, 1], [len(maps.normal), len(maps.anomalous)]))
     lowered = centred(torch.from_numpy(joined[:, None]))[:, 0].numpy()
     pixel = pixel_curve(lowered, np.concatenate([np.zeros(maps.normal.shape, bool), masks]))
-    return image.auroc, pixel.aupro(config.evaluation.aupro_fpr_limit)
+    scores = Measured(*(part.max(axis=(1, 2)) for part in maps))
+    return image_auroc(scores, config), pixel.aupro(config.evaluation.aupro_fpr_limit)
 
 
 def choose_pool(model: RealNet, probes: Examples, *, config: RealNetConfig, world: World, description: str) -> int:
@@ -141,19 +168,25 @@ def choose_pool(model: RealNet, probes: Examples, *, config: RealNetConfig, worl
 
     A smaller side must separate probes from normal images by an image AUROC higher by ``TOLERANCE``.
     """
-    pools = sorted((pool for pool in POOLS if pool <= min(config.input_size)), reverse=True)
-    _, scores = probes.measure(
-        lambda images: anomaly_maps(model.eval(), to_batch(images), world.precision).scored(*pools),
+    side = min(inner(np.empty(config.input_size), config).shape)
+    pools = sorted((pool for pool in POOLS if pool <= side), reverse=True)
+    (scores,) = probes.measure(
+        lambda images: (_pooled(anomaly_maps(model.eval(), to_batch(images), world.precision), pools, config),),
         config.evaluation.batch_size,
         description,
         world,
     )
-    labels = np.repeat([0, 1], [len(scores.normal), len(scores.anomalous)])
     try:
-        aurocs = [image_curve(values, labels).auroc for values in np.concatenate(scores).T]
+        aurocs = [image_auroc(Measured(*one), config) for one in zip(scores.normal.T, scores.anomalous.T, strict=True)]
     except MetricUndefined:
         return config.evaluation.pool
     best = next(pool for pool, value in zip(pools, aurocs, strict=True) if value >= max(aurocs) - TOLERANCE)
     listed = ", ".join(f"{pool}: {value:.4f}" for pool, value in zip(pools, aurocs, strict=True))
     logger.info("evaluation.score_pool: %d (%s)", best, listed)
     return best
+
+
+def _pooled(maps: AnomalyMaps, pools: Sequence[int], config: RealNetConfig) -> NDArray[np.float64]:
+    """Return the scores (B, number of pools) of images by the part of their maps that counts in use."""
+    scored = inner(maps.arrays()[-1], config)
+    return np.stack([image_scores(scored, pool) for pool in pools], axis=1)

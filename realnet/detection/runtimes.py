@@ -22,11 +22,13 @@ from realnet.detection.onnx_file import METADATA
 from realnet.errors import UserError
 from realnet.metrics.image_score import image_scores
 from realnet.models.realnet import RealNet
+from realnet.runtime.devices import send_images
 from realnet.runtime.precision import Precision
 
-INPUT, MAPS, SCORES, SCORED = "images", "anomaly_maps", "image_scores", "scored_maps"
+INPUT, MAPS, SCORES, SCORED, CONTEXT = "images", "anomaly_maps", "image_scores", "scored_maps", "context_maps"
 """Names of the input and the outputs of exported networks. A network of tiles has no scores, as the score is that of
-the photograph, but the maps that it is taken from, where they are not the anomaly maps (docs/method.md, Tiles)."""
+the photograph, but the maps that it is taken from, where they are not the anomaly maps; and with ``tiles.context`` the
+maps of an image that is not a tile but a shrunk photograph (docs/method.md, Tiles)."""
 
 
 Judged = tuple[NDArray[np.float32], NDArray[np.floating]]
@@ -47,6 +49,10 @@ class Runtime(Protocol):
 
     def maps(self, tiles: Sequence[Image]) -> tuple[NDArray[np.float32], ...]:
         """Return the anomaly maps (B, h, w) of tiles, and the maps that scores are taken from where they are others."""
+        ...
+
+    def context(self, photograph: Image) -> NDArray[np.float32]:
+        """Return maps (2, h, w) of a whole photograph, of a tile's size, in the units of those of tiles."""
         ...
 
 
@@ -71,6 +77,12 @@ class TorchRuntime:
         """Return the maps of tiles."""
         return anomaly_maps(self.model, to_batch(tiles), self.precision).arrays()
 
+    def context(self, photograph: Image) -> NDArray[np.float32]:
+        """Return maps of a whole photograph."""
+        with torch.inference_mode():
+            maps = self.model.survey(send_images(to_batch([photograph]), self.precision.device))
+        return np.asarray(maps[0].cpu().numpy())
+
 
 class _Exported(ABC):
     """An exported network, in whatever runtime."""
@@ -90,6 +102,10 @@ class _Exported(ABC):
         """Return the maps of tiles."""
         found = self.outputs(tiles)
         return tuple(found[name] for name in (MAPS, SCORED) if name in found)
+
+    def context(self, photograph: Image) -> NDArray[np.float32]:
+        """Return maps of a whole photograph."""
+        return self.outputs([photograph])[CONTEXT][0]
 
 
 class OnnxRuntime(_Exported):
@@ -147,7 +163,7 @@ class OpenVinoRuntime(_Exported):
         takes_any_number = self._network.inputs[0].partial_shape[0].is_dynamic
         parts = [images] if takes_any_number else [[image] for image in images]
         known = {name for output in self._compiled.outputs for name in output.get_names()}
-        names = [name for name in (MAPS, SCORES, SCORED) if name in known]
+        names = [name for name in (MAPS, SCORES, SCORED, CONTEXT) if name in known]
         found = [self._compiled(np.stack(part)) for part in parts]
         return {name: np.concatenate([one[name] for one in found]) for name in names}
 

@@ -1,9 +1,10 @@
 """Judge photographs tile by tile, in the memory of a batch of tiles (docs/method.md, Tiles)."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
@@ -11,11 +12,10 @@ from pydantic import TypeAdapter
 from realnet.anomalies.foreground import foreground_mask
 from realnet.config import EvaluationConfig, Foreground, ForegroundRule, RealNetConfig
 from realnet.data.images import Image
-from realnet.data.tiles import Corner, Mosaic, Tiling, tiling_of
+from realnet.data.tiles import Corner, Mosaic, Tiling
+from realnet.detection.runtimes import Runtime
 from realnet.metrics.image_score import image_scores
 
-MapsOfTiles = Callable[[Sequence[Image]], tuple[NDArray[np.float32], ...]]
-"""Returns maps (B, h, w) of a batch of tiles: the anomaly maps, and the scored ones where they are others."""
 FOREGROUND = "foreground"
 """The name of the foreground rule among the facts of a detector with tiles."""
 
@@ -36,33 +36,48 @@ class TileJudge:
         tiling: how they are cut.
         config: how many tiles are a batch, and the score's pool.
         rule: what is foreground; tiles far from it are not judged.
+        has_context: whether the whole photograph, shrunk to a tile's size, is judged beside them.
     """
 
     tiling: Tiling
     config: EvaluationConfig
     rule: Foreground = "full"
+    has_context: bool = False
 
     @classmethod
     def of(cls, config: RealNetConfig, rule: Foreground) -> Self | None:
         """Return how a detector judges photographs; None if it sees them whole."""
-        tiling = tiling_of(config)
-        return cls(tiling, config.evaluation, rule) if tiling else None
+        if config.tiles is None:
+            return None
+        tiling = Tiling(config.image_size, config.tiles.size, config.tiles.overlap)
+        return cls(tiling, config.evaluation, rule, config.tiles.context)
 
-    def judge(self, image: Image, maps_of: MapsOfTiles) -> JudgedPhotograph:
+    def judge(self, image: Image, runtime: Runtime) -> JudgedPhotograph:
         """Judge a photograph, uint8 RGB (H, W, 3) at ``tiling.image_size``.
 
-        The score is that of the blended map: a window over the edge of a tile counts as any other.
+        The score is that of the blended map: a window over the edge of a tile counts as any other. Where the photograph
+        is judged as a whole too, each pixel has the larger of both values.
         """
-        mosaics, corners = list[Mosaic](), self.corners(image)
+        corners = self.corners(image)
+        maps = self.blended(image, corners, runtime)
+        if self.has_context:
+            size, coarse = self.tiling.image_size[::-1], runtime.context(self.tiling.shrink(image))
+            for fine, values in zip(maps, coarse, strict=False):
+                np.maximum(fine, cv2.resize(values, size, interpolation=cv2.INTER_LINEAR), out=fine)
+        (score,) = image_scores(maps[-1][None], self.config.pool)
+        return JudgedPhotograph(maps[0], float(score), len(self.tiling) - len(corners))
+
+    def blended(self, image: Image, corners: Sequence[Corner], runtime: Runtime) -> list[NDArray[np.float32]]:
+        """Return the maps (H, W) of the tiles that lie at ``corners``, as many as :meth:`Runtime.maps` gives."""
+        mosaics = list[Mosaic]()
         for start in range(0, len(corners), self.config.batch_size):
             some = corners[start : start + self.config.batch_size]
-            found = maps_of([self.tiling.cut(image, corner) for corner in some])
+            found = runtime.maps([self.tiling.cut(image, corner) for corner in some])
             mosaics = mosaics or [Mosaic(self.tiling) for _ in found]
             for mosaic, maps in zip(mosaics, found, strict=True):
                 for corner, values in zip(some, maps, strict=True):
                     mosaic.add(corner, values)
-        (score,) = image_scores(mosaics[-1].whole()[None], self.config.pool)
-        return JudgedPhotograph(mosaics[0].whole(), float(score), len(self.tiling) - len(corners))
+        return [mosaic.whole() for mosaic in mosaics]
 
     def corners(self, image: Image) -> list[Corner]:
         """Return where the tiles lie that are judged: those with foreground in them or within a tile's side of them.

@@ -163,3 +163,8 @@ def _with(values: Any, change: Callable[[Tensor], Tensor]) -> Any:
 def _place_of_device(func: Any) -> int | None:
     names = [argument.name for argument in func._schema.arguments]
     return names.index("device") if "device" in names else None
+
+
+def gigabytes(number: float) -> str:
+    """Return a number of bytes for people."""
+    return f"{number / 1e9:.2f} GB"

@@ -19,14 +19,13 @@ from realnet.config import (
     paths,
 )
 from realnet.data.registry import OpenDataset
-from realnet.data.tiles import tiling_of
 from realnet.detection.checkpoints import REFERENCES, Protocol, ReferenceName, Subject
 from realnet.detection.detector import Detector
 from realnet.detection.loading import require_fit
 from realnet.detection.references import require_whole
-from realnet.detection.runtimes import Runtime
 from realnet.dry_run import rehearsal
-from realnet.dry_run.timing import blank_runtime, seconds_a_photograph
+from realnet.dry_run.meter import gigabytes
+from realnet.dry_run.timing import tiles_facts
 from realnet.inspection.check import require_sound
 from realnet.models.build import build_classifier, build_detector, build_diffusion, build_unet
 from realnet.models.realnet import RealNet
@@ -45,8 +44,6 @@ from realnet.training.diffusion_task import NormalImages, load_pretrained
 from realnet.training.statistics_need import require_folds, require_memory
 
 MAP_BYTES = 4 + 1  # for each pixel: float32 of the anomaly map, and the mask
-
-PHOTOGRAPH_BYTES = 3 + 2 * 4  # for each pixel of a photograph in tiles: its colours, and both maps in float32
 
 
 def show(config: Section, facts: Mapping[str, object], world: World) -> None:
@@ -137,31 +134,10 @@ def detectors(
         **steps,
         **_beginning([begins(job) if resume else 0 for job in jobs]),
         **_statistics(config, model, jobs, world.device),
-        **_tiles(config, world.precision),
+        **tiles_facts(config, world.precision),
         "memory": _memory(rehearsal.detector_training(model, config, world.precision), world.precision),
         **({"advice": SLOW} if is_slow(config, world.device) else {}),
     }
-
-
-def _tiles(config: RealNetConfig, precision: Precision, exported: Runtime | None = None) -> dict[str, object]:
-    """Return how many tiles a photograph is judged by, and the time and memory; nothing where it is seen whole."""
-    if (tiling := tiling_of(config)) is None:
-        return {}
-    (height, width), (tile_height, tile_width) = tiling.image_size, tiling.size
-    number = f"{len(tiling)} of {tile_height}x{tile_width} for a photograph of {height}x{width}"
-    photograph = height * width * PHOTOGRAPH_BYTES
-    return {
-        "tiles": f"{number}, {config.evaluation.batch_size} at once, and {_gigabytes(photograph)} beside them",
-        "time": _time(config, precision, exported),
-    }
-
-
-def _time(config: RealNetConfig, precision: Precision, exported: Runtime | None) -> str:
-    device = precision.device.type
-    if exported is None and device == "cuda" and not torch.cuda.is_available():
-        return "not measured: this machine has no GPU"
-    seconds = seconds_a_photograph(config, exported or blank_runtime(config, precision))
-    return f"{seconds:.2g} s a photograph, by the time of some tiles, in {exported.name if exported else device}"
 
 
 def _statistics(
@@ -175,8 +151,8 @@ def _statistics(
     if config.features.normalise == "channel":
         return {}
     need = require_memory(model, config.image_size, config.features.folds, device)
-    in_use = _gigabytes(need / (2 * config.features.folds + 2))
-    return {"normal statistics": f"{_gigabytes(need)} in training, {in_use} in use and on disk"}
+    in_use = gigabytes(need / (2 * config.features.folds + 2))
+    return {"normal statistics": f"{gigabytes(need)} in training, {in_use} in use and on disk"}
 
 
 def evaluation(
@@ -214,9 +190,9 @@ def evaluation(
         facts["references"] = f"fitted to the training images: {', '.join(REFERENCES[name] for name in references)}"
     height, width = detector.config.image_size if detector else config.image_size
     if detector:
-        facts |= _tiles(detector.config, world.precision)
+        facts |= tiles_facts(detector.config, world.precision)
         facts["memory"] = _detection_memory(detector, config.evaluation.batch_size, world)
-    facts["memory of maps and masks"] = f"{_gigabytes(max(numbers.values()) * height * width * MAP_BYTES)} in addition"
+    facts["memory of maps and masks"] = f"{gigabytes(max(numbers.values()) * height * width * MAP_BYTES)} in addition"
     return facts
 
 
@@ -229,7 +205,7 @@ def prediction(detector: Detector, source: str, num_files: int | None, output: P
         "thresholds": detector.calibration or "none stored: no verdicts without --threshold",
         "images": "not known beforehand" if num_files is None else num_files,
         "writes": str(output),
-        **_tiles(detector.config, world.precision, exported),
+        **tiles_facts(detector.config, world.precision, exported),
         **(
             {"memory": _detection_memory(detector, detector.config.evaluation.batch_size if tiled else 1, world)}
             if detector.is_torch
@@ -293,8 +269,4 @@ def _count(parameters: Iterable[Tensor]) -> int:
 def _memory(number: int, number_format: Precision) -> str:
     where = number_format.device.type
     kept = "; memory that is freed but kept can add a third" if where == "cpu" else ""
-    return f"{_gigabytes(number)} at the peak of a step, on {where} in {number_format.name}{kept}"
-
-
-def _gigabytes(number: float) -> str:
-    return f"{number / 1e9:.2f} GB"
+    return f"{gigabytes(number)} at the peak of a step, on {where} in {number_format.name}{kept}"

@@ -158,10 +158,10 @@ def _judged(
         for part, images in split.batches(config.batch_size, description):
             yield part, *anomaly_maps(model, images, precision).scored(config.pool)
         return
-    maps_of = TorchRuntime(model, precision).maps
+    runtime = TorchRuntime(model, precision)
     skipped = 0
     for number, image in split.photographs(description):
-        found = by_tiles.judge(image, maps_of)
+        found = by_tiles.judge(image, runtime)
         skipped += found.num_skipped
         yield number, found.anomaly_map, found.score
     if skipped:

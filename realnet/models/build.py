@@ -161,6 +161,8 @@ def build_detector(
             model.measure_by(config.features.normalise, config.input_size)
         if fuse.position:
             model.fuse_maps(config.input_size)
+        if config.tiles and config.tiles.context:
+            model.see_photographs(config.input_size)
     model.check_image_size(config.input_size, name="tiles.size" if config.tiles else "image_size")
     return model
 

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 PROJECTED = 128
 """The coreset is chosen in this many dimensions; random projections preserve distances (Johnson and Lindenstrauss)."""
 ROWS_AT_ONCE = 512
-"""Normal features whose distances are held in memory together."""
+"""Features whose distances are held in memory together."""
+CANDIDATES = 4096
+"""Features among which the coreset's next choices are sought before all are looked at again."""
 MEMORY_ROWS = 4096
 """Normal features that a detector keeps of a block."""
 STRIDES = (8, 16)
@@ -35,7 +37,8 @@ def greedy_coreset(
 ) -> Tensor:
     """Choose features that cover all others: the next one is the farthest from those chosen (PatchCore, Alg. 1).
 
-    Memory is linear in N, because only the smallest distance of each feature is kept.
+    Distances to what is chosen only fall. So the farthest of some candidates is the farthest of all while it is at
+    least as far as any other feature was before, and one pass over all features serves many choices.
 
     Args:
         features: (N, C).
@@ -51,19 +54,46 @@ def greedy_coreset(
     if channels > dimensions:
         projection = torch.randn(channels, dimensions, generator=generator) / dimensions**0.5
         features = features @ projection.to(features)
-    features = features - features.mean(dim=0)  # the squares below cancel less
-    squares = features.square().sum(dim=1)
-    chosen = torch.empty(number, dtype=torch.long, device=features.device)
-    nearest = features.new_full((count,), torch.inf)
-    index = torch.randint(count, (1,), generator=generator).to(features.device)
-    for step in range(number):
-        chosen[step] = index
-        distances = squares + squares[index] - 2 * (features @ features[index[0]])  # one reading of the features
-        nearest = torch.minimum(nearest, distances)
-        nearest[index] = -torch.inf
-        index = nearest.argmax(keepdim=True)
-        on_choice()
+    features = features - features.mean(dim=0)  # the squares in the distances cancel less
+    chosen = torch.randint(count, (1,), generator=generator).to(features.device)
+    on_choice()
+    nearest = _least_squares(features, features[chosen])
+    while len(chosen) < number:
+        nearest[chosen] = -torch.inf
+        reach, candidates = nearest.topk(min(CANDIDATES + 1, count))
+        bound = reach[-1] if count > CANDIDATES else reach.new_tensor(-torch.inf)
+        places = _farthest(features[candidates], reach, bound, number - len(chosen), on_choice)
+        nearest = torch.minimum(nearest, _least_squares(features, features[candidates[places]]))
+        chosen = torch.cat([chosen, candidates[places]])
     return chosen
+
+
+def _farthest(
+    candidates: Tensor, reach: Tensor, bound: Tensor, number: int, on_choice: Callable[[], object]
+) -> list[int]:
+    """Choose at most ``number`` candidates (K, C), and no more once none is at least ``bound`` far from those chosen.
+
+    ``reach`` (K,) are their squared distances from what is chosen already, the largest first.
+    """
+    places = list[int]()
+    squares, farthest = candidates.square().sum(dim=1), reach.argmax()
+    while len(places) < number and (not places or reach[farthest] >= bound):
+        places.append(int(farthest))
+        distances = squares + squares[farthest] - 2 * candidates @ candidates[farthest]
+        reach = torch.minimum(reach, distances)
+        reach[farthest] = -torch.inf
+        farthest = reach.argmax()
+        on_choice()
+    return places
+
+
+def _least_squares(features: Tensor, chosen: Tensor) -> Tensor:
+    """Return the squared distance of each feature (N, C) from the nearest of those chosen (K, C), (N,)."""
+    squares = chosen.square().sum(dim=1)
+    least = [
+        (squares - 2 * part @ chosen.mT).amin(dim=1) + part.square().sum(dim=1) for part in features.split(ROWS_AT_ONCE)
+    ]
+    return torch.cat(least)
 
 
 class NearestNeighbour(nn.Module):

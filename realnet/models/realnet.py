@@ -14,6 +14,7 @@ from guided_diffusion.encoder import run_block
 from realnet.errors import UserError
 from realnet.models.afs import AFS, Block
 from realnet.models.backbone import Backbone
+from realnet.models.context import Context
 from realnet.models.gaussian import PositionGaussian
 from realnet.models.nearest import MEMORY_ROWS, STRIDES, NearestNeighbour, average_3x3
 from realnet.models.normal import ChannelScale, Fusion, root_mean_square
@@ -97,6 +98,11 @@ class RealNet(nn.Module):
         self.normal = nn.ModuleDict()
         self.nearest = nn.ModuleDict()
         self.fusion: Fusion | None = None
+        self.context: Context | None = None
+
+    def see_photographs(self, image_size: Sequence[int]) -> None:
+        """Judge whole photographs too, shrunk to (H, W), by statistics that are still to be fitted or loaded."""
+        self.context = Context(sum(block.num_channels for block in self.afs.blocks), image_size)
 
     def fuse_maps(self, image_size: Sequence[int]) -> None:
         """Join maps of (H, W) from now on, by a fusion and normal features that are still to be fitted or loaded."""
@@ -234,6 +240,12 @@ class RealNet(nn.Module):
                 "nearest": root_mean_square([distance.square() for distance in distances], size),
                 **({"deep": root_mean_square(beyond, size)} if beyond else {}),
             }
+
+    def survey(self, photographs: Tensor) -> Tensor:
+        """Return maps (B, 2, H, W) of whole photographs (B, 3, H, W), shrunk to a tile's size (:class:`Context`)."""
+        assert self.context is not None
+        with torch.autocast(photographs.device.type, enabled=False):
+            return cast(Tensor, self.context(self.select(photographs)))
 
     def forward(self, image: Tensor) -> Detection:
         """Detect anomalies in ImageNet-normalised images (B, 3, H, W).

@@ -1,4 +1,7 @@
-"""Complete a trained detector's checkpoint: fusion, score pool and thresholds (docs/method.md, Fusion, Calibration)."""
+"""Complete a trained detector's checkpoint: fusion, score pool, coarse pass and thresholds.
+
+See docs/method.md, Fusion, Tiles, Calibration.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +11,11 @@ from pathlib import Path
 from torch import nn
 
 from realnet.config import RealNetConfig
+from realnet.data.images import Image, read_image, resize_image
+from realnet.data.items import flipped_and_turned
+from realnet.data.tiles import Tiling
 from realnet.detection.calibration import Calibration, calibrate
+from realnet.detection.context import fit_context
 from realnet.detection.examples import draw_probes, join_examples
 from realnet.detection.fusion import choose_pool, fit_fusion
 from realnet.detection.tiling import TileJudge
@@ -16,6 +23,7 @@ from realnet.models import checkpoint
 from realnet.models.checkpoint import Checkpoint
 from realnet.models.realnet import RealNet
 from realnet.runtime.distributed import World
+from realnet.runtime.progress import stoppable_bar
 from realnet.training.detector_data import DetectorData
 
 
@@ -59,7 +67,7 @@ def _measured_by(model: RealNet, statistics: nn.ModuleDict) -> Iterator[None]:
 def _fit(
     model: RealNet, data: DetectorData, config: RealNetConfig, world: World
 ) -> tuple[RealNetConfig, list[Calibration | None]]:
-    """Fit the model's fusion; return the config with the score pool, and the thresholds.
+    """Fit the model's fusion and context; return the config with the score pool, and the thresholds.
 
     Those of a unified detector are of each class, and at the end for an image of unknown class.
     """
@@ -74,6 +82,10 @@ def _fit(
         evaluation = config.evaluation.model_copy(update={"score_pool": pool})
         config = config.model_copy(update={"evaluation": evaluation})
     held_out, by_tiles = [bool(part.held_out) for part in parts], TileJudge.of(config, data.synthesizer.foreground)
+    if by_tiles and by_tiles.has_context:
+        shrunk = _shrunk(data, by_tiles.tiling, config, world)
+        ridge = config.features.ridge
+        fit_context(model, shrunk, examples[0].normal, by_tiles=by_tiles, ridge=ridge, world=world)
     if data.classes:
         examples, held_out = [*examples, join_examples(examples)], [*held_out, all(held_out)]
     found = [
@@ -81,3 +93,11 @@ def _fit(
         for one, held in zip(examples, held_out, strict=True)
     ]
     return config, found
+
+
+def _shrunk(data: DetectorData, tiling: Tiling, config: RealNetConfig, world: World) -> Iterator[Image]:
+    """Yield the training photographs at a tile's size, with augmentation flipped and rotated."""
+    for entry in stoppable_bar(data.train, f"{data.class_name}: whole photographs", world):
+        image = resize_image(read_image(data.image_root / entry.filename, data.image_bits), config.image_size)
+        for view in flipped_and_turned(image) if config.train.augment else [image]:
+            yield tiling.shrink(view)

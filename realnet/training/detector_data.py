@@ -172,6 +172,11 @@ def detector_data(dataset: OpenDataset, name: str, config: RealNetConfig) -> Det
             f"features.normalise={config.features.normalise} measures features by one class's images at each position, "
             "which a unified detector has not; set features.normalise=channel (or none), or train classes one by one"
         )
+    if config.tiles and config.tiles.context:
+        raise UserError(
+            "tiles.context measures photographs by one class's images at each position, which a unified detector has "
+            "not; set tiles.context=false, or train classes one by one"
+        )
     parts = for_each(lambda one: _data_of_class(dataset, one, _with_what_it_has(dataset, one, config)), dataset.classes)
     return replace(
         parts[0],

@@ -7,7 +7,7 @@ statistics of the folds that do not hold it (docs/method.md, Normal statistics).
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import reduce
-from itertools import groupby, islice
+from itertools import groupby, islice, product
 from operator import add
 from typing import Literal, NamedTuple, TypeVar
 
@@ -20,6 +20,7 @@ from realnet.anomalies.probes import draw_probe
 from realnet.config import FeatureConfig, Foreground
 from realnet.data.cache import ImageCache
 from realnet.data.images import Image, to_batch
+from realnet.data.items import flipped_and_turned
 from realnet.data.tiles import Tiling
 from realnet.errors import Stopped
 from realnet.metrics.curves import image_curve
@@ -45,6 +46,8 @@ nearer ones wrongly (docs/method.md, Normal statistics)."""
 NUM_JUDGED, PROBE_SEED = 16, 3
 """Images of each fold on which ``auto`` decides, each with a probe and without."""
 BATCH = 8
+MOST_TILES = 2048
+"""Tiles that are looked at, of all photographs together, but at least one of each."""
 
 
 class Choice(NamedTuple):
@@ -71,7 +74,8 @@ class NormalStatistics:
         held_out: normal images that training does not use, a fold of their own.
         config: the kind of statistics, shrinkage, ridge and number of folds.
         augment: whether training flips and rotates images; the statistics then include flipped and rotated images.
-        tiling: the tiles in which the detector sees images; the statistics are those of the grid's tiles then.
+        tiling: the tiles in which the detector sees images; the statistics are those of the grid's tiles then, or of
+            ``MOST_TILES`` of them, drawn evenly from the images.
         world: this process; the processes share the images.
 
     Raises:
@@ -146,7 +150,7 @@ class NormalStatistics:
     def _moments(self) -> dict[str, list[Moments]]:
         """Return the moments of each fold, by block, over the images of all processes; keep normal features, too."""
         moments: dict[str, list[Moments]] = {}
-        kept = NormalFeatures(len(self.images) * len(self._views(self.images[0]))) if self.model.nearest else None
+        kept = NormalFeatures(len(self.images) * len(self._views(self.images[0], 0))) if self.model.nearest else None
         for fold, features in self._features():
             if kept and fold < self.num_folds:
                 kept.add(self.model.compared(features))
@@ -226,7 +230,7 @@ class NormalStatistics:
                 for part in batched((index for _, index in members), 1 if self._tiling else BATCH):
                     if self.world.size == 1 and self.world.stop.asked:
                         raise Stopped("stopped before the first step; run the same command again to continue")
-                    views = [view for index in part for view in self._views(images[index])]
+                    views = [view for index in part for view in self._views(images[index], index)]
                     for some in batched(views, BATCH if self._tiling else len(views)):
                         yield fold, self._selected(some)
                     progress.update(len(part))
@@ -237,16 +241,16 @@ class NormalStatistics:
             return features
         return features.movedim(1, 3).reshape(-1, features.shape[1], 1, 1)
 
-    def _views(self, image: Image) -> list[Image]:
-        """Return what training may see of an image: the image or its tiles, with augmentation flipped and rotated."""
-        views = [image]
-        if self._augment:
-            turns = range(4) if image.shape[0] == image.shape[1] else (0, 2)
-            turned = [np.rot90(image, turn) for turn in turns]
-            views = [np.ascontiguousarray(view) for each in turned for view in (each, each[:, ::-1])]
+    def _views(self, image: Image, index: int) -> list[Image]:
+        """Return what training may see of an image, with augmentation flipped and rotated: it, or some of its tiles."""
+        views = flipped_and_turned(image) if self._augment else [image]
         if self._tiling is None:
             return views
-        return [self._tiling.cut(view, corner) for view in views for corner in self._tiling.corners]
+        places = list(product(views, self._tiling.corners))
+        number = max(1, MOST_TILES // (len(self.images) + len(self.held_out or ())))
+        numbers = generator("tiles of normal statistics", index)
+        drawn = sorted(numbers.choice(len(places), min(number, len(places)), replace=False))
+        return [self._tiling.cut(*places[place]) for place in drawn]
 
 
 def sum_of(folds: Sequence[Moments]) -> Moments:

@@ -17,7 +17,7 @@ DETECTOR = Path("experiments/tiny/realnet_checkpoints/weave/ckpt_last.pth")
 FLAGS = ("--dataset", "tiny", "--class_name", "weave", "--device", "cpu")
 SETTINGS = {
     "image_size": "[48, 72]",
-    "tiles.size": "32",
+    "tiles": "{size: 32, context: true}",
     "features.normalise": "auto",
     "features.folds": "2",
     "calibration.holdout_fraction": "0.2",
@@ -32,13 +32,15 @@ SET = tuple(word for setting in SETTINGS.items() for word in ("--set", "=".join(
 
 def test_a_detector_with_tiles_from_training_to_a_bundle(tiny, run_script):
     plan = run_script("train_realnet", *FLAGS, *SET, "--dry-run")
-    assert "6 of 32x32 for a photograph of 48x72, 16 at once" in plan and " s a photograph, by" in plan
+    assert "6 of 32x32 for a photograph of 48x72 and one of all of it, 16 at once" in plan
+    assert " s a photograph, by" in plan
     run_script("train_realnet", *FLAGS, *SET)
     stored = checkpoint.load(DETECTOR, kind="realnet")
-    assert stored.config["tiles"] == {"size": [32, 32], "overlap": 0.25}
+    assert stored.config["tiles"] == {"size": [32, 32], "overlap": 0.25, "context": True}
     assert stored.config["features"]["normalise"] == "channel"  # what auto is with tiles
     assert stored.facts["calibration"]["num_images"] == 1
     assert stored.state_dict["fusion.centres"].shape == (4, 32, 32)  # of tiles
+    assert stored.state_dict["context.slopes"].min() > 0 and stored.state_dict["context.offsets"].min() > -100
     assert "6 of 32x32" in run_script("evaluation_realnet", *FLAGS, "--dry-run")
     assert "weave" in run_script("evaluation_realnet", *FLAGS)
     metrics = json.loads(Path("experiments/tiny/realnet_vis/weave/metrics.json").read_text())
@@ -87,6 +89,7 @@ def test_references_take_no_detector_with_tiles(tiny):
             {"tiles.size": "32", "features.normalise": "position", "calibration.holdout_fraction": "0.1"},
             "tiles lie anywhere; set it to channel",
         ),
+        ({"tiles": "{size: 16, context: true}"}, r"tiles\.context needs calibration\.holdout_fraction above 0"),
         ({"tiles.size": "16", "evaluation.score_pool": "20"}, r"score_pool 20 is more than tiles\.size 16x16"),
         ({"image_size": "100", "tiles.size": "30"}, r"tiles\.size 30x30: both sides must be multiples of \d+"),
     ],

@@ -204,6 +204,12 @@ def test_statistics_of_a_position_are_one_classs(tiny, kind):
         train("--set", f"features.normalise={kind}", "--set", "calibration.holdout_fraction=0.2", "--dry-run")
 
 
+def test_a_whole_pass_beside_tiles_is_one_classs(tiny):
+    tiles = ("--set", "tiles={size: 16, context: true}", "--set", "calibration.holdout_fraction=0.2")
+    with pytest.raises(UserError, match=r"tiles\.context .* set tiles\.context=false"):
+        train(*tiles, "--dry-run")
+
+
 def test_a_class_of_that_name_is_that_class(tiny, capsys):
     Path("data/tiny/images/weave").rename("data/tiny/images/unified")
     train("--dry-run")

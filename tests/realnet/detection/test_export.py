@@ -228,7 +228,7 @@ def test_a_network_of_tiles_gives_joined_maps_and_the_photograph_is_cut_and_blen
     tiny_detector.CONFIG.write_text(SMALL)
     changes = {
         "image_size": [48, 40],
-        "tiles": {"size": 32},
+        "tiles": {"size": 32, "context": True},
         "blocks": {"block1": {"levels": {"layer1": 16}}},
         "features": {"normalise": "channel"},
         "detector": {"fuse": {"position": True}},
@@ -241,6 +241,9 @@ def test_a_network_of_tiles_gives_joined_maps_and_the_photograph_is_cut_and_blen
         nearest.memory.normal_()
     model.fusion.weights.copy_(torch.tensor([0.3, 0.3, 0.2, 0.2]))
     model.fusion.score_weights.copy_(torch.tensor([0.0, 0.2, 0.3, 0.5]))
+    model.context.gaussian.mean.normal_()
+    model.context.slopes.copy_(torch.tensor([0.5, 1.0]))
+    model.context.offsets.copy_(torch.tensor([-0.5, -1.5]))
     path = tiny_detector.save("weave")
     values = torch.load(path, weights_only=True)
     checkpoint.write(path, {**values, "config": config.model_dump(mode="json"), "state_dict": model.trainable_state()})
@@ -249,7 +252,9 @@ def test_a_network_of_tiles_gives_joined_maps_and_the_photograph_is_cut_and_blen
     assert max(parity.anomaly_map, other.anomaly_map, parity.image_score, other.image_score) < 1e-5
     loaded = Detector.load("tiles.onnx", runtime="onnxruntime")
     found = loaded.runtime.outputs([picture(32, 32)])
-    assert set(found) == {"anomaly_maps", "scored_maps"} and not np.allclose(*found.values(), atol=1e-3)
+    assert set(found) == {"anomaly_maps", "scored_maps", "context_maps"}
+    assert not np.allclose(found["anomaly_maps"], found["scored_maps"], atol=1e-3)
+    assert found["context_maps"].shape == (1, 2, 32, 32)
     described = json.loads(loaded.runtime.description())
     assert described["input"] == [32, 32, 3]
     assert (described["tiles"]["photograph"], described["tiles"]["rows"], described["tiles"]["columns"]) == (

@@ -108,3 +108,32 @@ def test_the_pool_fits_the_size_of_the_anomalies(monkeypatch, size, best):
 
     monkeypatch.setattr(fusion, "anomaly_maps", anomaly_maps)
     assert fusion.choose_pool(Model(), examples(), config=CONFIG, world=ALONE, description="") == best
+
+
+TILED = RealNetConfig.model_validate({"image_size": 80, "tiles": {"size": 32}})  # 9 tiles, of which 4 pixels overlap
+
+
+@pytest.mark.parametrize("place", ["edge", "middle"])
+def test_the_edges_of_tiles_which_the_blend_leaves_out_do_not_choose(place):
+    """The first signal alone sees probes, but is hot somewhere in every fourth normal tile."""
+    rng = np.random.default_rng(0)
+    normal, odd = (rng.normal(0, 0.1, (number, len(SIGNALS), 32, 32)) for number in (64, 16))
+    row = 1 if place == "edge" else 15
+    normal[::4, 0, row, 5:25] += 9
+    masks = np.zeros((16, 32, 32), bool)
+    masks[:, 10:14, 10:14] = True
+    odd[:, 0, 10:14, 10:14] += 5
+    odd[:, 1, 10:14, 10:14] += 0.4
+    maps = fusion.Measured(normal.astype(np.float32), odd.astype(np.float32))
+    for_scores = fusion._choose_weights(maps, masks, np.zeros((4, 32, 32)), np.ones(4), TILED)[1]
+    assert (for_scores[0] > 0) == (place == "edge")
+
+
+def test_tiles_are_told_apart_as_the_photographs_that_they_make():
+    rng = np.random.default_rng(0)
+    normal, odd = rng.normal(size=4000), rng.normal(2.5, 1, size=40)
+    found = fusion.image_auroc(fusion.Measured(normal, odd), TILED)
+    others = rng.normal(size=(2, 4000, 9)).max(axis=2)
+    with_probes = np.maximum(others[0][:, None], odd)
+    assert found == pytest.approx((with_probes[..., None][:2000] > others[1][:200]).mean(), abs=0.02)
+    assert fusion.image_auroc(fusion.Measured(normal, odd), CONFIG) > found + 0.05  # of single images

@@ -43,7 +43,7 @@ def noise(height, width, seed=0):
 @pytest.mark.parametrize("size", [(16, 16), (40, 52), (12, 40)])
 def test_the_map_of_what_sees_each_pixel_alone_is_that_of_the_photograph(size):
     photograph, tiling = noise(*size), Tiling(size, (16, 16), 0.25)
-    found, score, skipped = TileJudge(tiling, CONFIG).judge(photograph, TorchRuntime(Brightness().eval(), FP32).maps)
+    found, score, skipped = TileJudge(tiling, CONFIG).judge(photograph, TorchRuntime(Brightness().eval(), FP32))
     assert skipped == 0
     brightness = photograph[..., 0] / 255
     np.testing.assert_allclose(found, brightness, atol=1e-6)
@@ -67,7 +67,7 @@ def test_one_tile_four_times_has_the_tiles_map_four_times(tiny, overlap):
     photograph = four_times(tile, overlap)
     tiling = Tiling(photograph.shape[:2], (32, 32), overlap / 32)
     assert len(tiling) == 4
-    found = TileJudge(tiling, CONFIG).judge(photograph, TorchRuntime(model, FP32).maps).anomaly_map
+    found = TileJudge(tiling, CONFIG).judge(photograph, TorchRuntime(model, FP32)).anomaly_map
     inside = slice(overlap, 32 - overlap)
     for row, column in tiling.corners:
         mine = found[row : row + 32, column : column + 32]
@@ -96,7 +96,7 @@ def test_a_loaded_detector_judges_by_tiles(tiny):
     assert detector.config.tiles == tiled().tiles and detector.calibration == tiny_detector.CALIBRATION
     photograph = noise(48, 72)
     by_tiles = TileJudge(Tiling((48, 72), (32, 32), 0.25), detector.config.evaluation)
-    expected, score, _ = by_tiles.judge(photograph, TorchRuntime(model, FP32).maps)
+    expected, score, _ = by_tiles.judge(photograph, TorchRuntime(model, FP32))
     found = detector.predict(photograph)
     np.testing.assert_allclose(found.anomaly_map, expected, atol=1e-5)
     assert found.image_score == pytest.approx(score, abs=1e-5)
@@ -156,16 +156,17 @@ def test_calibration_judges_whole_photographs_with_anomalies_of_a_tiles_scale(tm
 def test_fusion_sees_tiles_with_probes_on_the_foreground_of_the_photograph(tmp_path):
     config, entries, synthesizer = half_bright(tmp_path)
     probes = draw_probes(draw_examples(entries, tmp_path, synthesizer, config), synthesizer, config)
-    assert len(probes.normal) == 12 and len(probes.anomalous) == len(probes.masks) > 6
+    assert len(probes.normal) == 3 * len(tiling_of(config)) and len(probes.anomalous) == len(probes.masks) > 6
     assert all(image.shape == (16, 16, 3) for image in (*probes.normal, *probes.anomalous))
     assert probes.masks.shape[1:] == (16, 16) and probes.masks.any(axis=(1, 2)).all()
+    assert not probes.masks[:, [0, 1, -2, -1]].any() and not probes.masks[:, :, [0, 1, -2, -1]].any()
     assert all(image[mask].min() > 40 for image, mask in zip(probes.anomalous, probes.masks, strict=True))
 
 
 def test_tiles_far_from_the_foreground_are_not_judged_but_counted(monkeypatch):
     photograph = np.full((40, 160, 3), 20, np.uint8)
     photograph[:, 128:] = 220
-    tiling, network = Tiling((40, 160), (16, 16), 0.25), TorchRuntime(Brightness().eval(), FP32).maps
+    tiling, network = Tiling((40, 160), (16, 16), 0.25), TorchRuntime(Brightness().eval(), FP32)
     found, _, skipped = TileJudge(tiling, CONFIG, RIGHT).judge(photograph, network)
     expected = photograph[..., 0] / 255
     np.testing.assert_allclose(found[:, 112:], expected[:, 112:], atol=1e-6)  # within a tile's side, too

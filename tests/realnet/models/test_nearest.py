@@ -1,5 +1,6 @@
 import torch
 
+from realnet.models import nearest
 from realnet.models.nearest import NearestNeighbour, average_3x3, greedy_coreset
 
 
@@ -17,6 +18,19 @@ def test_each_choice_is_the_farthest_from_those_before():
     assert sorted(chosen) == [0, 1, 2, 3]
     rest = {0: [3, 2, 1], 1: [3, 2, 0], 2: [3, 0, 1], 3: [0, 2, 1]}
     assert chosen[1:] == rest[chosen[0]]
+
+
+def test_few_candidates_at_a_time_give_the_choices_of_all_at_once(monkeypatch):
+    features = torch.randn(400, 6, generator=torch.Generator().manual_seed(0))
+    features[:100] = features[:1]  # equal ones, of which one is enough
+    expected, distances = [], torch.full((400,), torch.inf)
+    monkeypatch.setattr(nearest, "CANDIDATES", 10)
+    found = greedy_coreset(features, 150, torch.Generator().manual_seed(0)).tolist()
+    for choice in [found[0], *range(149)]:
+        index = choice if not expected else int(distances.argmax())
+        expected.append(index)
+        distances = torch.minimum(distances, (features - features[index]).square().sum(dim=1))
+    assert found == expected
 
 
 def test_the_distance_is_that_to_the_nearest_feature():
