@@ -24,7 +24,7 @@ from realnet.config.detector import (
     ReconstructionConfig,
     RRSConfig,
 )
-from realnet.config.detector_training import LossConfig
+from realnet.config.detector_training import DetectorRuntimeConfig, LossConfig
 from realnet.config.files import dump, experiments, load, load_dataset, parse_yaml
 from realnet.config.generation import ClassifierConfig, DiffusionConfig, ProcessConfig, SampleConfig
 
@@ -38,6 +38,7 @@ __all__ = [
     "CalibrationConfig",
     "ClassifierConfig",
     "DatasetConfig",
+    "DetectorRuntimeConfig",
     "DiffusionConfig",
     "EvaluationConfig",
     "FeatureConfig",

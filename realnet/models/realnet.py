@@ -1,5 +1,6 @@
 """The detector: frozen backbone → AFS → reconstruction → residuals → RRS → anomaly map (docs/method.md, Detector)."""
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,12 +15,16 @@ from guided_diffusion.encoder import run_block
 from realnet.errors import UserError
 from realnet.models.afs import AFS, Block
 from realnet.models.backbone import Backbone
+from realnet.models.by_class import ByClass, ClassRule, joined, of_class, seen_by
 from realnet.models.gaussian import PositionGaussian
 from realnet.models.nearest import MEMORY_ROWS, STRIDES, NearestNeighbour, average_3x3
-from realnet.models.normal import ChannelScale, Fusion, root_mean_square
+from realnet.models.normal import SIGNALS, ChannelScale, Fusion, root_mean_square
 from realnet.models.reconstruction import ReconstructionSize, ReconstructionUNet
 from realnet.models.rrs import RRS
 from realnet.runtime.precision import in_float32
+
+Measure = Literal["none", "channel", "position"]
+"""What selected features are normalised by."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,8 @@ class Detection:
         chosen: the channels (B, k) that RRS selects, by mode.
         fused: the fused anomaly map (B, 1, H, W); None for a detector without fusion.
         scored: the map (B, 1, H, W) that the image score is taken from; None if it is the anomaly map.
+        classes: the numbers (B,) of the classes that the images are judged as; None for a detector of one class, or one
+            to which all classes are alike.
     """
 
     logits: Tensor
@@ -43,6 +50,7 @@ class Detection:
     chosen: Mapping[str, Tensor]
     fused: Tensor | None = None
     scored: Tensor | None = None
+    classes: Tensor | None = None
 
     @property
     def anomaly_map(self) -> Tensor:
@@ -93,22 +101,45 @@ class RealNet(nn.Module):
         )
         self.normal = nn.ModuleDict()
         self.nearest = nn.ModuleDict()
-        self.fusion: Fusion | None = None
+        self.fusion: Fusion | ByClass | None = None
+        self.rule: ClassRule | None = None
+
+    def tell_classes(self, number: int) -> None:
+        """Measure and join by class from now on, of ``number`` classes, told apart by a rule that is to be fitted."""
+        self.rule = ClassRule(number, sum(block.num_channels for block in self.afs.blocks))
+
+    def of_class(self, number: int) -> "RealNet":
+        """Return the detector of one class: this one with what is normal for it; all weights are shared.
+
+        A detector that tells no classes apart returns itself.
+        """
+        if self.rule is None:
+            return self
+        one = copy.copy(self)
+        one._modules = dict(self._modules)
+        one.normal, one.nearest = of_class(self.normal, number), of_class(self.nearest, number)
+        one.fusion = cast(Fusion, self.fusion[number]) if isinstance(self.fusion, ByClass) else None
+        one.rule = None
+        return one
 
     def fuse_maps(self, image_size: Sequence[int]) -> None:
         """Join maps of (H, W) from now on, by a fusion and normal features that are still to be fitted or loaded."""
-        self.nearest = nn.ModuleDict()
-        for name, places in self._compared_channels().items():
-            self.nearest[name] = NearestNeighbour(torch.zeros(MEMORY_ROWS, sum(end - start for start, end in places)))
-        self.fusion = Fusion(image_size)
+        sizes = {name: sum(end - start for start, end in found) for name, found in self._compared_channels().items()}
 
-    def measure_by(self, kind: Literal["none", "channel", "position"], image_size: Sequence[int]) -> None:
-        """Normalise selected features from now on, by statistics that are still to be fitted or loaded."""
-        self.normal = self.empty_statistics(kind, image_size)
+        def features() -> nn.ModuleDict:
+            return nn.ModuleDict(
+                {name: NearestNeighbour(torch.zeros(MEMORY_ROWS, size)) for name, size in sizes.items()}
+            )
 
-    def empty_statistics(
-        self, kind: Literal["none", "channel", "position"], image_size: Sequence[int]
-    ) -> nn.ModuleDict:
+        number = self.rule.num_classes if self.rule else 1
+        self.nearest = joined([features() for _ in range(number)])
+        self.fusion = ByClass(Fusion(image_size) for _ in range(number)) if self.rule else Fusion(image_size)
+
+    def measure_by(self, kinds: Sequence[Measure], image_size: Sequence[int]) -> None:
+        """Normalise selected features from now on, by statistics of each class, which are still to be fitted."""
+        self.normal = joined([self.empty_statistics(kind, image_size) for kind in kinds])
+
+    def empty_statistics(self, kind: Measure, image_size: Sequence[int]) -> nn.ModuleDict:
         """Return statistics to fit, by block, on the detector's device.
 
         Args:
@@ -199,28 +230,40 @@ class RealNet(nn.Module):
                 found[block.name] = places
         return found
 
-    def normalise(self, selected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Normalise selected features, by block, if the detector has statistics (docs/method.md, Normal statistics)."""
+    def normalise(self, selected: Mapping[str, Tensor], classes: Tensor | None = None) -> dict[str, Tensor]:
+        """Normalise selected features, by block, if the detector has statistics (docs/method.md, Normal statistics).
+
+        Args:
+            selected: (B, C, h, w) by block.
+            classes: (B,) of a detector that tells classes apart.
+        """
         if not self.normal:
             return dict(selected)
-        return {name: in_float32(self.normal[name], features) for name, features in selected.items()}
+        return {name: in_float32(seen_by(self.normal[name], classes), f) for name, f in selected.items()}
 
-    def sense(self, image: Tensor) -> tuple[Detection, dict[str, Tensor]]:
+    def sense(self, image: Tensor) -> tuple[Detection, Tensor]:
         """Detect anomalies in images (B, 3, H, W), without joining the maps that :class:`Fusion` joins.
 
         Returns:
-            The detection, and the maps (B, 1, H, W) by the names of ``SIGNALS``.
+            The detection, and the maps (B, 4, H, W) in the order of ``SIGNALS``.
         """
         selected, size = self.select(image), (image.shape[-2], image.shape[-1])
-        detection = self.detect(self.normalise(selected), size)
+        detection = self._detect(selected, size)
         with torch.autocast(image.device.type, enabled=False):  # 16 bits would tie most of the pixels
-            distances = [self.nearest[name](features) for name, features in self.compared(selected).items()]
-            return detection, {
+            compared = self.compared(selected).items()
+            distances = [seen_by(self.nearest[name], detection.classes)(features) for name, features in compared]
+            signals = {
                 "logit": (detection.logits[:, 1:] - detection.logits[:, :1]).float(),
                 "residual": root_mean_square(list(detection.residuals.values()), size),
                 "distance": root_mean_square([f.float().square() for f in detection.selected.values()], size),
                 "nearest": root_mean_square([distance.square() for distance in distances], size),
             }
+            return detection, torch.cat([signals[name] for name in SIGNALS], dim=1)
+
+    def _detect(self, selected: Mapping[str, Tensor], image_size: Sequence[int]) -> Detection:
+        """Run the learned part on features that are not normalised yet."""
+        classes = None if self.rule is None else self.rule(selected)
+        return replace(self.detect(self.normalise(selected, classes), image_size), classes=classes)
 
     def forward(self, image: Tensor) -> Detection:
         """Detect anomalies in ImageNet-normalised images (B, 3, H, W).
@@ -231,10 +274,10 @@ class RealNet(nn.Module):
         size = (image.shape[-2], image.shape[-1])
         self.check_image_size(size)
         if self.fusion is None:
-            return self.detect(self.normalise(self.select(image)), size)
+            return self._detect(self.select(image), size)
         detection, signals = self.sense(image)
         with torch.autocast(image.device.type, enabled=False):
-            fused, scored = self.fusion(signals)
+            fused, scored = seen_by(self.fusion, detection.classes)(signals).chunk(2, dim=1)
         return replace(detection, fused=fused, scored=scored)
 
     def detect(self, selected: Mapping[str, Tensor], image_size: Sequence[int]) -> Detection:

@@ -45,7 +45,7 @@ def test_fusion_is_the_weighted_sum_of_deviations_and_its_map_is_less_half_of_th
     fusion.scales.copy_(torch.tensor([2.0, 1.0, 4.0, 6.0]))
     joined = 0.5 * (signals["logit"] - 1) / 2 + 2 * (signals["distance"] + 1) / 4
     medians = joined.flatten(1).median(dim=1).values[:, None, None, None]
-    found, scored = fusion(signals)
+    found, scored = fusion(torch.cat(list(signals.values()), dim=1)).chunk(2, dim=1)
     assert torch.allclose(found, squash(joined - medians / 2))
     assert torch.allclose(scored, squash(signals["residual"] - 9 + 3 * signals["nearest"] / 6))
 
