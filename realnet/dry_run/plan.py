@@ -174,8 +174,7 @@ def _statistics(
     require_folds(min(len(part.train) for of_one in parts for part in of_one), config.features.folds)
     if config.features.normalise == "channel":
         return {}
-    number = max(map(len, parts))
-    need = require_memory(model, config.image_size, config.features.folds, device, number)
+    need = require_memory(model, config.image_size, config.features.folds, device, number := max(map(len, parts)))
     in_use = _gigabytes(number * matrix_bytes(model, config.image_size))
     return {"normal statistics": f"{_gigabytes(need)} in training, {in_use} in use and on disk"}
 
