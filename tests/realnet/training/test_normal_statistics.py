@@ -13,6 +13,7 @@ from realnet.data.tiles import Tiling
 from realnet.errors import UserError
 from realnet.models import checkpoint
 from realnet.models.build import build_detector
+from realnet.models.known_features import InMemory, KnownFeatures
 from realnet.runtime.distributed import World
 from realnet.runtime.precision import Precision
 from realnet.training.normal_statistics import Choice, NormalStatistics
@@ -29,7 +30,7 @@ FEATURES = (
 SETTINGS = tuple(word for setting in FEATURES for word in ("--set", setting))
 
 
-def statistics(*, number=None, held_out=False, world=ALONE, **settings):
+def statistics(*, number=None, held_out=False, world=ALONE, store=None, **settings):
     model = build_detector(load(RealNetConfig, Path("experiments/tiny/realnet.yaml")))
     files = sorted(Path("data/tiny/images/weave/train/good").iterdir())
     images, rest = (ImageCache(part, (32, 32), bits=16) for part in (files[:number], files[number or 0 :]))
@@ -42,7 +43,7 @@ def statistics(*, number=None, held_out=False, world=ALONE, **settings):
         foreground="full",
         augment=settings.pop("augment", False),
         world=world,
-        levels_of=model.backbone,
+        levels_of=KnownFeatures(model.backbone, model.afs.level_names(), store),
     )
 
 
@@ -194,3 +195,15 @@ def test_with_tiles_the_statistics_are_those_of_the_grids_tiles(tiny, augment, v
     expected = made.selected(tiles)["block1"].mean(dim=(0, 2, 3))
     if not augment:
         torch.testing.assert_close(moments[0].mean()[0], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_second_detector_of_the_class_computes_no_features_again(tiny):
+    store, seen = InMemory(64), []
+    made = [statistics(store=store, normalise="auto", shrinkage="auto") for _ in range(2)]
+    made[1].model.backbone.register_forward_pre_hook(lambda _module, given: seen.append(len(given[0])))
+    assert made[0].fit() == made[1].fit() and not seen
+    alone = statistics(normalise="auto", shrinkage="auto")
+    alone.fit()
+    for name, module in alone.whole.items():
+        for key, value in module.state_dict().items():
+            torch.testing.assert_close(made[1].whole[name].state_dict()[key], value, atol=1e-5, rtol=1e-4)
