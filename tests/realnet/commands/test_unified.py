@@ -235,6 +235,9 @@ def test_each_class_is_measured_by_its_own_statistics_also_after_an_export(measu
         Detector.load("a.realnet", device="cpu", class_name="weave")
     assert evaluate("--class_name", "unified") == 0
     assert re.search(r"of unknown class \(threshold [\d.]+\): .* image AUROC", capsys.readouterr().out)
+    load_script("export_realnet").main(["--detector", str(UNIFIED), "--class_name", "widget", "--output", "c.realnet"])
+    with zipfile.ZipFile("c.realnet") as file:
+        assert b"**image_auroc:**" in file.read("card.md") and b"(weave)" not in file.read("card.md")
     card = (CHECKPOINTS / "unified/card.md").read_text()
     assert re.search(r"normalised by (position|channel) \(weave\), (position|channel) \(widget\)", card)
     capsys.readouterr()
