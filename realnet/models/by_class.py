@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 SHRINKAGE = 0.1
-"""Of the covariance that tells classes apart; 0.01 to 1 tell solar cells apart alike."""
+"""Of the covariance that tells classes apart; from 0.01 to 0.9 it changes one of 160 solar cells."""
 
 
 class ByClass(nn.ModuleList):
