@@ -13,6 +13,7 @@ usage() {
 ./run.sh setup                        only create the environment .venv
 ./run.sh <stage> <dataset> [class …]  one stage on a dataset: diffusion, classifier, sample, train, evaluate
 ./run.sh all <dataset> [class …]      all stages in order (or some of them: sample,train,evaluate)
+./run.sh table <dataset> [class …]    the table of classes that are evaluated
 ./run.sh slurm <dataset> [class …]    the same, as jobs on a SLURM cluster (see experiments/sweep.slurm)
 
 Sweeps resume where they stopped, continue past a class that fails, use every GPU (or those in CUDA_VISIBLE_DEVICES),
@@ -148,9 +149,10 @@ stage() {
     train) each_class train "$python" train_realnet.py --dataset "$dataset" --class_name ;;
     evaluate)
         each_class evaluate "$python" evaluation_realnet.py --dataset "$dataset" --class_name >/dev/null
-        if ((${#classes[@]})); then # the results exist: this prints the table of all classes
-            run "$python" evaluation_realnet.py --dataset "$dataset" --class_name "${classes[@]}" || failed+=(evaluate)
-        fi
+        if ((${#classes[@]})); then stage table; fi
+        ;;
+    table) # of results that exist, for which one process is enough
+        run "$python" evaluation_realnet.py --dataset "$dataset" --class_name "${classes[@]}" || failed+=("$1")
         ;;
     esac
 }
@@ -217,8 +219,8 @@ test)
     "$python" -m pytest -n auto --maxprocesses 8 --dist worksteal "${@:2}"
     ;;
 setup) setup requirements.txt ;;
-diffusion* | classifier* | sample* | train* | evaluate* | all)
-    [[ $# -ge 2 && ,${1/#all/$all_stages}, =~ ^(,(${all_stages//,/|}))+,$ ]] || { usage >&2; exit 2; }
+diffusion* | classifier* | sample* | train* | evaluate* | table | all)
+    [[ $# -ge 2 && ,${1/#all/$all_stages}, =~ ^(,(${all_stages//,/|}|table))+,$ ]] || { usage >&2; exit 2; }
     setup requirements.txt
     heed_signals
     sweep "${1/#all/$all_stages}" "${@:2}"

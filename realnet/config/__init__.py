@@ -25,7 +25,7 @@ from realnet.config.detector import (
     ReconstructionConfig,
     RRSConfig,
 )
-from realnet.config.detector_training import LossConfig
+from realnet.config.detector_training import DetectorRuntimeConfig, LossConfig
 from realnet.config.files import dump, experiments, load, load_dataset, parse_yaml
 from realnet.config.generation import ClassifierConfig, DiffusionConfig, ProcessConfig, SampleConfig
 
@@ -40,6 +40,7 @@ __all__ = [
     "CalibrationConfig",
     "ClassifierConfig",
     "DatasetConfig",
+    "DetectorRuntimeConfig",
     "DiffusionConfig",
     "EvaluationConfig",
     "FeatureConfig",

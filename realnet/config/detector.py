@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from realnet.config.base import Auto, Fraction, ImageSize, Positive, Range, Section, Seed, TrainingConfig
-from realnet.config.detector_training import DetectorTrainConfig, LossConfig
+from realnet.config.detector_training import DetectorRuntimeConfig, DetectorTrainConfig, LossConfig
 from realnet.config.presets import DETECTOR_PRESETS
 from realnet.config.scoring import CalibrationConfig, EvaluationConfig, TilesConfig
 
@@ -239,6 +239,7 @@ class RealNetConfig(TrainingConfig):
     train: DetectorTrainConfig = DetectorTrainConfig()
     calibration: CalibrationConfig = CalibrationConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    runtime: DetectorRuntimeConfig = DetectorRuntimeConfig()
 
     @model_validator(mode="before")
     @classmethod

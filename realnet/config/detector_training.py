@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from realnet.config.base import Positive, Section, TrainConfig
+from realnet.config.base import Positive, RuntimeConfig, Section, TrainConfig
 
 
 class LossConfig(Section):
@@ -14,6 +14,19 @@ class LossConfig(Section):
     segmentation_weight: float = Field(1.0, ge=0)
     reconstruction_weight: float = Field(1.0, ge=0)
     focal_gamma: float = Field(2.0, ge=0)
+
+
+class DetectorRuntimeConfig(RuntimeConfig):
+    """How detectors are trained and evaluated."""
+
+    features_mib: int = Field(
+        1024,
+        ge=0,
+        description="most MiB for the backbone's features of images, which the detectors of a command share on a CPU",
+    )
+    keep_features: bool = Field(
+        False, description="keep these features on disk, in data/.features, where later commands find them"
+    )
 
 
 SMALLEST_OWN_BATCH = 8

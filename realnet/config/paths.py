@@ -68,6 +68,10 @@ def account(dataset: str) -> Path:
     return DATA / dataset / ACCOUNT
 
 
+FEATURES = DATA / ".features"
+"""What ``runtime.keep_features`` keeps, of all datasets."""
+
+
 def sdas(dataset: str, class_name: str) -> Path:
     """Return the folder of a class's synthesised anomalous images."""
     return DATA / dataset / "sdas" / class_name

@@ -51,6 +51,10 @@ class ImageCache:
                 self._is_filled[index] = 1
         return image
 
+    def part(self, indexes: Sequence[int]) -> "PartOfCache":
+        """Return some of the images, numbered from 0, which are kept here."""
+        return PartOfCache(self, indexes)
+
     def _is_here(self, index: int) -> bool:
         """Tell whether an image is cached; the lock keeps processors such as ARM's from showing the flag too early."""
         if index not in self._seen:
@@ -62,6 +66,20 @@ class ImageCache:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _make_cache, (self.files, self.image_size, self.bits, self.budget_mib)
+
+
+class PartOfCache:
+    """Some of the images of a cache."""
+
+    def __init__(self, whole: ImageCache, indexes: Sequence[int]) -> None:
+        self._whole, self._indexes, self.image_size = whole, indexes, whole.image_size
+
+    def __len__(self) -> int:
+        return len(self._indexes)
+
+    def __getitem__(self, index: int) -> Image:
+        """Return an image, as the cache does."""
+        return self._whole[self._indexes[index]]
 
 
 def _shared_bytes(shape: tuple[int, ...]) -> Image:

@@ -10,6 +10,7 @@ from realnet.config import RealNetConfig, paths
 from realnet.config.scoring import TilesConfig
 from realnet.detection.calibration import FEWEST_HELD_OUT
 from realnet.detection.loading import config_of
+from realnet.detection.one_class import STATISTICS
 from realnet.metrics.intervals import Rate, auroc_interval, percent
 from realnet.models.checkpoint import Checkpoint
 from realnet.runtime.files import whole_file
@@ -127,6 +128,7 @@ def _data(stored: Checkpoint, config: RealNetConfig) -> Rows:
 
 
 def _training(config: RealNetConfig, facts: Mapping[str, Any]) -> Rows:
+    measures = ", ".join(f"{one['normalise']} ({name})" for name, one in facts.get(STATISTICS, {}).items())
     return {
         "step": facts.get("step", "not recorded"),
         "preset": config.preset,
@@ -135,7 +137,7 @@ def _training(config: RealNetConfig, facts: Mapping[str, Any]) -> Rows:
         **({"tiles": _tiles(config.tiles)} if config.tiles else {}),
         "batch": config.train.batch_size * config.train.accumulation,
         "learning rate": f"{config.optimiser.learning_rate:g}, {config.optimiser.schedule}",
-        "features": f"normalised by {config.features.normalise}",
+        "features": f"normalised by {measures or config.features.normalise}",
         "score pool": config.evaluation.pool,
         "versions": ", ".join(f"{name} {number}" for name, number in facts.get("versions", {}).items()),
     }

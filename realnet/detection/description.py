@@ -3,7 +3,7 @@
 import json
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import from_json
@@ -58,10 +58,15 @@ class _Backbone(_Part):
         return self
 
 
+class _Measure(_Part):
+    normalise: Literal["channel", "position"]
+
+
 class _Facts(_Part):
     calibration: Calibration | None = None
     calibrations: dict[str, Calibration | None] = {}
     classes: list[str] = []
+    statistics: dict[str, _Measure] = {}
     backbone: _Backbone = _Backbone()
     image_bits: int = Field(16, ge=8, le=16)
     training_images: list[str] = []

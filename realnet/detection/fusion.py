@@ -44,14 +44,14 @@ def signal_maps(model: RealNet, image: Tensor, world: World) -> NDArray[np.float
     """Compute the maps that fusion joins, (B, K, H, W) in the order of ``SIGNALS``, from images (B, 3, H, W)."""
     with world.precision.autocast():
         _, signals = model.sense(send_images(image, world.device))
-    return torch.cat([signals[name] for name in SIGNALS if name in signals], dim=1).cpu().numpy()
+    return signals.cpu().numpy()
 
 
 def fit_fusion(model: RealNet, probes: Examples, *, config: RealNetConfig, world: World, description: str) -> None:
     """Fit the model's :class:`Fusion`: the centre and scale of each map on normal images, and the weights.
 
     Args:
-        model: in eval mode, with a fusion.
+        model: of one class, in eval mode, with a fusion.
         probes: normal images that the weights were not trained on, and anomalies of a kind that training did not use.
         config: of the detector.
         world: this process.

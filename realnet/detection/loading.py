@@ -12,6 +12,7 @@ from realnet.config import RealNetConfig
 from realnet.detection import bundle
 from realnet.detection.calibration import Calibration
 from realnet.detection.description import problems
+from realnet.detection.one_class import STATISTICS, as_one_class, measures_of
 from realnet.errors import UserError
 from realnet.models import checkpoint
 from realnet.models.build import build_detector, has_backbone
@@ -28,7 +29,10 @@ NOT_FILES = frozenset({"hub", "package", "none"})
 
 @dataclass(frozen=True)
 class Loaded:
-    """A network with its weights, on the CPU in float32, and what its file says of it."""
+    """A network with its weights, on the CPU in float32, and what its file says of it.
+
+    That of a unified detector whose classes are measured apart is the network of one class, where the class is known.
+    """
 
     model: RealNet
     config: RealNetConfig
@@ -54,9 +58,15 @@ def load_network(
     brings_backbone = has_backbone(stored.state_dict)
     if not brings_backbone:
         used = _with_backbone_weights(used, backbone_weights, path)
-    model = build_detector(used, backbone_weights="given" if brings_backbone else None, only_backbone=True)
+    kinds = measures_of(stored)
+    model = build_detector(
+        used, by_class=kinds, backbone_weights="given" if brings_backbone else None, only_backbone=True
+    )
     _fill(model, stored, path)
     _check_backbone(model, stored, path)
+    if class_name and class_name in (classes := list(stored.facts.get(STATISTICS, ()))):
+        model = model.of_class(classes.index(class_name))
+        stored, used = as_one_class(stored, used, class_name)
     return Loaded(model, used, stored)
 
 
@@ -80,7 +90,8 @@ def require_fit(path: Path, config: RealNetConfig, *, dataset: str, class_name: 
     """
     stored = read_stored(path, dataset=dataset, class_name=class_name, mapped=True)
     with torch.device("meta"):
-        model = build_detector(config_of(stored, config, path), backbone_weights="given")
+        used = config_of(stored, config, path)
+        model = build_detector(used, by_class=measures_of(stored), backbone_weights="given")
     _fill(model, stored, path)
 
 

@@ -14,8 +14,9 @@ from torch import Tensor
 from realnet.config import RealNetConfig
 from realnet.detection.checkpoints import ReferenceName
 from realnet.errors import UserError
-from realnet.models.backbone import Backbone, Level
+from realnet.models.backbone import Level
 from realnet.models.gaussian import Moments, PositionGaussian, by_position
+from realnet.models.known_features import KnownFeatures
 from realnet.models.nearest import STRIDES, NearestNeighbour, average_3x3, greedy_coreset
 from realnet.models.normal import smooth
 
@@ -31,16 +32,16 @@ class Reference(ABC):
     """A detector that is fitted to normal features.
 
     Args:
-        backbone: the feature extractor, ready for use.
+        known: the feature extractor, ready for use.
         levels: the levels of the backbone to use.
         image_size: (H, W) of the images and maps.
         seed: seed of random choices.
     """
 
     def __init__(
-        self, backbone: Backbone, levels: Sequence[Level], image_size: tuple[int, int], *, seed: int = 0
+        self, known: KnownFeatures, levels: Sequence[Level], image_size: tuple[int, int], *, seed: int = 0
     ) -> None:
-        self.backbone, self.levels, self.image_size = backbone, list(levels), image_size
+        self.known, self.levels, self.image_size = known, list(levels), image_size
         self.generator = torch.Generator().manual_seed(seed)
 
     @abstractmethod
@@ -53,8 +54,8 @@ class Reference(ABC):
 
     @torch.inference_mode()
     def _levels(self, images: Tensor) -> list[Tensor]:
-        features = self.backbone(images)
-        return [features[level.name].float() for level in self.levels]
+        features = self.known(images)
+        return [features[level.name] for level in self.levels]
 
     def _smooth(self, distances: Tensor) -> Tensor:
         """Resize distance maps (B, 1, h, w) to the image's size and smooth them; return (B, H, W)."""
@@ -155,13 +156,13 @@ def require_whole(config: RealNetConfig) -> None:
 
 
 def build_reference(
-    name: ReferenceName, backbone: Backbone, level_names: Iterable[str], image_size: tuple[int, int], *, seed: int = 0
+    name: ReferenceName, known: KnownFeatures, image_size: tuple[int, int], *, seed: int = 0
 ) -> Reference:
-    """Build a reference detector on levels of a backbone, not yet fitted.
+    """Build a reference detector on the known levels of a backbone, not yet fitted.
 
     Raises:
         UserError: if the backbone has no such level.
     """
     kinds: Mapping[ReferenceName, type[Reference]] = {"padim": PaDiM, "nearest": Nearest}
-    levels = [backbone.level(level) for level in dict.fromkeys(level_names)]
-    return kinds[name](backbone, levels, image_size, seed=seed)
+    levels = [known.backbone.level(level) for level in known.levels]
+    return kinds[name](known, levels, image_size, seed=seed)

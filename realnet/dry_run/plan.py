@@ -41,7 +41,7 @@ from realnet.training.detector_data import DetectorData
 from realnet.training.detector_task import SLOW, is_slow
 from realnet.training.diffusion_task import NEW_HEADS as UNET_HEADS
 from realnet.training.diffusion_task import NormalImages, load_pretrained
-from realnet.training.statistics_need import require_folds, require_memory
+from realnet.training.statistics_need import matrix_bytes, require_folds, require_memory
 
 MAP_BYTES = 4 + 1  # for each pixel: float32 of the anomaly map, and the mask
 
@@ -146,12 +146,12 @@ def _statistics(
     """Return the memory that statistics by position need in addition to a step; ``auto`` may choose them."""
     if config.features.normalise == "none":
         return {}
-    for job in jobs:
-        require_folds(len(job.train), config.features.folds)
+    parts = [job.by_class() for job in jobs]
+    require_folds(min(len(part.train) for of_one in parts for part in of_one), config.features.folds)
     if config.features.normalise == "channel":
         return {}
-    need = require_memory(model, config.image_size, config.features.folds, device)
-    in_use = gigabytes(need / (2 * config.features.folds + 2))
+    need = require_memory(model, config.image_size, config.features.folds, device, number := max(map(len, parts)))
+    in_use = gigabytes(number * matrix_bytes(model, config.image_size))
     return {"normal statistics": f"{gigabytes(need)} in training, {in_use} in use and on disk"}
 
 

@@ -73,9 +73,10 @@ def detector_training(model: RealNet, config: RealNetConfig, precision: Precisio
 
 def detection(model: RealNet, image_size: tuple[int, int], batch: int, precision: Precision) -> int:
     """Return the bytes that scoring a batch of images needs at its peak; the model cannot be used afterwards."""
+    one = model.of_class(0)  # hollow images have no class
 
     def work() -> Tensor:
-        return anomaly_maps(model, torch.empty(batch, 3, *image_size), Precision(precision.dtype, CPU)).maps
+        return anomaly_maps(one, torch.empty(batch, 3, *image_size), Precision(precision.dtype, CPU)).maps
 
     return peak_bytes(work, precision.cast(model.eval(), exact=model.exact_parts()))
 

@@ -62,8 +62,9 @@ def find_results(path: Path, dataset: str | None, class_name: str | None, *, sco
     """Return the last evaluation's results of a detector's file as it is now, scored so; None if there are none."""
     if not (dataset and class_name):
         return None
-    own = paths.output(dataset, "realnet", "vis", class_name)
-    below = [own.glob("*"), own.glob("*/seed_*")] if class_name == UNIFIED else []
+    root = paths.output(dataset, "realnet", "vis")
+    own, joint = root / class_name, root / UNIFIED / class_name
+    below = [own.glob("*"), own.glob("*/seed_*")] if class_name == UNIFIED else [[joint], joint.glob("seed_*")]
     folders = [own, *sorted(chain(own.glob("seed_*"), *below), key=lambda folder: path_key(folder.as_posix()))]
     found = [one for one in map(read_class, folders) if one and one.settings["score_pool"] == score_pool]
     mine = [(result, one) for result in found for one in result.checkpoints if _is_file(one, path)]

@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 from realnet.detection.checkpoints import Protocol
+from realnet.detection.one_class import STATISTICS
 from realnet.models.checkpoint import Checkpoint
 from realnet.models.normal import SIGNALS
 
@@ -38,12 +39,15 @@ def made_with(stored: Checkpoint, protocol: Protocol) -> dict[str, str]:
 
 def chosen_by(stored: Checkpoint) -> dict[str, str]:
     """Return what a detector chose by itself, where it was asked to: normalisation, score pool and joined signals."""
-    settings = dict(_flat(stored.config or {}))
+    settings, by_class = dict(_flat(stored.config or {})), stored.facts.get(STATISTICS, {})
     found = {key: str(settings[key]) for key in CHOSEN if key in settings}
-    names = {"signals of the map": "fusion.weights", "signals of the score": "fusion.score_weights"}
-    for what, name in names.items():
-        if (weights := stored.state_dict.get(name)) is not None:
-            found[what] = " + ".join(one for one, used in zip(SIGNALS, weights.tolist(), strict=False) if used)
+    found |= {f"features of {name}": " ".join(map(str, one.values())) for name, one in by_class.items()}
+    places = {f"fusion.{number}.": f" of {name}" for number, name in enumerate(by_class)} or {"fusion.": ""}
+    for prefix, of_what in places.items():
+        for what, name in {"signals of the map": "weights", "signals of the score": "score_weights"}.items():
+            if (weights := stored.state_dict.get(f"{prefix}{name}")) is not None:
+                used = (one for one, weight in zip(SIGNALS, weights.tolist(), strict=False) if weight)
+                found[f"{what}{of_what}"] = " + ".join(used)
     return found
 
 

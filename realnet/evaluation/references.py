@@ -16,7 +16,8 @@ from realnet.evaluation.scores import ClassScores, scores_of
 from realnet.evaluation.split import TestSplit, interleave
 from realnet.models import checkpoint
 from realnet.models.backbone import Backbone
-from realnet.models.build import build_backbone, has_backbone, settle
+from realnet.models.build import build_backbone, has_backbone, settle, store_for
+from realnet.models.known_features import KnownFeatures
 from realnet.runtime import distributed
 from realnet.runtime.distributed import World
 from realnet.runtime.placement import make_ready
@@ -47,7 +48,11 @@ class ReferenceMaker:
     ) -> None:
         require_whole(config)
         self.class_name, self.config, self.world = class_name, config, world
-        self.backbone = make_ready(_backbone(config, checkpoint_path), world.precision.in_float32(), config.runtime)
+        backbone = make_ready(_backbone(config, checkpoint_path), world.precision.in_float32(), config.runtime)
+        blocks = settle(config).blocks
+        assert isinstance(blocks, dict)
+        levels = [level for block in blocks.values() for level in block.levels]
+        self.known = KnownFeatures(backbone, levels, store_for(config.runtime))
         files = [dataset.image_root / entry.filename for entry in dataset.index(class_name).train]
         self.images = ImageCache(files, config.image_size, bits=dataset.config.image_bits)
 
@@ -57,10 +62,7 @@ class ReferenceMaker:
         Raises:
             UserError: if an image cannot be read, or there are too few.
         """
-        blocks = settle(self.config).blocks
-        assert isinstance(blocks, dict)
-        level_names = [level for block in blocks.values() for level in block.levels]
-        reference = build_reference(name, self.backbone, level_names, self.config.image_size, seed=self.config.seed)
+        reference = build_reference(name, self.known, self.config.image_size, seed=self.config.seed)
         reference.fit(self.batches(f"{self.class_name}: {name}"))
         return reference
 

@@ -13,6 +13,7 @@ from realnet.detection.calibration import Calibration
 from realnet.detection.checkpoints import Protocol, ReferenceName
 from realnet.detection.detector import Detector
 from realnet.detection.loading import read_stored, trained_on
+from realnet.detection.one_class import STATISTICS
 from realnet.drawing.heatmaps import Display
 from realnet.errors import UserError
 from realnet.evaluation.comparison import chosen_by, made_with
@@ -100,6 +101,41 @@ def evaluate_checkpoint(
     )
     fpr_limit = config.evaluation.aupro_fpr_limit
     return _summed_up(protocol, scores, file, fpr_limit=fpr_limit, calibration=detector.calibration), scores
+
+
+def note_on_unknown_class(
+    path: Path, splits: TestSplits, scores: ClassScores, *, config: RealNetConfig, world: World
+) -> Iterator[str]:
+    """Yield what a unified detector makes of a class's test images where it is not told their class, if it can judge.
+
+    Args:
+        path: path of the checkpoint.
+        splits: the class's test images.
+        scores: by the detector that knows the class.
+        config: as for :func:`evaluate_checkpoint`.
+        world: this process.
+    """
+    facts = read_stored(path, mapped=True).facts
+    if not (calibration := facts.get("calibration")):
+        return
+    if STATISTICS in facts:
+        detector = Detector.load(path, precision=world.precision, config=config)
+        scores = score_split(
+            detector.model,
+            splits.at(detector.config.image_size),
+            config=detector.config.evaluation,
+            precision=detector.precision,
+            by_tiles=detector.by_tiles,
+            description=f"{splits.class_name}: {path.name}, class unknown",
+        )
+    threshold, is_defect = calibration["image_threshold"], scores.labels == 1
+    is_found, image = scores.image_scores >= threshold, curves_of(scores).image
+    auroc = f", image AUROC {image.auroc:.4f}" if isinstance(image, ScoreCurve) else ""
+    yield (
+        f"of unknown class (threshold {threshold:.4g}): {np.count_nonzero(~is_found & is_defect)} of {is_defect.sum()} "
+        f"defects missed, {np.count_nonzero(is_found & ~is_defect)} false alarms on {(~is_defect).sum()} normal "
+        f"images{auroc}"
+    )
 
 
 def _require_unseen(stored: Checkpoint, path: Path, splits: TestSplits, folder: Path) -> None:

@@ -86,6 +86,10 @@ class AFS(nn.Module):
         """Return the selections by key, ``<block>_<level>``."""
         return {key: s for block in self.blocks for key, s in zip(block.keys(), block.selections, strict=True)}
 
+    def level_names(self) -> list[str]:
+        """Return the names of the levels that are selected from."""
+        return list(dict.fromkeys(selection.level.name for selection in self.selections().values()))
+
     def forward(self, levels: Mapping[str, Tensor], image_size: Sequence[int]) -> dict[str, Tensor]:
         """Map feature levels (B, channels, h, w) to each block's features (B, num_channels, H/stride, W/stride)."""
         return {

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -14,15 +14,18 @@ from realnet.config import (
     DEEP,
     BlockConfig,
     ClassifierConfig,
+    DetectorRuntimeConfig,
     DiffusionConfig,
     ProcessConfig,
     RealNetConfig,
+    paths,
 )
 from realnet.errors import UserError
 from realnet.models.afs import Block, Selection
 from realnet.models.backbone import Backbone, Level, find_level, measure_levels
 from realnet.models.fitting import BUDGETS, choose_blocks, fitting_mult, head_channels, ranked_channels
-from realnet.models.realnet import RealNet
+from realnet.models.known_features import Store, store_of
+from realnet.models.realnet import Measure, RealNet
 from realnet.models.reconstruction import ReconstructionSize
 from realnet.models.statistics import Statistics
 
@@ -131,12 +134,17 @@ def _describe(block: Block) -> BlockConfig:
 
 
 def build_detector(
-    config: RealNetConfig, *, backbone_weights: str | None = None, only_backbone: bool = False
+    config: RealNetConfig,
+    *,
+    by_class: Sequence[Measure | Literal["auto"]] = (),
+    backbone_weights: str | None = None,
+    only_backbone: bool = False,
 ) -> RealNet:
     """Build the detector that a config describes (docs/method.md, Detector).
 
     Args:
         config: of the detector.
+        by_class: what the features of each class are measured by, in a detector that tells them apart.
         backbone_weights: replaces ``backbone.weights``; ``given`` if a checkpoint will provide them.
         only_backbone: build everything but the backbone on the meta device, without values.
 
@@ -157,14 +165,22 @@ def build_detector(
             deep=_deep(backbone.levels) if fuse.position and fuse.deep else None,
             use_checkpoint=config.runtime.activation_checkpointing,
         )
-        if config.features.normalise != "auto":  # training chooses for auto
-            model.measure_by(config.features.normalise, config.input_size)
+        if by_class:
+            model.tell_classes(len(by_class))
+        kinds = by_class or (config.features.normalise,)
+        if "auto" not in kinds:  # for which training chooses
+            model.measure_by(cast(Sequence[Measure], kinds), config.input_size)
         if fuse.position:
             model.fuse_maps(config.input_size)
         if config.tiles and config.tiles.context:
             model.see_photographs(config.input_size)
     model.check_image_size(config.input_size, name="tiles.size" if config.tiles else "image_size")
     return model
+
+
+def store_for(config: DetectorRuntimeConfig) -> Store | None:
+    """Return what keeps this process's features of images; None if nothing is to be kept."""
+    return store_of(config.features_mib, paths.FEATURES if config.keep_features else None)
 
 
 def _block(name: str, config: BlockConfig, levels: Sequence[Level], backbone: str) -> Block:

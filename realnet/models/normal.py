@@ -1,6 +1,6 @@
 """Features measured by what is normal, and maps fused in these units (docs/method.md, Normal statistics, Fusion)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -78,19 +78,18 @@ class Fusion(nn.Module):
         self.register_buffer("centres", torch.zeros(len(self.signals), *image_size))
         self.register_buffer("scales", torch.ones(len(self.signals)))
 
-    def forward(self, signals: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Join maps (B, 1, H, W), by the names of ``signals``.
+    def forward(self, signals: Tensor) -> Tensor:
+        """Join maps (B, K, H, W), in the order of ``signals``.
 
         Returns:
-            The anomaly map, and the map that the image score is taken from, (B, 1, H, W) in (0, 1) each.
+            (B, 2, H, W) in (0, 1): the anomaly map, and the map that the image score is taken from.
         """
-        stacked = torch.cat([signals[name].float() for name in self.signals], dim=1)  # (B, K, H, W)
-        deviations = (stacked - self.centres) / self.scales[:, None, None]
+        deviations = (signals - self.centres) / self.scales[:, None, None]
         joined, scored = (
             (weights[:, None, None] * deviations).sum(dim=1, keepdim=True)
             for weights in (self.weights, self.score_weights)
         )
-        return squash(centred(joined)), squash(scored)
+        return torch.cat([squash(centred(joined)), squash(scored)], dim=1)
 
 
 def centred(maps: Tensor) -> Tensor:

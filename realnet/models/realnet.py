@@ -1,5 +1,6 @@
 """The detector: frozen backbone → AFS → reconstruction → residuals → RRS → anomaly map (docs/method.md, Detector)."""
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,13 +15,17 @@ from guided_diffusion.encoder import run_block
 from realnet.errors import UserError
 from realnet.models.afs import AFS, Block
 from realnet.models.backbone import Backbone
+from realnet.models.by_class import ByClass, ClassRule, joined, of_class, seen_by
 from realnet.models.context import Context
 from realnet.models.gaussian import PositionGaussian
 from realnet.models.nearest import MEMORY_ROWS, STRIDES, NearestNeighbour, average_3x3
-from realnet.models.normal import ChannelScale, Fusion, root_mean_square
+from realnet.models.normal import SIGNALS, ChannelScale, Fusion, root_mean_square
 from realnet.models.reconstruction import ReconstructionSize, ReconstructionUNet
 from realnet.models.rrs import RRS
 from realnet.runtime.precision import in_float32
+
+Measure = Literal["none", "channel", "position"]
+"""What selected features are normalised by."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,8 @@ class Detection:
         chosen: the channels (B, k) that RRS selects, by mode.
         fused: the fused anomaly map (B, 1, H, W); None for a detector without fusion.
         scored: the map (B, 1, H, W) that the image score is taken from; None if it is the anomaly map.
+        classes: the numbers (B,) of the classes that the images are judged as; None for a detector of one class, or one
+            to which all classes are alike.
     """
 
     logits: Tensor
@@ -44,6 +51,7 @@ class Detection:
     chosen: Mapping[str, Tensor]
     fused: Tensor | None = None
     scored: Tensor | None = None
+    classes: Tensor | None = None
 
     @property
     def anomaly_map(self) -> Tensor:
@@ -97,8 +105,27 @@ class RealNet(nn.Module):
         )
         self.normal = nn.ModuleDict()
         self.nearest = nn.ModuleDict()
-        self.fusion: Fusion | None = None
+        self.fusion: Fusion | ByClass | None = None
+        self.rule: ClassRule | None = None
         self.context: Context | None = None
+
+    def tell_classes(self, number: int) -> None:
+        """Measure and join by class from now on, of ``number`` classes, told apart by a rule that is to be fitted."""
+        self.rule = ClassRule(number, sum(block.num_channels for block in self.afs.blocks))
+
+    def of_class(self, number: int) -> "RealNet":
+        """Return the detector of one class: this one with what is normal for it; all weights are shared.
+
+        A detector that tells no classes apart returns itself.
+        """
+        if self.rule is None:
+            return self
+        one = copy.copy(self)
+        one._modules = dict(self._modules)
+        one.normal, one.nearest = of_class(self.normal, number), of_class(self.nearest, number)
+        one.fusion = cast(Fusion, self.fusion[number]) if isinstance(self.fusion, ByClass) else None
+        one.rule = None
+        return one
 
     def see_photographs(self, image_size: Sequence[int]) -> None:
         """Judge whole photographs too, shrunk to (H, W), by statistics that are still to be fitted or loaded."""
@@ -106,18 +133,25 @@ class RealNet(nn.Module):
 
     def fuse_maps(self, image_size: Sequence[int]) -> None:
         """Join maps of (H, W) from now on, by a fusion and normal features that are still to be fitted or loaded."""
-        self.nearest = nn.ModuleDict()
-        for name, places in self._compared_channels().items():
-            self.nearest[name] = NearestNeighbour(torch.zeros(MEMORY_ROWS, sum(end - start for start, end in places)))
-        self.fusion = Fusion(image_size, has_deep=bool(self.deep.blocks))
+        sizes = {name: sum(end - start for start, end in found) for name, found in self._compared_channels().items()}
 
-    def measure_by(self, kind: Literal["none", "channel", "position"], image_size: Sequence[int]) -> None:
-        """Normalise selected features from now on, by statistics that are still to be fitted or loaded."""
-        self.normal = self.empty_statistics(kind, image_size)
+        def features() -> nn.ModuleDict:
+            return nn.ModuleDict(
+                {name: NearestNeighbour(torch.zeros(MEMORY_ROWS, size)) for name, size in sizes.items()}
+            )
 
-    def empty_statistics(
-        self, kind: Literal["none", "channel", "position"], image_size: Sequence[int]
-    ) -> nn.ModuleDict:
+        def fusion() -> Fusion:
+            return Fusion(image_size, has_deep=bool(self.deep.blocks))
+
+        number = self.rule.num_classes if self.rule else 1
+        self.nearest = joined([features() for _ in range(number)])
+        self.fusion = ByClass(fusion() for _ in range(number)) if self.rule else fusion()
+
+    def measure_by(self, kinds: Sequence[Measure], image_size: Sequence[int]) -> None:
+        """Normalise selected features from now on, by statistics of each class, which are still to be fitted."""
+        self.normal = joined([self.empty_statistics(kind, image_size) for kind in kinds])
+
+    def empty_statistics(self, kind: Measure, image_size: Sequence[int]) -> nn.ModuleDict:
         """Return statistics to fit, by block, on the detector's device.
 
         Args:
@@ -189,11 +223,9 @@ class RealNet(nn.Module):
         with torch.no_grad():
             return self.afs(in_float32(self.backbone, image), image.shape[-2:])
 
-    def measured(self, image: Tensor) -> dict[str, Tensor]:
-        """Return what has statistics of normality: the features of :meth:`select`, and the deep ones as a block."""
-        with torch.no_grad():
-            levels, size = in_float32(self.backbone, image), image.shape[-2:]
-            return {**self.afs(levels, size), **self.deep(levels, size)}
+    def measured(self, levels: Mapping[str, Tensor], image_size: Sequence[int]) -> dict[str, Tensor]:
+        """Return what has statistics of normality, by block: the features that AFS selects and the deep ones."""
+        return {**self.afs(levels, image_size), **self.deep(levels, image_size)}
 
     def compared(self, selected: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return what is compared with normal features: the selected ones of some levels, averaged, by block."""
@@ -214,32 +246,45 @@ class RealNet(nn.Module):
                 found[block.name] = places
         return found
 
-    def normalise(self, selected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Normalise selected features, by block, if the detector has statistics (docs/method.md, Normal statistics)."""
+    def normalise(self, selected: Mapping[str, Tensor], classes: Tensor | None = None) -> dict[str, Tensor]:
+        """Normalise selected features, by block, if the detector has statistics (docs/method.md, Normal statistics).
+
+        Args:
+            selected: (B, C, h, w) by block.
+            classes: (B,) of a detector that tells classes apart.
+        """
         if not self.normal:
             return dict(selected)
-        return {name: in_float32(self.normal[name], features) for name, features in selected.items()}
+        return {name: in_float32(seen_by(self.normal[name], classes), f) for name, f in selected.items()}
 
-    def sense(self, image: Tensor) -> tuple[Detection, dict[str, Tensor]]:
+    def sense(self, image: Tensor) -> tuple[Detection, Tensor]:
         """Detect anomalies in images (B, 3, H, W), without joining the maps that :class:`Fusion` joins.
 
         Returns:
-            The detection, and the maps (B, 1, H, W) by the names of ``SIGNALS``.
+            The detection, and the maps (B, K, H, W) in the order of the fusion's signals.
         """
-        found, size = self.measured(image), (image.shape[-2], image.shape[-1])
-        selected = {block.name: found[block.name] for block in self.afs.blocks}
-        deep = {block.name: found[block.name] for block in self.deep.blocks}
-        detection = self.detect(self.normalise(selected), size)
+        size = (image.shape[-2], image.shape[-1])
+        with torch.no_grad():
+            levels = in_float32(self.backbone, image)
+            selected, deep = self.afs(levels, size), self.deep(levels, size)
+        detection = self._detect(selected, size)
         with torch.autocast(image.device.type, enabled=False):  # 16 bits would tie most of the pixels
-            distances = [self.nearest[name](features) for name, features in self.compared(selected).items()]
-            beyond = [features.float().square() for features in self.normalise(deep).values()]
-            return detection, {
+            compared = self.compared(selected).items()
+            distances = [seen_by(self.nearest[name], detection.classes)(features) for name, features in compared]
+            beyond = [features.float().square() for features in self.normalise(deep, detection.classes).values()]
+            signals = {
                 "logit": (detection.logits[:, 1:] - detection.logits[:, :1]).float(),
                 "residual": root_mean_square(list(detection.residuals.values()), size),
                 "distance": root_mean_square([f.float().square() for f in detection.selected.values()], size),
                 "nearest": root_mean_square([distance.square() for distance in distances], size),
                 **({"deep": root_mean_square(beyond, size)} if beyond else {}),
             }
+            return detection, torch.cat([signals[name] for name in SIGNALS if name in signals], dim=1)
+
+    def _detect(self, selected: Mapping[str, Tensor], image_size: Sequence[int]) -> Detection:
+        """Run the learned part on features that are not normalised yet."""
+        classes = None if self.rule is None else self.rule(selected)
+        return replace(self.detect(self.normalise(selected, classes), image_size), classes=classes)
 
     def survey(self, photographs: Tensor) -> Tensor:
         """Return maps (B, 2, H, W) of whole photographs (B, 3, H, W), shrunk to a tile's size (:class:`Context`)."""
@@ -256,10 +301,10 @@ class RealNet(nn.Module):
         size = (image.shape[-2], image.shape[-1])
         self.check_image_size(size)
         if self.fusion is None:
-            return self.detect(self.normalise(self.select(image)), size)
+            return self._detect(self.select(image), size)
         detection, signals = self.sense(image)
         with torch.autocast(image.device.type, enabled=False):
-            fused, scored = self.fusion(signals)
+            fused, scored = seen_by(self.fusion, detection.classes)(signals).chunk(2, dim=1)
         return replace(detection, fused=fused, scored=scored)
 
     def detect(self, selected: Mapping[str, Tensor], image_size: Sequence[int]) -> Detection:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -27,7 +27,7 @@ from realnet.evaluation.results import (
     read_earlier,
     write_class,
 )
-from realnet.evaluation.run import TestSplits, evaluate_checkpoint, evaluate_reference, notes_on
+from realnet.evaluation.run import TestSplits, evaluate_checkpoint, evaluate_reference, note_on_unknown_class, notes_on
 from realnet.inspection.check import require_sound
 from realnet.models.build import settle
 from realnet.models.checkpoint import versions
@@ -133,11 +133,14 @@ def _evaluate(
             if world.is_main and (protocol in checkpoints or not checkpoints):
                 description, target = f"{class_name}: heatmaps ({protocol})", heatmaps_folder(folder, protocol)
                 write_heatmaps(scores, pictures, target, result.display, description)
+    unknown: Iterable[str] = ()
+    if subject.is_unified and first and results[0].calibration:
+        unknown = note_on_unknown_class(first, splits, scores, config=config, world=world)
     whole = ClassResult(
         dataset=dataset.name,
         class_name=class_name,
         made=datetime.now().astimezone().isoformat(" ", "minutes"),
-        notes=(*notes_on(scores), *(_if_unknown(results[0]) if subject.is_unified else ())),
+        notes=(*notes_on(scores), *unknown),
         checkpoints=tuple(results),
         settings=_settings(seen, config),
         inputs=inputs,
@@ -150,21 +153,6 @@ def _evaluate(
             write_class(folder, whole)
             contents.keep(folder)
     return whole
-
-
-def _if_unknown(result: CheckpointResult) -> Iterator[str]:
-    """Yield, for a unified detector, its verdicts where it is not told the class."""
-    calibration = (
-        read_stored(Path(result.checkpoint), mapped=True).facts.get("calibration") if result.checkpoint else None
-    )
-    if calibration and result.calibration:
-        threshold = calibration["image_threshold"]
-        missed = [image.score < threshold for image in result.images if image.is_defect]
-        alarms = [image.score >= threshold for image in result.images if not image.is_defect]
-        yield (
-            f"of unknown class (threshold {threshold:.4g}): {sum(missed)} of {len(missed)} defects missed, "
-            f"{sum(alarms)} false alarms on {len(alarms)} normal images"
-        )
 
 
 def write_cards(results: Sequence[ClassResult], beside: Sequence[ClassResult] = ()) -> Card | None:

@@ -42,7 +42,7 @@ def completed(
         model: the detector with the checkpoint's weights; left in eval mode with its fusion fitted.
         unseen: the normal statistics that have not seen the held-out images; the model's own have.
         data: its held-out images are measured, or without any those of training.
-        config: of the detector, without ``auto`` in its features.
+        config: of the detector.
         world: this process, which works alone.
     """
     model.eval()  # no batch norm may learn from what is drawn here
@@ -74,11 +74,13 @@ def _fit(
     parts, description = data.by_class(), f"{data.class_name}: calibration"
     examples = [part.draw_examples(part.held_out or part.train, config) for part in parts]
     pairs = zip(parts, examples, strict=True)
-    probes = join_examples([draw_probes(one, part.synthesizer.of(part.class_name), config) for part, one in pairs])
+    probes = [draw_probes(one, part.synthesizer.of(part.class_name), config) for part, one in pairs]
+    models = [model.of_class(number) for number in range(len(parts))]
     if config.detector.fuse.position:
-        fit_fusion(model, probes, config=config, world=world, description=description)
+        for one, its_probes in zip(models, probes, strict=True):
+            fit_fusion(one, its_probes, config=config, world=world, description=description)
     if config.evaluation.score_pool == "auto":
-        pool = choose_pool(model, probes, config=config, world=world, description=description)
+        pool = choose_pool(model, join_examples(probes), config=config, world=world, description=description)
         evaluation = config.evaluation.model_copy(update={"score_pool": pool})
         config = config.model_copy(update={"evaluation": evaluation})
     held_out, by_tiles = [bool(part.held_out) for part in parts], TileJudge.of(config, data.synthesizer.foreground)
@@ -87,10 +89,11 @@ def _fit(
         ridge = config.features.ridge
         fit_context(model, shrunk, examples[0].normal, by_tiles=by_tiles, ridge=ridge, world=world)
     if data.classes:
-        examples, held_out = [*examples, join_examples(examples)], [*held_out, all(held_out)]
+        models, examples = [*models, model], [*examples, join_examples(examples)]
+        held_out = [*held_out, all(held_out)]
     found = [
-        calibrate(model, one, config=config, world=world, held_out=held, by_tiles=by_tiles, description=description)
-        for one, held in zip(examples, held_out, strict=True)
+        calibrate(used, one, config=config, world=world, held_out=held, by_tiles=by_tiles, description=description)
+        for used, one, held in zip(models, examples, held_out, strict=True)
     ]
     return config, found
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from realnet.anomalies.synthesis import AnomalySynthesizer, JointSynthesizer, build_synthesizer
 from realnet.config import MaskRule, RealNetConfig, paths
@@ -23,6 +23,7 @@ from realnet.evaluation.split import TestSplit
 from realnet.inspection.check import advise, require_sound
 from realnet.inspection.repeats import Marked
 from realnet.models import checkpoint
+from realnet.models.realnet import Measure
 from realnet.runtime.contents import digest, marks
 from realnet.runtime.distributed import World
 from realnet.training import state
@@ -65,6 +66,10 @@ class DetectorData:
             held_out=_of_class(name, self.held_out),
             classes=(),
         )
+
+    def measures(self, config: RealNetConfig) -> list[Measure | Literal["auto"]]:
+        """Return what the features of each class of a unified detector are measured by; none if by no class."""
+        return [] if config.features.normalise == "none" else [config.features.normalise for _ in self.classes]
 
     @property
     def real_files(self) -> list[Marked]:
@@ -133,6 +138,7 @@ class DetectorData:
             state.IMAGE_CONTENTS: digest(images, self._folder),
             state.SOURCE_CONTENTS: digest(sources, self._folder),
             state.FOREGROUND: ", ".join(f"{one.synthesizer.foreground}" for one in self.by_class()),
+            **({"statistics of normal features": "by class"} if self.measures(config) else {}),
             **(self._held_out_subject() if config.features.normalise != "none" else {}),
             **({"masks in dataset.yaml": str(self.mask_rule)} if self.real_files else {}),  # cut the defects out
             **reading_facts(self.image_bits),
@@ -163,15 +169,10 @@ def detector_data(dataset: OpenDataset, name: str, config: RealNetConfig) -> Det
     """Find and check the images and the sources of anomalies of a class, or of all for the unified detector.
 
     Raises:
-        UserError: if images or sources are missing or unusable, or if the config is not one for several classes.
+        UserError: if images or sources are missing or unusable.
     """
     if not is_unified(name, dataset.classes):
         return _data_of_class(dataset, name, config)
-    if config.features.normalise in {"position", "auto"}:
-        raise UserError(
-            f"features.normalise={config.features.normalise} measures features by one class's images at each position, "
-            "which a unified detector has not; set features.normalise=channel (or none), or train classes one by one"
-        )
     if config.tiles and config.tiles.context:
         raise UserError(
             "tiles.context measures photographs by one class's images at each position, which a unified detector has "

@@ -14,11 +14,10 @@ from torch.utils.data import DataLoader
 
 from realnet.anomalies.items import DetectorTrainDataset
 from realnet.config import PUBLISHED_BLOCKS, RealNetConfig, paths
-from realnet.data.cache import ImageCache
 from realnet.data.order import EpochOrder
 from realnet.data.registry import keep_index
-from realnet.data.tiles import tiling_of
 from realnet.detection.card import make_card
+from realnet.detection.one_class import STATISTICS, measured_by
 from realnet.detection.tiling import TileJudge, rule_facts
 from realnet.errors import Stopped
 from realnet.evaluation.scores import curves_of, mean_over_classes, published_score, score_split, summarise
@@ -40,8 +39,9 @@ from realnet.training.completion import completed, lacks_calibration
 from realnet.training.detector_data import DetectorData, asked
 from realnet.training.logs import Run
 from realnet.training.loop import fit
-from realnet.training.normal_statistics import Choice, NormalStatistics
+from realnet.training.normal_statistics import Choice
 from realnet.training.pairs import detect_pairs, detector_losses
+from realnet.training.statistics_by_class import StatisticsByClass, statistics_by_class
 
 logger = logging.getLogger("realnet")
 
@@ -73,8 +73,8 @@ class DetectorTask:
         self.title = f"{data.dataset}/{data.name} detector"
         self.validation_interval_epochs = config.train.evaluation_interval_epochs
         self.best_score = -1.0
-        self.choice: Choice | None = None
-        self.statistics: NormalStatistics | None = None
+        self.choices: list[Choice] | None = None
+        self.statistics: StatisticsByClass | None = None
         self.known: CleanFeatures | None = None
         self.train_set = DetectorTrainDataset(
             data.train,
@@ -88,7 +88,8 @@ class DetectorTask:
         )
         self.test_split = data.test_split(config, world)
         torch.manual_seed(config.seed)
-        self.model = move_to_device(build_detector(config), world.device, config.runtime).train()
+        model = build_detector(config, by_class=data.measures(config))
+        self.model = move_to_device(model, world.device, config.runtime).train()
         if config.train.batch_norm == "joint":
             join_batch_norms(self.model.rrs)
         compile_networks(config.runtime, self.model)
@@ -125,24 +126,14 @@ class DetectorTask:
             self.best.unlink(missing_ok=True)  # of an earlier run
 
     def _fit_statistics(self) -> None:
-        """Fit the normal statistics, if the config asks for them; a continued run keeps its earlier choice."""
+        """Fit the normal statistics, if the config asks for them; a continued run keeps its earlier choices."""
         if self.config.features.normalise == "none":
             return
         images, augment = self.train_set.images, self.config.train.augment
-        held_out = [self.data.image_root / entry.filename for entry in self.data.held_out]
-        self.statistics = NormalStatistics(
-            self.model,
-            images,
-            self.config.features,
-            held_out=ImageCache(held_out, self.config.image_size, bits=self.data.image_bits) if held_out else None,
-            foreground=self.data.synthesizer.foreground,
-            augment=augment,
-            tiling=tiling_of(self.config),
-            world=self.world,
-        )
+        self.statistics = statistics_by_class(self.model, images, self.data, self.config, self.world)
         is_worth_it = self.world.device.type == "cpu" and self.world.size == 1  # on a GPU the backbone hardly counts
         with torch.autocast(self.world.device.type, enabled=False):  # in a run that goes on, a step has begun
-            self.choice = self.statistics.fit(self.choice)
+            self.choices = self.statistics.fit(self.choices)
             if is_worth_it and not augment and not self.config.tiles:  # which are drawn anew each time
                 self.known = CleanFeatures(len(images), self.statistics.of_images)
 
@@ -191,15 +182,16 @@ class DetectorTask:
         return False
 
     def state(self) -> Mapping[str, Any]:
-        """Return the learned weights, the choice of normal statistics, and the best score."""
-        choice = self.choice and list(self.choice)
-        return {"model": self.model.trainable_state(), "best_score": self.best_score, "features": choice}
+        """Return the learned weights, the choices of normal statistics, and the best score."""
+        choices = [list(choice) for choice in self.choices] if self.choices else None
+        return {"model": self.model.trainable_state(), "best_score": self.best_score, "features": choices}
 
     def restore(self, stored: Mapping[str, Any], source: str) -> None:
         """Restore what :meth:`state` returned."""
-        self.choice = Choice(*stored["features"]) if stored.get("features") else None
-        if self.choice:
-            self.model.measure_by(self.choice.kind, self.config.input_size)
+        if found := stored.get("features"):
+            earlier = isinstance(found[0], str)  # of a version whose detectors had one choice
+            self.choices = [Choice(*choice) for choice in ([found] if earlier else found)]
+            self.model.measure_by([choice.normalise for choice in self.choices], self.config.input_size)
         self._load(stored["model"], source)
         self.best_score = stored["best_score"]
 
@@ -226,16 +218,19 @@ class DetectorTask:
                 **self.data.facts(),
                 "identity": {name: str(value) for name, value in {**self._subject, **asked(self.config)}.items()},
                 **rule_facts(self.config, self.data.synthesizer.foreground),
+                **({STATISTICS: self._choices_by_class()} if self.model.rule else {}),
             },
         )
         checkpoint.save(path, weights)
 
     def _resolved(self) -> RealNetConfig:
-        """Return the config of the trained detector, with the features' choice for ``auto``."""
-        if self.choice is None:
+        """Return the config of the trained detector, of one class with the features' choice for ``auto``."""
+        if self.choices is None or self.model.rule:
             return self.config
-        changes = {"normalise": self.choice.kind, "shrinkage": self.choice.shrinkage}
-        return self.config.model_copy(update={"features": self.config.features.model_copy(update=changes)})
+        return measured_by(self.config, self.choices[0]._asdict())
+
+    def _choices_by_class(self) -> dict[str, dict[str, Any]]:
+        return {name: one._asdict() for name, one in zip(self.data.classes, self.choices or (), strict=True)}
 
     def finish(self, path: Path) -> None:
         """Add fusion, score pool and calibration to the checkpoints that lack them, on the main process.

@@ -5,7 +5,7 @@ statistics of the folds that do not hold it (docs/method.md, Normal statistics).
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import reduce
 from itertools import groupby, islice, product
 from operator import add
@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from realnet.anomalies.foreground import foreground_mask
 from realnet.anomalies.probes import draw_probe
 from realnet.config import FeatureConfig, Foreground
-from realnet.data.cache import ImageCache
+from realnet.data.cache import ImageCache, PartOfCache
 from realnet.data.images import Image, to_batch
 from realnet.data.items import flipped_and_turned
 from realnet.data.tiles import Tiling
 from realnet.errors import Stopped
 from realnet.metrics.curves import image_curve
+from realnet.models.by_class import looks_of
 from realnet.models.gaussian import Moments, PositionGaussian, by_position, shrink
 from realnet.models.normal import ChannelScale, root_mean_square
 from realnet.models.realnet import RealNet
@@ -33,7 +34,7 @@ from realnet.runtime.precision import in_float32
 from realnet.runtime.progress import bar
 from realnet.runtime.randomness import generator
 from realnet.training.normal_features import NormalFeatures
-from realnet.training.statistics_need import require_folds, require_memory
+from realnet.training.statistics_need import require_folds
 
 logger = logging.getLogger("realnet")
 
@@ -53,7 +54,7 @@ MOST_TILES = 2048
 class Choice(NamedTuple):
     """How features are normalised: the kind, and for ``position`` the shrinkage."""
 
-    kind: Kind
+    normalise: Kind
     shrinkage: float
 
 
@@ -66,59 +67,61 @@ class Judged(NamedTuple):
 
 
 class NormalStatistics:
-    """The statistics of a training set's features, by fold (docs/method.md, Normal statistics).
+    """The statistics of a class's features, by fold (docs/method.md, Normal statistics).
 
     Args:
-        model: the detector, after AFS; its ``normal`` modules are replaced and fitted.
-        images: the clean training images, uint8 RGB (H, W, 3) each.
+        model: the detector of the class, after AFS; its normal features to compare with are chosen.
+        images: the clean training images of the class, uint8 RGB (H, W, 3) each.
         held_out: normal images that training does not use, a fold of their own.
         config: the kind of statistics, shrinkage, ridge and number of folds.
         augment: whether training flips and rotates images; the statistics then include flipped and rotated images.
         tiling: the tiles in which the detector sees images; the statistics are those of the grid's tiles then, or of
             ``MOST_TILES`` of them, drawn evenly from the images.
         world: this process; the processes share the images.
+        levels_of: returns the backbone's levels of images.
 
     Raises:
-        UserError: for fewer images than folds or processes, or if the statistics do not fit into memory.
+        UserError: for fewer images than folds or processes.
     """
 
     def __init__(
         self,
         model: RealNet,
-        images: ImageCache,
+        images: ImageCache | PartOfCache,
         config: FeatureConfig,
         *,
         held_out: ImageCache | None = None,
         foreground: Foreground,
         augment: bool,
         world: World,
+        levels_of: Callable[[Tensor], Mapping[str, Tensor]],
         tiling: Tiling | None = None,
     ) -> None:
         require_folds(len(images), config.folds, world.size)
-        if config.normalise != "channel":
-            require_memory(model, images.image_size, config.folds, world.device)
         self.model, self.images, self.config, self.world = model, images, config, world
+        self.levels_of = levels_of
         self.held_out, self._tiling = held_out, tiling
         self.num_folds, self._augment, self.foreground = config.folds, augment, foreground
-        self._folds: list[nn.ModuleDict] = []
+        self.whole, self._folds = nn.ModuleDict(), list[nn.ModuleDict]()
+        self.looks = torch.zeros(0)
 
     def fit(self, chosen: Choice | None = None) -> Choice:
-        """Fit the statistics of the model and of each fold by ``chosen``, or by a new choice; return the choice."""
+        """Fit ``whole``, of all images, and each fold by ``chosen``, or by a new choice; return the choice."""
         moments = self._moments()
         choice = chosen or self._choose(moments)
         whole = {name: sum_of(folds) for name, folds in moments.items()}
-        self.model.normal = self._fitted(whole, choice)
+        self.whole = self._fitted(whole, choice)
         number = len(next(iter(moments.values())))
         self._folds = [self._fitted(_without(whole, moments, fold), choice) for fold in range(number)]
         return choice
 
     def without_held_out(self) -> nn.ModuleDict:
         """Return the statistics, by block, that have not seen the held-out images."""
-        return self.model.normal if self.held_out is None else self._folds[-1]
+        return self.whole if self.held_out is None else self._folds[-1]
 
     def _fitted(self, moments: Mapping[str, Moments], choice: Choice) -> nn.ModuleDict:
         """Return the statistics of features with these moments, by block."""
-        made = self.model.empty_statistics(choice.kind, self.images.image_size)
+        made = self.model.empty_statistics(choice.normalise, self.images.image_size)
         for name, module in made.items():
             _fit(module, moments[name], choice, self.config.ridge)
         return made
@@ -128,7 +131,7 @@ class NormalStatistics:
 
         Args:
             selected: (B, C, h, w) by block.
-            indexes: (B,), the images' numbers in the training set, on the CPU.
+            indexes: (B,), the images' numbers among the class's, on the CPU.
         """
         folds = indexes % self.num_folds
         found: dict[str, Tensor] = {}
@@ -141,17 +144,13 @@ class NormalStatistics:
         return found
 
     @torch.no_grad()
-    def of_images(self, indexes: Sequence[int]) -> dict[str, Tensor]:
-        """Return the normalised features (B, C, h, w) of clean training images, by block."""
-        images = to_batch([self.images[index] for index in indexes]).to(self.world.device)
-        return self.normalise(self.model.select(images), torch.tensor(indexes))
-
-    @torch.no_grad()
     def _moments(self) -> dict[str, list[Moments]]:
         """Return the moments of each fold, by block, over the images of all processes; keep normal features, too."""
         moments: dict[str, list[Moments]] = {}
         kept = NormalFeatures(len(self.images) * len(self._views(self.images[0], 0))) if self.model.nearest else None
+        looks = []
         for fold, features in self._features():
+            looks.append(looks_of({block.name: features[block.name] for block in self.model.afs.blocks}))
             if kept and fold < self.num_folds:
                 kept.add(self.model.compared(features))
             for name, values in ((name, self._samples(values)) for name, values in features.items()):
@@ -160,6 +159,7 @@ class NormalStatistics:
                     number = self.num_folds + (self.held_out is not None)
                     moments[name] = [Moments.empty(origin) for _ in range(number)]
                 moments[name][fold].add(values)
+        self.looks = torch.cat([part.to(self.world.device) for part in distributed.gather(torch.cat(looks))])
         if kept:
             kept.fill(self.model.nearest, is_main=self.world.is_main)
         return {name: [_joined(fold, self.world.size) for fold in folds] for name, folds in moments.items()}
@@ -193,7 +193,7 @@ class NormalStatistics:
                 numbers = generator("normal statistics", PROBE_SEED, fold, int(number))
                 probe, mask = draw_probe(image, foreground_mask(image, self.foreground), numbers)
                 if mask.any():
-                    features = self._selected([image, probe])
+                    features = self.selected([image, probe])
                     normal, odd = ({name: f[i : i + 1] for name, f in features.items()} for i in (0, 1))
                     found.append(Judged(fold, normal, odd))
         return found
@@ -214,9 +214,11 @@ class NormalStatistics:
         squares = [modules[block.name](features[block.name]).square() for block in self.model.afs.blocks]
         return float(root_mean_square(squares, self.images.image_size).max())
 
-    def _selected(self, images: Sequence[Image]) -> dict[str, Tensor]:
-        """Return the features of images that have statistics, not normalised, by block."""
-        features = self.model.measured(to_batch(images).to(self.world.device))
+    @torch.no_grad()
+    def selected(self, images: Sequence[Image]) -> dict[str, Tensor]:
+        """Return the features of images that have statistics, float32 and not normalised, by block."""
+        batch = to_batch(images).to(self.world.device)
+        features = self.model.measured(self.levels_of(batch), batch.shape[-2:])
         return {name: values.float() for name, values in features.items()}
 
     def _features(self) -> Iterator[tuple[int, dict[str, Tensor]]]:
@@ -232,7 +234,7 @@ class NormalStatistics:
                         raise Stopped("stopped before the first step; run the same command again to continue")
                     views = [view for index in part for view in self._views(images[index], index)]
                     for some in batched(views, BATCH if self._tiling else len(views)):
-                        yield fold, self._selected(some)
+                        yield fold, self.selected(some)
                     progress.update(len(part))
 
     def _samples(self, features: Tensor) -> Tensor:
@@ -286,4 +288,4 @@ def _fit(module: nn.Module, moments: Moments, choice: Choice, ridge: float) -> N
 
 
 def _text(choice: Choice) -> str:
-    return "channel" if choice.kind == "channel" else f"position (shrinkage {choice.shrinkage:g})"
+    return "channel" if choice.normalise == "channel" else f"position (shrinkage {choice.shrinkage:g})"

@@ -22,30 +22,33 @@ def require_folds(num_images: int, num_folds: int, num_processes: int = 1) -> No
         )
 
 
-def statistics_bytes(model: RealNet, image_size: tuple[int, int], num_folds: int) -> int:
-    """Return the bytes that ``position`` needs in training: matrices per position, by fold and for all images.
-
-    The held-out images are one more fold. A fold has its moments and its statistics, all images too, and the covariance
-    that is just being inverted is one more.
-    """
-    matrices = 0
+def matrix_bytes(model: RealNet, image_size: tuple[int, int]) -> int:
+    """Return the bytes of a matrix at each position, which statistics by ``position`` are made of."""
+    numbers = 0
     for block in model.afs.blocks + model.deep.blocks:
         height, width = block.size(image_size)
-        matrices += height * width * block.num_channels**2
-    return (2 * (num_folds + 2) + 1) * matrices * torch.float32.itemsize
+        numbers += height * width * block.num_channels**2
+    return numbers * torch.float32.itemsize
 
 
-def require_memory(model: RealNet, image_size: tuple[int, int], num_folds: int, device: torch.device) -> int:
-    """Check that :func:`statistics_bytes` fit into half of the device's memory, and return them.
+def require_memory(
+    model: RealNet, image_size: tuple[int, int], num_folds: int, device: torch.device, num_classes: int = 1
+) -> int:
+    """Check that ``position`` fits into half of the device's memory in training, and return the bytes that it needs.
+
+    The held-out images are one more fold. Of each class there are the statistics of each fold and of all images, of the
+    class that is just fitted the moments too, and the covariance that is just being inverted is one more.
 
     Raises:
         UserError: if they do not fit.
     """
-    need, there = statistics_bytes(model, image_size, num_folds), _memory_of(device)
+    need = ((num_classes + 1) * (num_folds + 2) + 1) * matrix_bytes(model, image_size)
+    there = _memory_of(device)
     if need > there / 2:
         sizes = ", ".join(f"{b.name}: {b.num_channels} channels at stride {b.stride}" for b in model.afs.blocks)
         raise UserError(
-            f"features.normalise position needs {need / 1e9:.1f} GB for a covariance at each position ({sizes}), but "
+            f"features.normalise position needs {need / 1e9:.1f} GB for a covariance at each position ({sizes})"
+            f"{f' and of each of {num_classes} classes' if num_classes > 1 else ''}, but "
             f"{device.type} has {there / 1e9:.1f} GB, of which half may be used; keep fewer channels in blocks, give "
             "them a larger stride, or set features.normalise to channel"
         )

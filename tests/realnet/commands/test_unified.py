@@ -198,10 +198,72 @@ def test_features_measured_by_channel_and_joined_maps_serve_all_classes(tiny):
     assert detector.predict(PHOTO).verdict is not None
 
 
-@pytest.mark.parametrize("kind", ["position", "auto"])
-def test_statistics_of_a_position_are_one_classs(tiny, kind):
-    with pytest.raises(UserError, match=rf"features.normalise={kind} .* set features.normalise=channel"):
-        train("--set", f"features.normalise={kind}", "--set", "calibration.holdout_fraction=0.2", "--dry-run")
+MEASURED = [
+    word
+    for one in ("calibration.holdout_fraction=0.2", "features.folds=2", "detector.fuse.position=true")
+    for word in ("--set", one)
+]
+
+
+@pytest.fixture
+def measured(tiny):
+    """There is a detector of all classes, each measured by statistics of its own."""
+    train(*MEASURED, "--set", "features.normalise=auto")
+
+
+def test_each_class_is_measured_by_its_own_statistics_also_after_an_export(measured, capsys):
+    photos = {name: f"data/tiny/images/{name}/test/good/000.png" for name in BY_CLASS}
+    whole = Detector.load(UNIFIED, device="cpu")
+    own = {name: Detector.load(UNIFIED, device="cpu", class_name=name) for name in BY_CLASS}
+    load_script("export_realnet").main(["--detector", str(UNIFIED), "--class_name", "widget", "--output", "a.realnet"])
+    load_script("export_realnet").main(["--dataset", "tiny", "--class_name", "unified", "--output", "b.realnet"])
+    alone, bundle = Detector.load("a.realnet", device="cpu"), Detector.load("b.realnet", device="cpu")
+    assert (alone.class_name, bundle.class_name) == ("widget", "unified")
+    assert alone.config.features.normalise in {"position", "channel"}
+    for name, photo in photos.items():
+        expected = own[name].predict(photo)
+        for detector in (whole, bundle):  # which see what the photograph is of
+            np.testing.assert_allclose(detector.predict(photo).anomaly_map, expected.anomaly_map, atol=1e-5)
+        other = own["weave" if name == "widget" else "widget"].predict(photo)
+        assert np.abs(other.anomaly_map - expected.anomaly_map).max() > 0.05
+        found = Detector.load("b.realnet", device="cpu", class_name=name).predict(photo)
+        np.testing.assert_allclose(found.anomaly_map, expected.anomaly_map, atol=1e-5)
+        assert found.threshold == expected.threshold != whole.predict(photo).threshold
+    np.testing.assert_allclose(
+        alone.predict(photos["widget"]).anomaly_map, own["widget"].predict(photos["widget"]).anomaly_map, atol=1e-5
+    )
+    with pytest.raises(UserError, match="of class 'widget', but 'weave' is needed"):
+        Detector.load("a.realnet", device="cpu", class_name="weave")
+    assert evaluate("--class_name", "unified") == 0
+    assert re.search(r"of unknown class \(threshold [\d.]+\): .* image AUROC", capsys.readouterr().out)
+    load_script("export_realnet").main(["--detector", str(UNIFIED), "--class_name", "widget", "--output", "c.realnet"])
+    with zipfile.ZipFile("c.realnet") as file:
+        assert b"**image_auroc:**" in file.read("card.md") and b"(weave)" not in file.read("card.md")
+    card = (CHECKPOINTS / "unified/card.md").read_text()
+    assert re.search(r"normalised by (position|channel) \(weave\), (position|channel) \(widget\)", card)
+    capsys.readouterr()
+    train(*MEASURED, "--set", "features.normalise=position", "--no-resume", "--dry-run")
+    assert "normal statistics" in capsys.readouterr().out
+    assert evaluate("--class_name", "unified", "--dry-run") == 0
+
+
+def test_a_run_in_two_parts_equals_a_run_in_one(measured):
+    more = (*MEASURED, "--set", "features.normalise=auto", "--set", "train.num_steps=2")
+    train(*more)
+    parts = checkpoint.load(UNIFIED, kind="realnet")
+    train(*more, "--no-resume")
+    whole = checkpoint.load(UNIFIED, kind="realnet")
+    assert parts.facts["statistics"] == whole.facts["statistics"] and set(whole.facts["statistics"]) == set(BY_CLASS)
+    assert parts.state_dict.keys() == whole.state_dict.keys()
+    for key, value in whole.state_dict.items():
+        torch.testing.assert_close(parts.state_dict[key], value, atol=1e-5, rtol=1e-4, msg=key)
+
+
+def test_what_one_class_lacks_is_refused_by_its_name(tiny):
+    for number in range(4):
+        (Path("data/tiny/images/widget/train/good") / f"00{number}.png").unlink()
+    with pytest.raises(UserError, match=r"features\.folds, 2, and there are 1"):
+        train(*MEASURED, "--set", "features.normalise=channel", "--dry-run")
 
 
 def test_a_whole_pass_beside_tiles_is_one_classs(tiny):

@@ -17,12 +17,15 @@ from exported import SMALL, graph_of, needs_packages, picture
 
 from realnet import Detector, UserError
 from realnet.config import RealNetConfig
+from realnet.data.images import resize_image, to_batch
 from realnet.detection import export, onnx_file, runtimes
 from realnet.detection.description import describe
 from realnet.detection.runtimes import open_exported
 from realnet.models import checkpoint
 from realnet.models.build import build_detector
+from realnet.models.by_class import looks_of
 from realnet.models.checkpoint import Checkpoint
+from realnet.models.statistics import IMAGENET
 from realnet.runtime.precision import Precision
 
 
@@ -265,3 +268,43 @@ def test_a_network_of_tiles_gives_joined_maps_and_the_photograph_is_cut_and_blen
     expected, found = detector.predict(picture()), loaded.predict(picture())
     assert found.image_score == pytest.approx(expected.image_score, abs=1e-5)
     np.testing.assert_allclose(found.anomaly_map, expected.anomaly_map, atol=1e-5)
+
+
+@needs_packages
+def test_an_exported_network_tells_classes_apart(tiny):
+    tiny_detector.CONFIG.write_text(SMALL)
+    backbone = tiny_detector.config().backbone.model_dump() | {"mean": IMAGENET.mean, "std": IMAGENET.std}
+    changes = {
+        "backbone": backbone,
+        "blocks": {"block1": {"levels": {"layer1": 16}}},
+        "features": {"normalise": "auto"},
+        "detector": {"fuse": {"position": True}},
+        "calibration": {"holdout_fraction": 0.1},
+    }
+    config = RealNetConfig.model_validate({**tiny_detector.config().model_dump(mode="json"), **changes})
+    torch.manual_seed(0)
+    model = build_detector(config, by_class=["channel", "position"]).eval()
+    model.measure_by(["channel", "position"], config.input_size)
+    pictures = [resize_image(picture(seed=seed), config.image_size) for seed in (0, 1)]
+    model.rule.means.copy_(looks_of(model.select(to_batch(pictures))))
+    for number in (0, 1):
+        one = model.of_class(number)
+        one.nearest["block1"].memory.normal_()
+        one.normal["block1"].mean.normal_()
+        one.fusion.weights.copy_(torch.tensor([0.3, 0.3, 0.2, 0.2]))
+        one.fusion.centres.fill_(3.0 * number)
+    path = tiny_detector.save("unified", by_class=dict.fromkeys(("weave", "widget"), tiny_detector.CALIBRATION))
+    values = torch.load(path, weights_only=True)
+    measures = {"weave": {"normalise": "channel"}, "widget": {"normalise": "position"}}
+    values |= {"config": config.model_dump(mode="json"), "state_dict": model.trainable_state()}
+    checkpoint.write(path, {**values, "facts": {**values["facts"], "statistics": measures}})
+    detector = Detector.load(path, device="cpu")
+    assert detector.model(to_batch(pictures[::-1])).classes.tolist() == [1, 0]
+    for parity in export.export_network(detector, Path("both.onnx"), images=pictures):
+        assert max(parity.anomaly_map, parity.image_score) < 1e-5
+    loaded = Detector.load("both.onnx", runtime="onnxruntime")
+    for number, name in enumerate(measures):
+        own = Detector.load(path, device="cpu", class_name=name)
+        expected = own.predict(pictures[number]).anomaly_map
+        np.testing.assert_allclose(loaded.predict(pictures[number]).anomaly_map, expected, atol=1e-5)
+        assert np.abs(loaded.predict(pictures[1 - number]).anomaly_map - expected).max() > 0.01

@@ -125,7 +125,7 @@ def test_the_edges_of_tiles_which_the_blend_leaves_out_do_not_choose(place):
     odd[:, 0, 10:14, 10:14] += 5
     odd[:, 1, 10:14, 10:14] += 0.4
     maps = fusion.Measured(normal.astype(np.float32), odd.astype(np.float32))
-    for_scores = fusion._choose_weights(maps, masks, np.zeros((4, 32, 32)), np.ones(4), TILED)[1]
+    for_scores = fusion._choose_weights(maps, masks, np.zeros((5, 32, 32)), np.ones(5), TILED)[1]
     assert (for_scores[0] > 0) == (place == "edge")
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from realnet.models.gaussian import Moments
-from realnet.models.normal import SIGNALS, ChannelScale, Fusion, root_mean_square, smooth, squash
+from realnet.models.normal import ChannelScale, Fusion, root_mean_square, smooth, squash
 
 
 def test_channels_are_standardised_over_images_and_positions():
@@ -34,7 +34,7 @@ def test_squashing_keeps_every_order_and_keeps_normal_pixels_cold():
 @pytest.fixture
 def signals():
     generator = torch.Generator().manual_seed(0)
-    return {name: torch.randn(2, 1, 3, 3, generator=generator) for name in SIGNALS}
+    return {name: torch.randn(2, 1, 3, 3, generator=generator) for name in Fusion((3, 3)).signals}
 
 
 def test_fusion_is_the_weighted_sum_of_deviations_and_its_map_is_less_half_of_the_median(signals):
@@ -45,7 +45,7 @@ def test_fusion_is_the_weighted_sum_of_deviations_and_its_map_is_less_half_of_th
     fusion.scales.copy_(torch.tensor([2.0, 1.0, 4.0, 6.0]))
     joined = 0.5 * (signals["logit"] - 1) / 2 + 2 * (signals["distance"] + 1) / 4
     medians = joined.flatten(1).median(dim=1).values[:, None, None, None]
-    found, scored = fusion(signals)
+    found, scored = fusion(torch.cat(list(signals.values()), dim=1)).chunk(2, dim=1)
     assert torch.allclose(found, squash(joined - medians / 2))
     assert torch.allclose(scored, squash(signals["residual"] - 9 + 3 * signals["nearest"] / 6))
 

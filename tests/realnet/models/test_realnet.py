@@ -112,18 +112,18 @@ def test_maps_of_one_pixel_need_channels_to_be_normalised():
 @torch.no_grad()
 def test_deep_features_are_measured_and_neither_reconstructed_nor_compared():
     model, image = small(has_deep=True), wave("image", 2, 3, *SIZE)
-    model.measure_by("position", SIZE)
+    model.measure_by(["position"], SIZE)
     model.fuse_maps(SIZE)
     model.normal["deep"].whitening.mul_(3)
     detection, signals = model.sense(image)
-    features = model.backbone(image)["layer4"][:, :50]
-    expected = root_mean_square([model.normal["deep"](features).square()], SIZE)
-    assert torch.allclose(signals["deep"], expected) and list(signals) == list(model.fusion.signals)
-    assert set(detection.reconstructed) == {"a", "b"} and "deep" not in model.compared(model.measured(image))
-    plain = small()
-    assert torch.allclose(detection.logits, plain(image).logits, atol=1e-6)  # the identity measures the others
+    deep, levels = signals[:, model.fusion.signals.index("deep"), None], model.backbone(image)
+    squares = model.normal["deep"](levels["layer4"][:, :50]).square()
+    assert torch.allclose(deep, root_mean_square([squares], SIZE))
+    compared = model.compared(model.measured(levels, SIZE))
+    assert set(detection.reconstructed) == {"a", "b"} and "deep" not in compared
+    assert torch.allclose(detection.logits, small()(image).logits, atol=1e-6)  # the identity measures the others
     model.fusion.weights.copy_(torch.eye(5)[4])
-    assert torch.allclose(model(image).anomaly_map, squash(centred(signals["deep"])))
+    assert torch.allclose(model(image).anomaly_map, squash(centred(deep)))
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from realnet.data.tiles import Tiling
 from realnet.errors import UserError
 from realnet.models import checkpoint
 from realnet.models.build import build_detector
+from realnet.models.known_features import InMemory, KnownFeatures
 from realnet.runtime.distributed import World
 from realnet.runtime.precision import Precision
 from realnet.training.normal_statistics import Choice, NormalStatistics
@@ -29,7 +30,7 @@ FEATURES = (
 SETTINGS = tuple(word for setting in FEATURES for word in ("--set", setting))
 
 
-def statistics(*, number=None, held_out=False, world=ALONE, **settings):
+def statistics(*, number=None, held_out=False, world=ALONE, store=None, **settings):
     model = build_detector(load(RealNetConfig, Path("experiments/tiny/realnet.yaml")))
     files = sorted(Path("data/tiny/images/weave/train/good").iterdir())
     images, rest = (ImageCache(part, (32, 32), bits=16) for part in (files[:number], files[number or 0 :]))
@@ -42,6 +43,7 @@ def statistics(*, number=None, held_out=False, world=ALONE, **settings):
         foreground="full",
         augment=settings.pop("augment", False),
         world=world,
+        levels_of=KnownFeatures(model.backbone, model.afs.level_names(), store),
     )
 
 
@@ -67,7 +69,7 @@ def test_an_image_is_measured_by_the_folds_that_do_not_hold_it(tiny):
 def test_the_model_in_use_has_the_statistics_of_all_images(tiny):
     made = statistics()
     made.fit()
-    white = made.model.normalise(features_of(made))
+    white = {name: made.whole[name](features) for name, features in features_of(made).items()}
     for values in white.values():
         assert values.mean(dim=0).abs().max() < 1e-2
 
@@ -77,12 +79,12 @@ def test_held_out_images_count_in_use_and_are_measured_without_them(tiny):
     made.fit(), without.fit()
     everything = statistics()
     everything.fit()
-    held_out = made._selected([made.held_out[0], made.held_out[1]])
+    held_out = made.selected([made.held_out[0], made.held_out[1]])
     for name, features in held_out.items():
-        assert torch.allclose(made.model.normal[name](features), everything.model.normal[name](features), atol=1e-3)
+        assert torch.allclose(made.whole[name](features), everything.whole[name](features), atol=1e-3)
         unseen = made.without_held_out()[name](features)
-        assert torch.allclose(unseen, without.model.normal[name](features), atol=1e-3)
-        assert unseen.square().mean() > 1.5 * made.model.normal[name](features).square().mean()
+        assert torch.allclose(unseen, without.whole[name](features), atol=1e-3)
+        assert unseen.square().mean() > 1.5 * made.whole[name](features).square().mean()
 
 
 @pytest.mark.parametrize("kind", ["auto", "channel", "position"])
@@ -90,7 +92,7 @@ def test_what_is_chosen_is_fitted(tiny, kind, caplog):
     made = statistics(normalise=kind, shrinkage="auto")
     with caplog.at_level("INFO", "realnet"):
         choice = made.fit()
-    assert choice.kind in ({"position", "channel"} if kind == "auto" else {kind})
+    assert choice.normalise in ({"position", "channel"} if kind == "auto" else {kind})
     assert ("image AUROC of probes on held-out folds" in caplog.text) == (kind != "channel")
     assert made.fit(choice) == choice
 
@@ -171,7 +173,9 @@ def test_tiles_that_are_not_square_are_cut_from_photographs_that_were_turned(tin
     files = sorted(Path("data/tiny/images/weave/train/good").iterdir())
     images = ImageCache(files[:2], (64, 64), bits=16)
     tiling, config = Tiling((64, 64), (32, 64), 0.0), FeatureConfig(normalise="channel", folds=2)
-    made = NormalStatistics(model, images, config, foreground="full", augment=True, world=ALONE, tiling=tiling)
+    made = NormalStatistics(
+        model, images, config, foreground="full", augment=True, world=ALONE, levels_of=model.backbone, tiling=tiling
+    )
     views = made._views(images[0], 0)
     assert [view.shape for view in views] == [(32, 64, 3)] * 16 and len({view.tobytes() for view in views}) == 16
 
@@ -182,12 +186,14 @@ def test_with_tiles_the_statistics_are_those_of_the_grids_tiles(tiny, augment, v
     files = sorted(Path("data/tiny/images/weave/train/good").iterdir())
     images = ImageCache(files[:2], (48, 72), bits=16)
     tiling, config = Tiling((48, 72), (32, 32), 0.25), FeatureConfig(normalise="channel", folds=2)
-    made = NormalStatistics(model, images, config, foreground="full", augment=augment, world=ALONE, tiling=tiling)
+    made = NormalStatistics(
+        model, images, config, foreground="full", augment=augment, world=ALONE, levels_of=model.backbone, tiling=tiling
+    )
     assert made.fit() == Choice("channel", 0.0)
     moments = made._moments()["block1"]
     assert [fold.count for fold in moments] == [views * 8 * 8] * 2  # a sample for each place of each tile
     tiles = [tiling.cut(images[0], corner) for corner in tiling.corners]
-    expected = made._selected(tiles)["block1"].mean(dim=(0, 2, 3))
+    expected = made.selected(tiles)["block1"].mean(dim=(0, 2, 3))
     if not augment:
         torch.testing.assert_close(moments[0].mean()[0], expected, atol=1e-4, rtol=1e-4)
 
@@ -199,7 +205,21 @@ def test_of_many_tiles_as_many_of_each_photograph_are_looked_at(tiny, monkeypatc
     files = sorted(Path("data/tiny/images/weave/train/good").iterdir())
     images = ImageCache(files[:2], (48, 72), bits=16)
     tiling, config = Tiling((48, 72), (32, 32), 0.25), FeatureConfig(normalise="channel", folds=2)
-    made = NormalStatistics(model, images, config, foreground="full", augment=False, world=ALONE, tiling=tiling)
+    made = NormalStatistics(
+        model, images, config, foreground="full", augment=False, world=ALONE, levels_of=model.backbone, tiling=tiling
+    )
     assert [fold.count for fold in made._moments()["block1"]] == [each * 8 * 8] * 2
     first, second = ({view.tobytes() for view in made._views(images[0], index)} for index in (0, 0))
     assert first == second and len(first) == each  # the same in a run that goes on
+
+
+def test_a_second_detector_of_the_class_computes_no_features_again(tiny):
+    store, seen = InMemory(64), []
+    made = [statistics(store=store, normalise="auto", shrinkage="auto") for _ in range(2)]
+    made[1].model.backbone.register_forward_pre_hook(lambda _module, given: seen.append(len(given[0])))
+    assert made[0].fit() == made[1].fit() and not seen
+    alone = statistics(normalise="auto", shrinkage="auto")
+    alone.fit()
+    for name, module in alone.whole.items():
+        for key, value in module.state_dict().items():
+            torch.testing.assert_close(made[1].whole[name].state_dict()[key], value, atol=1e-5, rtol=1e-4)
