@@ -49,7 +49,8 @@ def main() -> None:
     for name, command, limit in commands:
         seconds, code = processor_seconds(command, flags.repeats)
         refused = f"  (exit code {code})" if code else ""
-        beside = f"{seconds / baseline:5.2f} × the baseline, {seconds - baseline:5.2f} s beside it"
+        beside = f"{seconds / baseline:5.2f} × the baseline"
+        beside += f", {seconds - baseline:5.2f} s beside it" if seconds > baseline else ""
         print(f"{name:<46}{seconds:6.2f} s  {beside}, limit {limit:.0f} s{refused}", flush=True)
 
 

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from realnet.models.compiler import compiling_nothing
+
 aten = torch.ops.aten
 META = torch.device("meta")
 
@@ -23,10 +25,11 @@ def peak_bytes(work: Callable[[], object], *networks: nn.Module) -> int:
         networks: the networks that it uses; their tensors become hollow too, so they cannot be used afterwards.
     """
     meter = Meter()
-    for network in networks:
-        _hollow_out(network.to(META), meter)
-    with meter:
-        work()
+    with compiling_nothing():
+        for network in networks:
+            _hollow_out(network.to(META), meter)
+        with meter:
+            work()
     return meter.peak
 
 
