@@ -5,7 +5,7 @@ import pickle
 import signal
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import cv2
 import forks
@@ -223,6 +223,17 @@ def test_a_network_that_differs_is_refused_and_nothing_is_written(exported, dete
     with pytest.raises(UserError, match=r"refused: openvino differs from torch by at most .*nothing is written"):
         export.export_network(detector, tmp_path / "other.onnx", images=[picture()])
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("part", [0, 1])
+def test_nan_in_maps_or_scores_is_a_difference(monkeypatch, part):
+    network = SimpleNamespace(judge=lambda images: (np.zeros((1, 4, 4)), np.zeros(1)), pool=1)
+    found = [np.zeros((1, 4, 4)), np.zeros(1)]
+    found[part] = found[part] + np.nan
+    monkeypatch.setattr(export, "installed_readers", lambda _: ["openvino"])
+    monkeypatch.setattr(export, "choose_runtime", lambda *_: lambda _: SimpleNamespace(judge=lambda *_: found))
+    with pytest.raises(UserError, match=r"the exported detector is refused: openvino differs .* nan"):
+        export._compare(network, Path("x.onnx"), [[picture(4, 4)]])
 
 
 @needs_packages
