@@ -48,7 +48,7 @@ TINY = {
         anomalies: {types: {normal: 0.5, self: 0.5}}
         train: {batch_size: 3, num_steps: 4, log_interval_steps: 1, evaluation_interval_epochs: 1}
         calibration: {num_anomalies: 8}
-        runtime: {num_workers: 0}
+        runtime: {num_workers: 0, precision: fp32}
         """,
 }
 

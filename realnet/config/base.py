@@ -91,8 +91,9 @@ class RuntimeConfig(Section):
 
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = Field(
         "auto",
-        description="auto: bf16 on a GPU that has it, else fp32; tf32: float32 of 10 bits after the point in the "
-        "products, on GPUs by NVIDIA, where fp32 has all 23",
+        description="auto: bf16 on a GPU that has it, and on a CPU where a detector's file says that it is faster and "
+        "agrees (docs/bundle.md), else fp32; tf32: float32 of 10 bits after the point in the products, on GPUs by "
+        "NVIDIA, where fp32 has all 23",
     )
     num_workers: int = Field(4, ge=0, description="processes that load data, per training process")
     channels_last: bool = Field(True, description="memory layout of images and weights on a GPU")

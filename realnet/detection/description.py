@@ -10,6 +10,7 @@ from pydantic_core import from_json
 
 from realnet.config.detector import Colour
 from realnet.detection.calibration import Calibration
+from realnet.detection.half import HalfCheck
 from realnet.errors import UserError
 from realnet.models.checkpoint import Checkpoint, Kind, versions
 
@@ -70,6 +71,7 @@ class _Facts(_Part):
     backbone: _Backbone = _Backbone()
     image_bits: int = Field(16, ge=8, le=16)
     training_images: list[str] = []
+    bf16: HalfCheck | None = None
 
 
 class _Description(_Part):

@@ -15,11 +15,13 @@ from realnet.config import RealNetConfig
 from realnet.data.images import Image, resize_image
 from realnet.detection import description
 from realnet.detection.calibration import Calibration, pixel_threshold
+from realnet.detection.half import half_suits
 from realnet.detection.inputs import ImageInput, to_image, to_images
 from realnet.detection.loading import calibration_of, config_of, load_network
 from realnet.detection.maps import DIVERGED
 from realnet.detection.regions import Region, find_regions
-from realnet.detection.runtimes import READERS, Runtime, TorchRuntime, open_exported
+from realnet.detection.runtimes import READERS, Runtime, TorchRuntime, choose_runtime
+from realnet.detection.seal import read_description
 from realnet.detection.tiling import TileJudge, rule_of
 from realnet.drawing.heatmaps import Display, overlay
 from realnet.errors import UserError
@@ -148,13 +150,13 @@ class Detector:
         """
         path = Path(path)
         if path.suffix in READERS:
-            exported = open_exported(path, runtime)
-            stored = description.parse(exported.description() or "{}", path)
+            open_exported = choose_runtime(path, runtime)
+            stored = description.parse(read_description(path), path)
             checkpoint.require_match(stored, path, kind="realnet", dataset=dataset, class_name=class_name)
             used = config_of(stored, config, path)
             if used.evaluation.pool != config_of(stored, None, path).evaluation.pool:
                 raise UserError(f"{path} scores with its own evaluation.score_pool; export the detector with another")
-            return cls._described(exported, stored, used, path, class_name)
+            return cls._described(open_exported(path), stored, used, path, class_name)
         if runtime is not None:
             raise UserError(
                 f"--runtime {runtime} reads exported detectors ({', '.join(READERS)}); {path} runs in torch"
@@ -169,7 +171,8 @@ class Detector:
             mapped=is_rehearsal,
         )
         if precision is None:
-            precision = resolve(loaded.config.runtime.precision, torch.device(device) if device else best_device())
+            place = torch.device(device) if device else best_device()
+            precision = resolve(loaded.config.runtime.precision, place, half_on_cpu=half_suits(loaded.stored.facts))
         model = make_ready(loaded.model, precision, loaded.config.runtime)
         return cls._described(TorchRuntime(model, precision), loaded.stored, loaded.config, path, class_name)
 

@@ -6,7 +6,6 @@ which is passed over; the metadata are fields of their own, of a key and a value
 
 import io
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -19,41 +18,75 @@ WIDTHS = {1: 8, 5: 4}
 """Bytes of the values of a fixed width, by their kind; 0 is a number of varying width, 2 a number of bytes."""
 LONGEST_TEXT = 2**26
 """Bytes; what is longer is a network, or damaged."""
+PART = 2**20
+"""Bytes read at a time."""
 
 
 def seconds_of(path: Path) -> dict[str, float]:
     """Return what an image took at the export, by the runtime's name; {} if the file does not say, or is damaged."""
     try:
-        found = json.loads(_description(path))["seconds"]
+        found = json.loads(description_of(path))["seconds"]
         return {str(name): float(value) for name, value in found.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 
 
-def _description(path: Path) -> str:
+def description_of(path: Path) -> str:
+    """Return the description that a file carries; "" if it has none.
+
+    Raises:
+        ValueError: if the file ends within a field, or has one that no ONNX file has.
+    """
+    text, size = "", path.stat().st_size
     with path.open("rb") as file:
-        for number, entry in _texts(file):
-            if number == METADATA_FIELD:
-                found = dict(_texts(io.BytesIO(entry)))
-                if found.get(KEY_FIELD) == METADATA.encode():
-                    return found[VALUE_FIELD].decode()
-    return ""
+        for number, _, value, end in _fields(file):
+            if end > size:
+                raise ValueError("its end is missing")
+            if number == METADATA_FIELD and end - value <= LONGEST_TEXT:
+                file.seek(value)
+                text = _value_of(file.read(end - value)) or text
+    return text
 
 
-def _texts(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """Yield number and bytes of the fields that hold any; raises ValueError where the file ends within a field."""
+def network_of(path: Path) -> Iterator[bytes]:
+    """Yield all but the metadata, in parts; raises ValueError as :func:`description_of`."""
+    with path.open("rb") as file:
+        for number, start, _, end in _fields(file):
+            if number != METADATA_FIELD:
+                file.seek(start)
+                while (left := end - file.tell()) > 0 and (part := file.read(min(left, PART))):
+                    yield part
+
+
+def _value_of(entry: bytes) -> str:
+    """Return the value of an entry of the metadata if its key is ``METADATA``, else ""."""
+    found = {number: entry[value:end] for number, _, value, end in _fields(io.BytesIO(entry))}
+    return found[VALUE_FIELD].decode() if found.get(KEY_FIELD) == METADATA.encode() else ""
+
+
+def _fields(file: BinaryIO) -> Iterator[tuple[int, int, int, int]]:
+    """Yield each field's number, and where it, its value and the next field begin; the file may be moved meanwhile.
+
+    Raises:
+        ValueError: where the file ends within the beginning of a field, or a field is of an unknown kind.
+    """
+    start = 0
     while (tag := _number(file, at_end=0)) != 0:
-        kind = tag % 8
+        kind, value = tag % 8, file.tell()
         if kind == 0:
             _number(file)
-            continue
-        if kind != 2 and kind not in WIDTHS:
-            raise ValueError(f"a field of the unknown kind {kind}")
-        length = WIDTHS.get(kind) or _number(file)
-        if kind == 2 and length <= LONGEST_TEXT and tag // 8 in {METADATA_FIELD, KEY_FIELD, VALUE_FIELD}:
-            yield tag // 8, file.read(length)
+            end = file.tell()
+        elif kind in WIDTHS:
+            end = value + WIDTHS[kind]
+        elif kind == 2:
+            length = _number(file)
+            value = file.tell()
+            end = value + length
         else:
-            file.seek(length, os.SEEK_CUR)
+            raise ValueError(f"a field of the unknown kind {kind}")
+        yield tag // 8, start, value, end
+        file.seek(end)
+        start = end
 
 
 def _number(file: BinaryIO, at_end: int | None = None) -> int:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from realnet.data.images import Image
-from realnet.detection.runtimes import INPUT, METADATA, OpenVinoRuntime, import_extra, openvino_core
+from realnet.detection.runtimes import import_extra, openvino_core
+from realnet.detection.seal import read_description, write_openvino
 
 ROUNDED_PARTS = ("model.backbone.", "model.recon.", "model.rrs.")
 """Whose convolutions compute in 8 bits. Normal statistics, distances, fusion and what joins the layers stay in float32:
@@ -19,8 +20,6 @@ CONVOLUTIONS = frozenset({"Convolution", "GroupConvolution", "ConvolutionBackpro
 def write_int8(source: Path, path: Path, images: Sequence[Image]) -> None:
     """Write an exported network with convolutions in 8 bits, by the ranges of their inputs over some images.
 
-    It takes one image at a time.
-
     Args:
         source: the network in float32, ``.xml``.
         path: ``.xml``, which gets a ``.bin`` beside it.
@@ -29,9 +28,8 @@ def write_int8(source: Path, path: Path, images: Sequence[Image]) -> None:
     Raises:
         UserError: if NNCF is not installed.
     """
-    openvino, nncf = import_extra("openvino"), import_extra("nncf")
+    nncf = import_extra("nncf")
     network = openvino_core().read_model(source)
-    network.reshape({INPUT: [1, *images[0].shape]})  # in 8 bits, OpenVINO fails for any other number
     kept = [operation.get_friendly_name() for operation in network.get_ops() if not _is_rounded(operation)]
     rounded = nncf.quantize(
         network,
@@ -39,15 +37,13 @@ def write_int8(source: Path, path: Path, images: Sequence[Image]) -> None:
         subset_size=len(images),
         ignored_scope=nncf.IgnoredScope(names=kept, validate=False),
     )
-    openvino.save_model(rounded, path, compress_to_fp16=False)
+    write_openvino(rounded, path, read_description(source))
 
 
 def add_to_description(source: Path, path: Path, values: Mapping[str, Any]) -> None:
     """Write an OpenVINO file as another one, with more values in its description."""
-    described = json.loads(OpenVinoRuntime(source).description())
-    network = openvino_core().read_model(source)
-    network.set_rt_info(json.dumps({**described, **values}, indent=1, ensure_ascii=False), METADATA)
-    import_extra("openvino").save_model(network, path, compress_to_fp16=False)
+    described = {**json.loads(read_description(source)), **values}
+    write_openvino(openvino_core().read_model(source), path, json.dumps(described))
 
 
 def _batch(image: Image) -> Image:

@@ -4,7 +4,8 @@ import importlib.util
 import math
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,7 +19,6 @@ from numpy.typing import NDArray
 from realnet.data.images import Image, to_batch
 from realnet.detection import onnx_file
 from realnet.detection.maps import anomaly_maps
-from realnet.detection.onnx_file import METADATA
 from realnet.errors import UserError
 from realnet.metrics.image_score import image_scores
 from realnet.models.realnet import RealNet
@@ -121,10 +121,6 @@ class OnnxRuntime(_Exported):
         self.name = f"ONNX Runtime {runtime.__version__} on cpu"
         self._session = _opened(path, lambda: runtime.InferenceSession(path, providers=["CPUExecutionProvider"]))
 
-    def description(self) -> str:
-        """Return the description that the file carries; "" if it has none."""
-        return self._session.get_modelmeta().custom_metadata_map.get(METADATA, "")
-
     def outputs(self, images: Sequence[Image]) -> Mapping[str, NDArray[np.float32]]:
         """Return all that the network gives for a batch of images, by name."""
         names = [output.name for output in self._session.get_outputs()]
@@ -151,16 +147,9 @@ class OpenVinoRuntime(_Exported):
         exact = {"INFERENCE_PRECISION_HINT": "f32"}
         self._compiled = core.compile_model(self._network, "CPU", exact)
 
-    def description(self) -> str:
-        """Return the description that the file carries; "" if it has none."""
-        for place in ([METADATA], ["framework", METADATA]):  # of OpenVINO's files, and of ONNX
-            if self._network.has_rt_info(place):
-                return cast(str, self._network.get_rt_info(place).astype(str))
-        return ""
-
     def outputs(self, images: Sequence[Image]) -> Mapping[str, NDArray[np.float32]]:
         """Return all that the network gives for a batch of images, by name."""
-        takes_any_number = self._network.inputs[0].partial_shape[0].is_dynamic
+        takes_any_number = self._network.inputs[0].partial_shape[0].is_dynamic  # not in int8 files of version 1.0
         parts = [images] if takes_any_number else [[image] for image in images]
         known = {name for output in self._compiled.outputs for name in output.get_names()}
         names = [name for name in (MAPS, SCORES, SCORED, CONTEXT) if name in known]
@@ -184,19 +173,18 @@ TELEMETRY = "openvino_telemetry"
 """Where this package can be imported, OpenVINO and NNCF report their use to their makers, without asking."""
 
 
-def open_exported(path: Path, runtime: str | None = None) -> ExportedRuntime:
-    """Open an exported network with a runtime; None takes the installed one that was the fastest at the export.
+def choose_runtime(path: Path, runtime: str | None = None) -> Callable[[Path], ExportedRuntime]:
+    """Return what opens an exported network; without a name the installed runtime that was the fastest at the export.
 
     Raises:
-        UserError: if no runtime that reads the file is installed, the one that is named does not read it, or the file
-            cannot be read.
+        UserError: if the one that is named does not read such a file, or there is no file.
     """
     readers = READERS[path.suffix]
     if runtime is not None and runtime not in readers:
         raise UserError(f"--runtime {runtime} does not read {path}; give {' or '.join(readers)}")
     if not path.is_file():
         raise UserError(f"{path} does not exist; make it with python export_realnet.py")
-    return RUNTIMES[runtime or _fastest(path)](path)
+    return RUNTIMES[runtime or _fastest(path)]
 
 
 def _fastest(path: Path) -> str:
@@ -230,11 +218,23 @@ def import_extra(name: str) -> Any:
     Raises:
         UserError: if it is not installed.
     """
-    sys.modules.setdefault(TELEMETRY, cast(ModuleType, None))  # its import fails, and both packages do without it
     try:
-        return importlib.import_module(name)
+        with _without_telemetry():
+            return importlib.import_module(name)
     except ImportError as error:
         raise UserError(f"{name} is not installed ({error}); install it with: pip install 'realnet[export]'") from error
+
+
+@contextmanager
+def _without_telemetry() -> Iterator[None]:
+    """Hide ``TELEMETRY`` from packages that are imported meanwhile: they look for it once, and do without it."""
+    hidden = {TELEMETRY: sys.modules[TELEMETRY]} if TELEMETRY in sys.modules else {}
+    sys.modules[TELEMETRY] = cast(ModuleType, None)  # an import of it fails
+    try:
+        yield
+    finally:
+        del sys.modules[TELEMETRY]
+        sys.modules.update(hidden)
 
 
 def _opened(path: Path, read: Callable[[], Any]) -> Any:

@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from realnet.data.images import Image, read_image, resize_image
+from realnet.data.order import spread
 from realnet.data.registry import OpenDataset
 from realnet.data.tiles import tiling_of
 from realnet.detection.calibration import Calibration
 from realnet.detection.detector import Detector
-from realnet.detection.export import export_network, timed
+from realnet.detection.export import export_network
 from realnet.detection.quantisation import add_to_description, write_int8
+from realnet.detection.timing import timed
 from realnet.errors import UserError
 from realnet.evaluation.run import TestSplits
 from realnet.evaluation.scores import ClassScores, curves_of, mean_over_classes, scores_of, summarise
@@ -109,7 +111,7 @@ def _training_images(detector: Detector, dataset: OpenDataset, classes: Sequence
     """Return training images, evenly spaced, as the network takes them; of tiles, one of each photograph."""
     tiling = tiling_of(detector.config)
     names = [entry.filename for name in classes for entry in dataset.index(name, write=False).train]
-    chosen = np.linspace(0, len(names) - 1, min(NUM_CALIBRATION, len(names))).astype(int)
+    chosen = spread(len(names), min(NUM_CALIBRATION, len(names)))
     found = []
     for number, place in enumerate(chosen):
         photograph = read_image(dataset.image_root / names[place], detector.image_bits)

@@ -167,12 +167,25 @@ class RealNet(nn.Module):
         device = next(iter(self.afs.indexes.buffers())).device
         return nn.ModuleDict(made).to(device).train(self.training)
 
+    @property
+    def side_factor(self) -> int:
+        """Return what both sides of an image are multiples of: the coarsest map's stride, in pixels."""
+        return math.lcm(*(block.stride for block in self.afs.blocks)) * self.reconstruction.downsampling
+
+    def ties_to_size(self) -> list[str]:
+        """Return what ties the detector to images of one size, with the config's keys; [] where nothing does."""
+        by_position = any(isinstance(part, PositionGaussian) for part in self.normal.values())
+        return [
+            *(["normal features have statistics for each position (features.normalise)"] if by_position else []),
+            *(["joined maps have a centre for each pixel (detector.fuse)"] if self.fusion is not None else []),
+        ]
+
     def check_image_size(self, image_size: tuple[int, int], *, name: str = "image_size") -> None:
-        """Raise UserError if (height, width) are not multiples of the coarsest map's stride, or too small.
+        """Raise UserError if (height, width) are not multiples of ``side_factor``, or too small.
 
         ``name`` is the config's key that sets them.
         """
-        factor = math.lcm(*(block.stride for block in self.afs.blocks)) * self.reconstruction.downsampling
+        factor = self.side_factor
         if any(side % factor for side in image_size):
             height, width = image_size
             raise UserError(

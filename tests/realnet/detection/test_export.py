@@ -5,6 +5,7 @@ import pickle
 import signal
 import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import cv2
 import forks
@@ -20,13 +21,18 @@ from realnet.config import RealNetConfig
 from realnet.data.images import resize_image, to_batch
 from realnet.detection import export, onnx_file, runtimes
 from realnet.detection.description import describe
-from realnet.detection.runtimes import open_exported
+from realnet.detection.runtimes import ExportedRuntime, TorchRuntime, choose_runtime
+from realnet.detection.seal import read_description
 from realnet.models import checkpoint
 from realnet.models.build import build_detector
 from realnet.models.by_class import looks_of
 from realnet.models.checkpoint import Checkpoint
 from realnet.models.statistics import IMAGENET
 from realnet.runtime.precision import Precision
+
+
+def open_exported(path: Path, runtime: str | None = None) -> ExportedRuntime:
+    return choose_runtime(path, runtime)(path)
 
 
 @pytest.fixture
@@ -82,16 +88,61 @@ def test_a_batch_of_any_size_gives_each_images_own_map_and_score(exported, name,
 
 
 @needs_packages
-def test_an_onnx_file_knows_how_long_each_runtime_took(exported):
-    for runtime in ("openvino", "onnxruntime"):
-        seconds = json.loads(open_exported(exported / "weave.onnx", runtime).description())["seconds"]
-        assert seconds == onnx_file.seconds_of(exported / "weave.onnx")
-        assert seconds.keys() == {"torch", "openvino", "onnxruntime"} and min(seconds.values()) > 0
+@pytest.mark.parametrize(
+    ("name", "runtime"), [("weave.onnx", "openvino"), ("weave.onnx", "onnxruntime"), ("weave.xml", "openvino")]
+)
+def test_a_network_of_dynamic_size_gives_what_torch_gives_at_each_size(detector, name, runtime):
+    network = open_exported(Path(name), runtime)
+    sizes = json.loads(read_description(Path(name)))["sizes"]
+    assert sizes == {"multiple_of": 16, "smallest": 64}
+    for height, width in ((64, 80), (112, 64)):
+        images = [picture(height, width, seed) for seed in range(2)]
+        pool = detector.config.evaluation.pool
+        (maps, scores), (expected, expected_scores) = (one.judge(images, pool) for one in (network, detector.runtime))
+        assert maps.shape == (2, height, width)
+        np.testing.assert_allclose(maps, expected, atol=1e-4)
+        np.testing.assert_allclose(scores, expected_scores, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"features": {"normalise": "position"}}, r"normal features have statistics .* \(features\.normalise\); leave"),
+        (
+            {"features": {"normalise": "channel"}, "detector": {"fuse": {"position": True}}},
+            r"joined maps have a centre for each pixel \(detector\.fuse\); leave it out",
+        ),
+        ({"image_size": [48, 40], "tiles": {"size": 32}}, r"tiles have one size \(tiles\.size\); leave it out"),
+    ],
+)
+def test_what_ties_a_detector_to_one_size_is_said_and_nothing_written(tiny, changes, reason):
+    tiny_detector.CONFIG.write_text(SMALL)
+    changes = {"calibration": {"holdout_fraction": 0.1}, **changes}
+    config = RealNetConfig.model_validate({**tiny_detector.config().model_dump(mode="json"), **changes})
+    runtime = TorchRuntime(build_detector(config).eval(), Precision(torch.float32, torch.device("cpu")))
+    with pytest.raises(UserError, match=rf"--dynamic-size: .* 32x32 pixels alone, because its {reason}"):
+        export.export_network(
+            Detector(runtime, config, None, {}), Path("x.onnx"), images=[picture()], dynamic_size=True
+        )
+    assert not Path("x.onnx").exists()
 
 
 @needs_packages
-def test_a_runtime_reports_its_use_to_nobody(exported):
-    assert sys.modules["openvino_telemetry"] is None
+def test_an_onnx_file_knows_how_long_each_runtime_took(exported):
+    seconds = onnx_file.seconds_of(exported / "weave.onnx")
+    assert seconds.keys() == {"torch", "openvino", "onnxruntime"} and min(seconds.values()) > 0
+
+
+@needs_packages
+def test_a_runtime_reports_its_use_to_nobody_and_what_others_do_is_theirs(exported, monkeypatch):
+    runtimes.import_extra("openvino")
+    from openvino.tools.ovc import telemetry_utils
+
+    assert telemetry_utils.tm.__name__ == "openvino.tools.ovc.telemetry_stub"
+    own = ModuleType("openvino_telemetry")
+    monkeypatch.setitem(sys.modules, "openvino_telemetry", own)
+    runtimes.import_extra("openvino")
+    assert sys.modules["openvino_telemetry"] is own
 
 
 def come_and_go(path: Path) -> None:
@@ -122,9 +173,9 @@ def described(text: str) -> bytes:
     return b"\x08\x0a" + field(7, b"\xff" * 300) + b"\x0d\0\0\0\0" + field(14, other) + field(14, own)
 
 
-def stand_in(name: str, text: str, opened: list[str]) -> type:
-    """A runtime that notes when it opens a file, which has this description."""
-    return type(name, (), {"__init__": lambda *_: opened.append(name), "name": name, "description": lambda _: text})
+def stand_in(name: str, opened: list[str]) -> type:
+    """A runtime that notes when it opens a file."""
+    return type(name, (), {"__init__": lambda *_: opened.append(name), "name": name})
 
 
 def test_the_installed_runtime_that_was_fastest_at_the_export_is_taken_and_no_other_opened(tmp_path, monkeypatch):
@@ -144,7 +195,7 @@ def test_the_installed_runtime_that_was_fastest_at_the_export_is_taken_and_no_ot
         text = describe(Checkpoint("realnet", {}, config=config), seconds=seconds)
         path.write_bytes(described(text))
         opened.clear()
-        made = {name: stand_in(name, text, opened) for name in ("openvino", "onnxruntime")}
+        made = {name: stand_in(name, opened) for name in ("openvino", "onnxruntime")}
         monkeypatch.setattr(runtimes, "RUNTIMES", made)
         find_spec = {name: object() for name in installed}.get
         monkeypatch.setattr(runtimes.importlib.util, "find_spec", find_spec)
@@ -169,7 +220,7 @@ def test_a_file_that_is_damaged_says_nothing_of_runtimes(tmp_path, data):
 
 @needs_packages
 def test_a_network_that_differs_is_refused_and_nothing_is_written(exported, detector, monkeypatch, tmp_path):
-    monkeypatch.setattr(export, "_write_onnx", graph_of(exported / "weave.onnx"))
+    monkeypatch.setattr(export, "write_onnx", graph_of(exported / "weave.onnx"))
     with torch.no_grad():
         detector.model.rrs.decoder3[2]._bias[1] += 0.5
     with pytest.raises(UserError, match=r"refused: openvino differs from torch by at most .*nothing is written"):
@@ -177,20 +228,19 @@ def test_a_network_that_differs_is_refused_and_nothing_is_written(exported, dete
     assert list(tmp_path.iterdir()) == []
 
 
-@needs_packages
-def test_foreign_and_damaged_files_are_refused_by_name(exported, tmp_path, monkeypatch):
-    import onnx
+@pytest.mark.parametrize("part", [0, 1])
+def test_nan_in_maps_or_scores_is_a_difference(monkeypatch, part):
+    network = SimpleNamespace(judge=lambda images: (np.zeros((1, 4, 4)), np.zeros(1)), pool=1)
+    found = [np.zeros((1, 4, 4)), np.zeros(1)]
+    found[part] = found[part] + np.nan
+    monkeypatch.setattr(export, "installed_readers", lambda _: ["openvino"])
+    monkeypatch.setattr(export, "choose_runtime", lambda *_: lambda _: SimpleNamespace(judge=lambda *_: found))
+    with pytest.raises(UserError, match=r"the exported detector is refused: openvino differs .* nan"):
+        export._compare(network, Path("x.onnx"), [[picture(4, 4)]])
 
-    network = onnx.load(exported / "weave.onnx")
-    del network.metadata_props[:]
-    onnx.save(network, tmp_path / "foreign.onnx")
-    with pytest.raises(UserError, match=r"foreign\.onnx is no detector of this project"):
-        Detector.load(tmp_path / "foreign.onnx")
-    for name in ("weave.onnx", "weave.xml"):
-        (tmp_path / name).write_bytes((exported / name).read_bytes()[:2000])
-        for runtime in ("openvino", "onnxruntime")[: 2 if name.endswith(".onnx") else 1]:
-            with pytest.raises(UserError, match=rf"{name} cannot be read \(.*export the detector again"):
-                Detector.load(tmp_path / name, runtime=runtime)
+
+@needs_packages
+def test_files_of_another_detector_or_of_no_detector_are_refused_by_name(exported):
     with pytest.raises(UserError, match="class 'weave', but 'widget' is needed"):
         Detector.load(exported / "weave.onnx", class_name="widget")
     with pytest.raises(UserError, match=r"an exported detector .* has no torch network; give its checkpoint"):
@@ -204,6 +254,12 @@ def test_what_cannot_be_exported_is_said(tiny, monkeypatch):
         export.export_bundle(half, Path("x.realnet"))
     command = ("--detector", str(path), "--format")
     main = load_script("export_realnet").main
+    for flags, reason in (
+        (("bundle", "--dynamic-size"), "--dynamic-size is for networks, not a bundle; add --format onnx"),
+        (("openvino", "--dynamic-size", "--int8"), "--int8 measures .* own size; leave --dynamic-size out"),
+    ):
+        with pytest.raises(UserError, match=reason):
+            main([*command, *flags])
     with pytest.raises(UserError, match=r"--output x\.onnx: the suffix of the format bundle is \.realnet"):
         main([*command, "bundle", "--output", "x.onnx"])
     monkeypatch.setitem(sys.modules, "onnx", None)
@@ -258,7 +314,7 @@ def test_a_network_of_tiles_gives_joined_maps_and_the_photograph_is_cut_and_blen
     assert set(found) == {"anomaly_maps", "scored_maps", "context_maps"}
     assert not np.allclose(found["anomaly_maps"], found["scored_maps"], atol=1e-3)
     assert found["context_maps"].shape == (1, 2, 32, 32)
-    described = json.loads(loaded.runtime.description())
+    described = json.loads(read_description(Path("tiles.onnx")))
     assert described["input"] == [32, 32, 3]
     assert (described["tiles"]["photograph"], described["tiles"]["rows"], described["tiles"]["columns"]) == (
         [48, 40],

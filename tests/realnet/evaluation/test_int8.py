@@ -13,7 +13,8 @@ from exported import SMALL, graph_of, needs_packages, picture
 
 from realnet import Detector, UserError
 from realnet.detection import export
-from realnet.detection.runtimes import open_exported
+from realnet.detection.runtimes import choose_runtime
+from realnet.detection.seal import read_description
 
 COMMAND = ("--dataset", "tiny", "--class_name", "weave", "--int8", "--format", "openvino", "--output", "weave.xml")
 
@@ -30,12 +31,12 @@ def weave(tiny):
 
 @needs_packages
 def test_the_file_says_what_8_bits_change(weave, exported, monkeypatch, capsys):
-    monkeypatch.setattr(export, "_write_onnx", graph_of(exported / "weave.onnx"))
+    monkeypatch.setattr(export, "write_onnx", graph_of(exported / "weave.onnx"))
     run()
     printed = capsys.readouterr().out
     loaded = Detector.load("weave.xml")
     assert "in int8" in loaded.runtime.name and loaded.calibration == weave.calibration
-    told = json.loads(loaded.runtime.description())["int8"]
+    told = json.loads(read_description(Path("weave.xml")))["int8"]
     assert (told["calibrated_on"], told["num_images"]) == (6, 5)
     photographs = sorted(Path("data/tiny/images/weave/test").rglob("*.png"))
     own, rounded = (one.predict(photographs) for one in (weave, loaded))
@@ -48,8 +49,13 @@ def test_the_file_says_what_8_bits_change(weave, exported, monkeypatch, capsys):
     before, after = (f"{told[name]['image_auroc']:.4f}" for name in ("float32", "int8"))
     assert f"int8       image AUROC {before} → {after}, AUPRO" in printed
     assert "written    weave.xml" in printed
-    together, _ = open_exported(Path("weave.xml")).judge([picture(32, 32, seed) for seed in range(3)], 4)
-    assert together.shape == (3, 32, 32)
+    network, images = choose_runtime(Path("weave.xml"))(Path("weave.xml")), [picture(32, 32, seed) for seed in range(3)]
+    assert network._network.inputs[0].partial_shape[0].is_dynamic
+    together, scores = network.judge(images, 4)
+    for place, image in enumerate(images):
+        alone, score = network.judge([image], 4)
+        np.testing.assert_allclose(alone[0], together[place], atol=1e-5)
+        assert score[0] == pytest.approx(scores[place], abs=1e-5)
     kinds = {
         value.get_node().get_type_name()
         for operation in loaded.runtime._network.get_ops()
@@ -62,7 +68,7 @@ def test_the_file_says_what_8_bits_change(weave, exported, monkeypatch, capsys):
 
 @needs_packages
 def test_without_the_dataset_or_its_test_images_8_bits_are_refused(weave, exported, monkeypatch, tmp_path):
-    monkeypatch.setattr(export, "_write_onnx", graph_of(exported / "weave.onnx"))
+    monkeypatch.setattr(export, "write_onnx", graph_of(exported / "weave.onnx"))
     shutil.rmtree("data/tiny/images/weave/test")
     with pytest.raises(UserError, match="tiny has no test images, on which int8 is compared with float32"):
         run()
