@@ -71,29 +71,9 @@ class _Defect:
     box: Grey
     corners: tuple[float, float, float, float]
 
-    def far(self, details: Grey) -> float:
-        """Return how far an image's details are from the photograph's."""
-        return _distance(details, self.whole, self.elsewhere)
-
-    def far_at_defect(self, view: Grey) -> float:
+    def far(self, view: Grey) -> float:
         """Return how far an image is from the photograph where the defect is."""
         return _distance(_cut(view, self.corners, SHIFT), self.box)
-
-
-@dataclass(frozen=True)
-class _Rule:
-    """Which images repeat a defect's photograph, by the distances of normal images from it."""
-
-    defect: _Defect
-    normal: float
-    normal_at_defect: float
-
-    def holds(self, view: Grey, details: Grey) -> bool:
-        far = self.defect.far(details)
-        if far >= NEAR * self.normal:
-            return False
-        enough = max(NEAR_AT_DEFECT * self.normal_at_defect, min(self.normal_at_defect, UNEVEN * far))
-        return self.defect.far_at_defect(view) < enough
 
 
 def find_repeats(
@@ -115,38 +95,54 @@ def find_repeats(
     step = max(1, -(-len(normal) // NUM_NORMAL))
     with ThreadPoolExecutor(NUM_THREADS) as threads:
         looks = [look for found in threads.map(partial(_read, bits=bits), normal[::step]) for look in found]
-        describe = partial(_rules, normal=looks, rule=rule, bits=bits)
-        rules = [one for found in threads.map(describe, real) for one in found]
-        found = threads.map(partial(_repeated, rules=rules, bits=bits), tested) if rules else ()
+        defects = [one for found in threads.map(partial(_describe, rule=rule, bits=bits), real) for one in found]
+        found = threads.map(partial(_Search(defects, looks).repeated, bits=bits), tested) if defects else ()
         return [(path, marked.image) for path, marked in zip(tested, found, strict=False) if marked]
 
 
-def _repeated(path: Path, *, rules: Sequence[_Rule], bits: int) -> Marked | None:
-    """Return the photograph of a defect that a test image repeats."""
-    for view in (view for grey in _read(path, bits) for view in _views(grey)):
-        details = _details(view)
-        for rule in rules:
-            if rule.holds(view, details):
-                return rule.defect.marked
-    return None
+class _Search:
+    """Tell which images repeat one of D defects' photographs, by the distances of normal images from these."""
+
+    def __init__(self, defects: Sequence[_Defect], normal: Sequence[Grey]) -> None:
+        self.defects = defects
+        self.counts = np.stack([one.elsewhere.ravel() for one in defects])
+        self.wholes = _unit(np.stack([one.whole.ravel() for one in defects]), self.counts)
+        far = np.stack([self.far(_details(grey)) for grey in normal] or [np.full(len(defects), UNLIKE)])
+        self.near = NEAR * np.quantile(far, NEAREST_SHARE, axis=0)
+        self.normal_at_defect = [min((one.far(grey) for grey in normal), default=UNLIKE) for one in defects]
+
+    def far(self, details: Grey) -> NDArray[np.float32]:
+        """Return how far an image's details are from each photograph's (D,), displaced as they fit best."""
+        side = SIDE - 2 * SHIFT
+        windows = np.lib.stride_tricks.sliding_window_view(details, (side, side)).reshape(-1, side * side)
+        total, squares = windows @ self.counts.T, windows**2 @ self.counts.T
+        norms = np.sqrt((squares - total**2 / self.counts.sum(axis=1)).clip(min=FLAT))
+        return np.asarray(UNLIKE - (windows @ self.wholes.T / norms).max(axis=0), np.float32)
+
+    def repeated(self, path: Path, *, bits: int) -> Marked | None:
+        """Return the photograph that a test image repeats."""
+        for view in (view for grey in _read(path, bits) for view in _views(grey)):
+            far = self.far(_details(view))
+            for number in np.flatnonzero(far < self.near):
+                normal = self.normal_at_defect[number]
+                if self.defects[number].far(view) < max(NEAR_AT_DEFECT * normal, min(normal, UNEVEN * far[number])):
+                    return self.defects[number].marked
+        return None
 
 
-def _rules(marked: Marked, *, normal: Sequence[Grey], rule: MaskRule, bits: int) -> list[_Rule]:
-    """Return the rule for a defect; none if it cannot be read or has an empty mask."""
+def _unit(rows: Grey, counts: Grey) -> Grey:
+    """Return rows (D, P) of mean 0 and norm 1 over what counts, and 0 elsewhere; flat ones are 0."""
+    centred = counts * (rows - ((counts * rows).sum(axis=1) / counts.sum(axis=1))[:, None])
+    return np.asarray(centred / np.maximum(np.linalg.norm(centred, axis=1), FLAT)[:, None], np.float32)
+
+
+def _describe(marked: Marked, *, rule: MaskRule, bits: int) -> list[_Defect]:
+    """Return what is compared of a defect; nothing if it cannot be read or has an empty mask."""
     try:
         mask = read_mask(marked.mask, rule)
     except UserError:
         return []
-    return [_rule(_defect(marked, grey, mask), normal) for grey in _read(marked.image, bits) if mask.any()]
-
-
-def _rule(defect: _Defect, normal: Sequence[Grey]) -> _Rule:
-    far = [defect.far(_details(grey)) for grey in normal] or [UNLIKE]
-    return _Rule(
-        defect,
-        float(np.quantile(far, NEAREST_SHARE)),
-        min((defect.far_at_defect(grey) for grey in normal), default=UNLIKE),
-    )
+    return [_defect(marked, grey, mask) for grey in _read(marked.image, bits) if mask.any()]
 
 
 def _defect(marked: Marked, grey: Grey, mask: Mask) -> _Defect:
@@ -210,12 +206,9 @@ def _cut(grey: Grey, corners: tuple[float, float, float, float], margin: int = 0
     return np.asarray(cv2.warpAffine(smooth, to_pixels, (side, side), flags=flags, borderMode=cv2.BORDER_REPLICATE))
 
 
-def _distance(image: Grey, part: Grey, counts: Grey | None = None) -> float:
-    """Return how far a part is from where it fits an image best, 1 - correlation: 0 (equal) to 2.
-
-    ``counts`` is 1 where the part counts (None: everywhere).
-    """
+def _distance(image: Grey, part: Grey) -> float:
+    """Return how far a part is from where it fits an image best, 1 - correlation: 0 (equal) to 2."""
     if part.std() < FLAT:
         return UNLIKE
-    fits = cv2.matchTemplate(image, part, cv2.TM_CCOEFF_NORMED, mask=counts)
-    return 1 - float(np.where(np.isfinite(fits), fits, 0).max())  # where an image is flat, the correlation is undefined
+    fits = cv2.matchTemplate(image, part, cv2.TM_CCOEFF_NORMED)
+    return UNLIKE - float(np.where(np.isfinite(fits), fits, 0).max())  # undefined where an image is flat
