@@ -10,7 +10,7 @@ SHRINKAGE = 0.1
 
 
 class ByClass(nn.ModuleList):
-    """A module of each class, by which images of this class are seen."""
+    """A module of each class, by which images of this class are seen (docs/method.md, Unified detector)."""
 
     def forward(self, x: Tensor, classes: Tensor) -> Tensor:
         """Return what the modules of the images' classes (B,) make of x (B, …)."""
@@ -29,24 +29,30 @@ class ByClass(nn.ModuleList):
 
 
 def seen_by(module: nn.Module, classes: Tensor | None) -> Callable[[Tensor], Tensor]:
-    """Return a module as a function of images' values: of those of ``ByClass``, by the classes (B,) of the images."""
+    """Return a module as a function of images' values, by their classes (B,) (docs/method.md, Unified detector)."""
     return (lambda x: module(x, classes)) if isinstance(module, ByClass) else module
 
 
 def joined(parts: Sequence[nn.ModuleDict]) -> nn.ModuleDict:
-    """Return modules by block as modules of each class, by block; those of a single class as they are."""
+    """Return modules by block as modules of each class, by block; those of a single class as they are.
+
+    See docs/method.md, Unified detector.
+    """
     if len(parts) == 1:
         return parts[0]
     return nn.ModuleDict({name: ByClass(part[name] for part in parts) for name in parts[0]})
 
 
 def of_class(modules: nn.ModuleDict, number: int) -> nn.ModuleDict:
-    """Return the modules of a class, by block, of those that :func:`joined` made."""
+    """Return a class's modules, by block, of those that :func:`joined` made (docs/method.md, Unified detector)."""
     return nn.ModuleDict({name: one[number] if isinstance(one, ByClass) else one for name, one in modules.items()})
 
 
 def looks_of(selected: Mapping[str, Tensor]) -> Tensor:
-    """Return what images are told apart by: the means over all positions of features (B, C, h, w) by block, (B, ΣC)."""
+    """Return what images are told apart by: the means over all positions of features (B, C, h, w) by block, (B, ΣC).
+
+    See docs/method.md, Unified detector.
+    """
     return torch.cat([features.float().mean(dim=(2, 3)) for features in selected.values()], dim=1)
 
 

@@ -33,7 +33,7 @@ SUFFIX, PARTS_KEPT_SECONDS = ".features", 24 * 3600
 
 
 class Store(ABC):
-    """Bytes by their keys, within a budget."""
+    """Bytes by their keys, within a budget (docs/method.md, Known features)."""
 
     def __init__(self, budget_mib: int) -> None:
         self.budget = budget_mib * 2**20
@@ -48,7 +48,7 @@ class Store(ABC):
 
 
 class InMemory(Store):
-    """Bytes that go with the process; new ones take the place of the oldest."""
+    """Bytes that go with the process; new ones take the place of the oldest (docs/method.md, Known features)."""
 
     def __init__(self, budget_mib: int) -> None:
         super().__init__(budget_mib)
@@ -71,7 +71,7 @@ class InFiles(Store):
     """Bytes in a file each, which later commands find and several processes may share.
 
     A file holds a checksum of its key and of its bytes, so one that is damaged, cut short or another's counts as none.
-    Once the folder is full, or cannot be written, new bytes are not kept.
+    Once the folder is full, or cannot be written, new bytes are not kept (docs/method.md, Known features).
 
     Args:
         folder: the folder; it is made when it is first needed.
@@ -130,7 +130,10 @@ class InFiles(Store):
 
 @cache
 def store_of(budget_mib: int, folder: Path | None = None) -> Store | None:
-    """Return this process's store: in a folder's files or, without one, in memory; None for no budget."""
+    """Return this process's store: in a folder's files or, without one, in memory; None for no budget.
+
+    See docs/method.md, Known features.
+    """
     if not budget_mib:
         return None
     return InFiles(folder, budget_mib) if folder else InMemory(budget_mib)
@@ -140,7 +143,7 @@ class KnownFeatures:
     """Levels of images by a backbone, in float32; on a CPU those of an image are computed once.
 
     They are the backbone's to the last bit, in the usual memory layout. Batches of which an image is unknown are
-    computed as a whole.
+    computed as a whole (docs/method.md, Known features).
 
     Args:
         backbone: frozen, and already where and as it will be used.
