@@ -41,6 +41,7 @@ from realnet.training.detector_data import DetectorData
 from realnet.training.detector_task import SLOW, is_slow
 from realnet.training.diffusion_task import NEW_HEADS as UNET_HEADS
 from realnet.training.diffusion_task import NormalImages, load_pretrained
+from realnet.training.normal_statistics import EVERYWHERE
 from realnet.training.statistics_need import require_folds, require_memory
 
 MAP_BYTES = 4 + 1  # for each pixel: float32 of the anomaly map, and the mask
@@ -148,7 +149,7 @@ def _statistics(
         return {}
     for job in jobs:
         require_folds(len(job.train), config.features.folds)
-    if config.features.normalise == "channel":
+    if config.features.normalise in EVERYWHERE:
         return {}
     need = require_memory(model, config.image_size, config.features.folds, device)
     in_use = gigabytes(need / (2 * config.features.folds + 2))

@@ -15,7 +15,7 @@ from realnet.errors import UserError
 from realnet.models.afs import AFS, Block
 from realnet.models.backbone import Backbone
 from realnet.models.context import Context
-from realnet.models.gaussian import PositionGaussian
+from realnet.models.gaussian import PooledGaussian, PositionGaussian
 from realnet.models.nearest import MEMORY_ROWS, STRIDES, NearestNeighbour, average_3x3
 from realnet.models.normal import ChannelScale, Fusion, root_mean_square
 from realnet.models.reconstruction import ReconstructionSize, ReconstructionUNet
@@ -108,23 +108,26 @@ class RealNet(nn.Module):
             self.nearest[name] = NearestNeighbour(torch.zeros(MEMORY_ROWS, sum(end - start for start, end in places)))
         self.fusion = Fusion(image_size)
 
-    def measure_by(self, kind: Literal["none", "channel", "position"], image_size: Sequence[int]) -> None:
+    def measure_by(self, kind: Literal["none", "channel", "pooled", "position"], image_size: Sequence[int]) -> None:
         """Normalise selected features from now on, by statistics that are still to be fitted or loaded."""
         self.normal = self.empty_statistics(kind, image_size)
 
     def empty_statistics(
-        self, kind: Literal["none", "channel", "position"], image_size: Sequence[int]
+        self, kind: Literal["none", "channel", "pooled", "position"], image_size: Sequence[int]
     ) -> nn.ModuleDict:
         """Return statistics to fit, by block, on the detector's device.
 
         Args:
-            kind: ``channel`` (:class:`ChannelScale`), ``position`` (:class:`PositionGaussian`) or ``none``.
+            kind: ``channel`` (:class:`ChannelScale`), ``pooled`` (:class:`PooledGaussian`), ``position``
+                (:class:`PositionGaussian`) or ``none``.
             image_size: (H, W); with ``position``, the detector accepts no other size.
         """
         blocks = self.afs.blocks
         made: dict[str, nn.Module] = {}
         if kind == "channel":
             made = {block.name: ChannelScale(block.num_channels) for block in blocks}
+        elif kind == "pooled":
+            made = {block.name: PooledGaussian(block.num_channels) for block in blocks}
         elif kind == "position":
             made = {block.name: PositionGaussian(block.num_channels, block.size(image_size)) for block in blocks}
         device = next(iter(self.afs.indexes.buffers())).device

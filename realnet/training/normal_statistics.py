@@ -38,7 +38,9 @@ from realnet.training.statistics_need import require_folds, require_memory
 logger = logging.getLogger("realnet")
 
 ItemT = TypeVar("ItemT")
-Kind = Literal["channel", "position"]
+Kind = Literal["channel", "pooled", "position"]
+EVERYWHERE = frozenset({"channel", "pooled"})
+"""The kinds that measure all positions alike."""
 SHRINKAGES = (0.0, 0.1, 0.5, 1.0)  # of these, ``auto`` prefers the first
 TOLERANCE = 0.04
 """How much better the image AUROC of probes must be to give up the first choice for a later one: drawn probes rank
@@ -95,7 +97,7 @@ class NormalStatistics:
         tiling: Tiling | None = None,
     ) -> None:
         require_folds(len(images), config.folds, world.size)
-        if config.normalise != "channel":
+        if config.normalise not in EVERYWHERE:
             require_memory(model, images.image_size, config.folds, world.device)
         self.model, self.images, self.config, self.world = model, images, config, world
         self.held_out, self._tiling = held_out, tiling
@@ -168,8 +170,8 @@ class NormalStatistics:
         """Return the choice that ``auto`` makes: the first candidate that separates probes about as well as any."""
         config = self.config
         shrinkages = SHRINKAGES if config.shrinkage == "auto" else (config.shrinkage,)
-        if config.normalise == "channel":
-            return Choice("channel", 0.0)
+        if config.normalise == "channel" or config.normalise == "pooled":
+            return Choice(config.normalise, 0.0)
         candidates = [Choice("position", value) for value in shrinkages]
         if config.normalise == "auto":
             candidates.append(Choice("channel", 0.0))
@@ -236,8 +238,8 @@ class NormalStatistics:
                     progress.update(len(part))
 
     def _samples(self, features: Tensor) -> Tensor:
-        """Reshape features for the moments: with ``channel``, each position is a sample of its own."""
-        if self.config.normalise != "channel":
+        """Reshape features for the moments: with ``channel`` and ``pooled``, each position is a sample of its own."""
+        if self.config.normalise not in EVERYWHERE:
             return features
         return features.movedim(1, 3).reshape(-1, features.shape[1], 1, 1)
 
@@ -286,4 +288,4 @@ def _fit(module: nn.Module, moments: Moments, choice: Choice, ridge: float) -> N
 
 
 def _text(choice: Choice) -> str:
-    return "channel" if choice.kind == "channel" else f"position (shrinkage {choice.shrinkage:g})"
+    return f"position (shrinkage {choice.shrinkage:g})" if choice.kind == "position" else choice.kind

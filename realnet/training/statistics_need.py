@@ -47,7 +47,7 @@ def require_memory(model: RealNet, image_size: tuple[int, int], num_folds: int, 
         raise UserError(
             f"features.normalise position needs {need / 1e9:.1f} GB for a covariance at each position ({sizes}), but "
             f"{device.type} has {there / 1e9:.1f} GB, of which half may be used; keep fewer channels in blocks, give "
-            "them a larger stride, or set features.normalise to channel"
+            "them a larger stride, or set features.normalise to pooled"
         )
     return need
 
