@@ -1,14 +1,15 @@
 """Measure the share of the pure network's rate that ``predict`` reaches, and whether its memory grows.
 
 Usage: python -m benchmarks.predict [--config experiments/MTD/realnet.yaml] [--set KEY=VALUE ...] [--images 1000]
-       [--size 600 800] [--rows verdicts page heatmaps]
+       [--size 600 800] [--rows verdicts page heatmaps] [--parts]
 
 The pure network judges one image again and again, already read and resized. It is timed before and after each row, as
 a machine's speed varies; on a CPU it has all cores, which ``predict`` shares with reading and drawing. "Busy" is the
 share of its time in which ``predict`` runs the network; other programs change it less than the share of the pure rate.
 "Memory" is that of the process after a tenth of the images and after all of them. Weights are random, the photographs
 are drawn JPEGs. The last lines say what a photograph costs the processor, each part by itself and all of ``predict``,
-which on an idle computer of one core is the time that passes, and how many photographs an hour that makes.
+which on an idle computer of one core is the time that passes, and how many photographs an hour that makes. With
+``--parts`` there are the parts alone; of tiles, the network's time is that of one for each, and blending is the rest.
 """
 
 import os
@@ -38,7 +39,27 @@ ROWS: dict[str, tuple[str, tuple[Kind, ...]]] = {
     "heatmaps": ("page and heatmaps", DEFAULT),
 }
 """By the name that ``--rows`` gives: the row's title, and what is written."""
-NUM_PURE = 20
+NUM_PURE, MOST_SECONDS = 20, 2.0
+
+
+@dataclass(frozen=True)
+class Blank:
+    """A runtime that finds nothing, in no time, on tiles of (height, width)."""
+
+    size: tuple[int, int]
+    name: str = "blank"
+
+    def judge(self, images: Sequence[Image], pool: int) -> Judged:
+        """Refuse: only tiles are judged."""
+        raise NotImplementedError(f"{len(images)} images, {pool}")
+
+    def maps(self, tiles: Sequence[Image]) -> tuple[NDArray[np.float32], ...]:
+        """Return an anomaly map and a scored one, of zeros, for each tile."""
+        return np.zeros((len(tiles), *self.size), np.float32), np.zeros((len(tiles), *self.size), np.float32)
+
+    def context(self, photograph: Image) -> NDArray[np.float32]:
+        """Return two maps of zeros."""
+        return np.zeros((2, *photograph.shape[:2]), np.float32)
 
 
 @dataclass
@@ -102,9 +123,9 @@ def network(detector: Detector, image: Image) -> tuple[Callable[[], object], int
 
 
 def processor_ms(work: Callable[[], object]) -> float:
-    """Return the least of the processor's milliseconds for a call."""
-    times = []
-    for _ in range(NUM_PURE):
+    """Return the least of the processor's milliseconds for a call, of ``NUM_PURE`` or those of some seconds."""
+    times = list[float]()
+    while len(times) < NUM_PURE and sum(times) < MOST_SECONDS:
         start = time.process_time()
         work()
         times.append(time.process_time() - start)
@@ -119,9 +140,12 @@ def costs(detector: Detector, photograph: Path) -> str:
         "decoding": lambda: read_image(photograph),
         "resizing": lambda: resize_image(image, size),
     }
+    if by_tiles := detector.by_tiles:
+        parts["blending"] = lambda: by_tiles.judge(resize_image(image, size), Blank(by_tiles.tiling.size))
     times = {name: processor_ms(work) for name, work in parts.items()}
     times["network"] = processor_ms(judge) * number
-    return ", ".join(f"{name} {time:.1f} ms" for name, time in times.items())
+    an_hour = 3.6e6 / sum(times.values())
+    return ", ".join(f"{name} {time:.1f} ms" for name, time in times.items()) + f": {an_hour:.0f} photographs an hour"
 
 
 def measured(
@@ -142,12 +166,14 @@ def main() -> None:
     parser.add_argument("--size", type=int, nargs=2, default=drawn.SIZE, metavar=("H", "W"), help="pixels")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=[*ROWS])
+    parser.add_argument("--parts", action="store_true", help="only what a photograph's parts cost")
     flags = parser.parse_args()
     print(measure.header(torch.device(flags.device)).splitlines()[0])
     columns = (
         f"{'pure network':>16}{'predict':>14}{'share':>8}{'busy':>8}{'memory, a tenth':>18}{'all':>14}{'page':>16}"
     )
-    print(f"{'':<20}{columns}")
+    if not flags.parts:
+        print(f"{'':<20}{columns}")
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         drawn.write_detector(folder / "drawn.realnet", flags.config, flags.overrides)
@@ -156,7 +182,7 @@ def main() -> None:
         detector = Detector.load(folder / "drawn.realnet", device=world.device)
         names = [file.name for file in files]
         spent: dict[str, float] = {}
-        for row, kinds in (ROWS[name] for name in flags.rows):
+        for row, kinds in () if flags.parts else (ROWS[name] for name in flags.rows):
             output, memory = folder / row, []
             page = start_of_page(row, [], detector.display()) if "page" in kinds else None
             before = pure_seconds(detector, files[0])
@@ -177,6 +203,8 @@ def main() -> None:
                 flush=True,
             )
         print(f"processor, by itself: {costs(detector, files[0])}")
+        if flags.parts:
+            return
         print(f"processor, in all: {', '.join(f'{row} {ms:.1f} ms' for row, ms in spent.items())}")
         print(f"photographs an hour and core: {', '.join(f'{row} {3.6e6 / ms:.0f}' for row, ms in spent.items())}")
 

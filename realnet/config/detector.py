@@ -56,9 +56,10 @@ class AFSConfig(Section):
 class FeatureConfig(Section):
     """How selected features are measured before reconstruction and RRS see them."""
 
-    normalise: Literal["none", "channel", "position", "auto"] = Field(
+    normalise: Literal["none", "channel", "pooled", "position", "auto"] = Field(
         "none",
         description="none: as the backbone gives them (published); channel: each standardised by normal images; "
+        "pooled: whitened by one Gaussian of all positions; "
         "position: whitened by the Gaussian of normal images at each position; auto: what tells "
         "drawn probes best from held-out normal images",
     )
@@ -196,12 +197,12 @@ def _given(section: object) -> Mapping[str, Any]:
     return section if isinstance(section, Mapping) else {}
 
 
-def _measured_by_channel(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Let ``features.normalise: auto`` be ``channel``: tiles lie anywhere, so no place can be measured by itself."""
+def _measured_anywhere(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Let ``features.normalise: auto`` be ``pooled``: tiles lie anywhere, so no place can be measured by itself."""
     features = values.get("features")
     if _given(features).get("normalise") != "auto":
         return values
-    return {**values, "features": {**_given(features), "normalise": "channel"}}
+    return {**values, "features": {**_given(features), "normalise": "pooled"}}
 
 
 class RealNetConfig(TrainingConfig):
@@ -247,7 +248,7 @@ class RealNetConfig(TrainingConfig):
         """Have what follows from the backbone follow from it, where the user names neither it nor the published one."""
         if not isinstance(values, Mapping):
             return values
-        values = _measured_by_channel(values) if values.get("tiles") else values
+        values = _measured_anywhere(values) if values.get("tiles") else values
         name = _given(values.get("backbone")).get("name", PUBLISHED_BACKBONE)
         is_published = str(name).split(".")[0] == PUBLISHED_BACKBONE and values.get("size", "published") == "published"
         blocks = values.get("blocks", None if is_published else "auto")
@@ -263,7 +264,7 @@ class RealNetConfig(TrainingConfig):
     @model_validator(mode="after")
     def _check_fusion(self) -> Self:
         if self.detector.fuse.position and self.features.normalise == "none":
-            raise ValueError("detector.fuse.position needs features.normalise position, channel or auto")
+            raise ValueError("detector.fuse.position needs features.normalise position, pooled, channel or auto")
         if self.detector.fuse.deep and DEEP in self.blocks:
             raise ValueError(f"detector.fuse.deep takes the name {DEEP!r}; give the block of that name another one")
         if self.features.normalise != "none" and not self.calibration.holdout_fraction:
@@ -296,7 +297,7 @@ class RealNetConfig(TrainingConfig):
         if self.features.normalise == "position":
             raise ValueError(
                 "features.normalise position measures each place of a photograph by itself, and tiles lie anywhere; "
-                "set it to channel"
+                "set it to pooled"
             )
         return self
 

@@ -60,7 +60,7 @@ class _Backbone(_Part):
 
 
 class _Measure(_Part):
-    normalise: Literal["channel", "position"]
+    normalise: Literal["channel", "pooled", "position"]
 
 
 class _Facts(_Part):

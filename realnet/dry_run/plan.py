@@ -41,6 +41,7 @@ from realnet.training.detector_data import DetectorData
 from realnet.training.detector_task import SLOW, is_slow
 from realnet.training.diffusion_task import NEW_HEADS as UNET_HEADS
 from realnet.training.diffusion_task import NormalImages, load_pretrained
+from realnet.training.normal_statistics import EVERYWHERE
 from realnet.training.statistics_need import matrix_bytes, require_folds, require_memory
 
 MAP_BYTES = 4 + 1  # for each pixel: float32 of the anomaly map, and the mask
@@ -148,7 +149,7 @@ def _statistics(
         return {}
     parts = [job.by_class() for job in jobs]
     require_folds(min(len(part.train) for of_one in parts for part in of_one), config.features.folds)
-    if config.features.normalise == "channel":
+    if config.features.normalise in EVERYWHERE:
         return {}
     need = require_memory(model, config.image_size, config.features.folds, device, number := max(map(len, parts)))
     in_use = gigabytes(number * matrix_bytes(model, config.image_size))

@@ -14,6 +14,7 @@ from realnet.runtime.placement import make_ready
 from realnet.runtime.precision import Precision
 
 PHOTOGRAPH_BYTES = 3 + 2 * 4  # for each pixel of a photograph in tiles: its colours, and both maps in float32
+ENLARGED_BYTES = 4  # for each pixel, of a map of the whole photograph
 
 
 def tiles_facts(config: RealNetConfig, precision: Precision, exported: Runtime | None = None) -> dict[str, object]:
@@ -22,9 +23,10 @@ def tiles_facts(config: RealNetConfig, precision: Precision, exported: Runtime |
         return {}
     (height, width), (tile_height, tile_width) = tiling.image_size, tiling.size
     number = f"{len(tiling)} of {tile_height}x{tile_width} for a photograph of {height}x{width}"
+    photograph = height * width * PHOTOGRAPH_BYTES
     if config.tiles and config.tiles.context:
         number += " and one of all of it"
-    photograph = height * width * PHOTOGRAPH_BYTES
+        photograph += height * width * ENLARGED_BYTES
     return {
         "tiles": f"{number}, {config.evaluation.batch_size} at once, and {gigabytes(photograph)} beside them",
         "time": _time(config, precision, exported),

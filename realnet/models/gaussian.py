@@ -128,3 +128,19 @@ class PositionGaussian(nn.Module):
         centred = by_position(features.float()) - self.mean[:, None]
         white = torch.bmm(centred, self.whitening.mT)  # (P, B, C)
         return white.permute(1, 2, 0).unflatten(2, self.size).contiguous()
+
+
+class PooledGaussian(PositionGaussian):
+    """Whiten features by one Gaussian of the normal ones at all positions (docs/method.md, Normal statistics).
+
+    Args:
+        channels: C.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, (1, 1))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return whitened features (B, C, h, w), of any height and width."""
+        centred = features.float().movedim(1, 3) - self.mean  # (B, h, w, C)
+        return (centred @ self.whitening[0].mT).movedim(3, 1).contiguous()

@@ -17,14 +17,14 @@ from realnet.models.afs import AFS, Block
 from realnet.models.backbone import Backbone
 from realnet.models.by_class import ByClass, ClassRule, joined, of_class, seen_by
 from realnet.models.context import Context
-from realnet.models.gaussian import PositionGaussian
+from realnet.models.gaussian import PooledGaussian, PositionGaussian
 from realnet.models.nearest import MEMORY_ROWS, STRIDES, NearestNeighbour, average_3x3
 from realnet.models.normal import SIGNALS, ChannelScale, Fusion, root_mean_square
 from realnet.models.reconstruction import ReconstructionSize, ReconstructionUNet
 from realnet.models.rrs import RRS
 from realnet.runtime.precision import in_float32
 
-Measure = Literal["none", "channel", "position"]
+Measure = Literal["none", "channel", "pooled", "position"]
 """What selected features are normalised by."""
 
 
@@ -155,13 +155,16 @@ class RealNet(nn.Module):
         """Return statistics to fit, by block, on the detector's device.
 
         Args:
-            kind: ``channel`` (:class:`ChannelScale`), ``position`` (:class:`PositionGaussian`) or ``none``.
+            kind: ``channel`` (:class:`ChannelScale`), ``pooled`` (:class:`PooledGaussian`), ``position``
+                (:class:`PositionGaussian`) or ``none``.
             image_size: (H, W); with ``position``, the detector accepts no other size.
         """
         blocks = self.afs.blocks + self.deep.blocks
         made: dict[str, nn.Module] = {}
         if kind == "channel":
             made = {block.name: ChannelScale(block.num_channels) for block in blocks}
+        elif kind == "pooled":
+            made = {block.name: PooledGaussian(block.num_channels) for block in blocks}
         elif kind == "position":
             made = {block.name: PositionGaussian(block.num_channels, block.size(image_size)) for block in blocks}
         device = next(iter(self.afs.indexes.buffers())).device

@@ -39,7 +39,9 @@ from realnet.training.statistics_need import require_folds
 logger = logging.getLogger("realnet")
 
 ItemT = TypeVar("ItemT")
-Kind = Literal["channel", "position"]
+Kind = Literal["channel", "pooled", "position"]
+EVERYWHERE = frozenset({"channel", "pooled"})
+"""The kinds that measure all positions alike."""
 SHRINKAGES = (0.0, 0.1, 0.5, 1.0)  # of these, ``auto`` prefers the first
 TOLERANCE = 0.04
 """How much better the image AUROC of probes must be to give up the first choice for a later one: drawn probes rank
@@ -169,8 +171,8 @@ class NormalStatistics:
         """Return the choice that ``auto`` makes: the first candidate that separates probes about as well as any."""
         config = self.config
         shrinkages = SHRINKAGES if config.shrinkage == "auto" else (config.shrinkage,)
-        if config.normalise == "channel":
-            return Choice("channel", 0.0)
+        if config.normalise == "channel" or config.normalise == "pooled":
+            return Choice(config.normalise, 0.0)
         candidates = [Choice("position", value) for value in shrinkages]
         if config.normalise == "auto":
             candidates.append(Choice("channel", 0.0))
@@ -238,8 +240,8 @@ class NormalStatistics:
                     progress.update(len(part))
 
     def _samples(self, features: Tensor) -> Tensor:
-        """Reshape features for the moments: with ``channel``, each position is a sample of its own."""
-        if self.config.normalise != "channel":
+        """Reshape features for the moments: with ``channel`` and ``pooled``, each position is a sample of its own."""
+        if self.config.normalise not in EVERYWHERE:
             return features
         return features.movedim(1, 3).reshape(-1, features.shape[1], 1, 1)
 
@@ -288,4 +290,4 @@ def _fit(module: nn.Module, moments: Moments, choice: Choice, ridge: float) -> N
 
 
 def _text(choice: Choice) -> str:
-    return "channel" if choice.normalise == "channel" else f"position (shrinkage {choice.shrinkage:g})"
+    return f"position (shrinkage {choice.shrinkage:g})" if choice.normalise == "position" else choice.normalise

@@ -17,7 +17,7 @@ from realnet.models.known_features import KnownFeatures
 from realnet.models.realnet import RealNet
 from realnet.runtime.distributed import World
 from realnet.training.detector_data import DetectorData
-from realnet.training.normal_statistics import Choice, NormalStatistics
+from realnet.training.normal_statistics import EVERYWHERE, Choice, NormalStatistics
 from realnet.training.statistics_need import require_memory
 
 
@@ -39,7 +39,7 @@ def statistics_by_class(
     parts = data.by_class()
     store = None if config.train.augment or config.tiles else store_for(config.runtime)  # which are drawn anew
     known = KnownFeatures(model.backbone, [*model.afs.level_names(), *model.deep.level_names()], store)
-    if config.features.normalise != "channel":
+    if config.features.normalise not in EVERYWHERE:
         require_memory(model, config.image_size, config.features.folds, world.device, len(parts))
     members: dict[str, list[int]] = {part.class_name: [] for part in parts}
     for number, entry in enumerate(data.train):

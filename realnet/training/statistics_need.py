@@ -50,7 +50,7 @@ def require_memory(
             f"features.normalise position needs {need / 1e9:.1f} GB for a covariance at each position ({sizes})"
             f"{f' and of each of {num_classes} classes' if num_classes > 1 else ''}, but "
             f"{device.type} has {there / 1e9:.1f} GB, of which half may be used; keep fewer channels in blocks, give "
-            "them a larger stride, or set features.normalise to channel"
+            "them a larger stride, or set features.normalise to pooled"
         )
     return need
 

@@ -37,7 +37,7 @@ def test_a_detector_with_tiles_from_training_to_a_bundle(tiny, run_script):
     run_script("train_realnet", *FLAGS, *SET)
     stored = checkpoint.load(DETECTOR, kind="realnet")
     assert stored.config["tiles"] == {"size": [32, 32], "overlap": 0.25, "context": True}
-    assert stored.config["features"]["normalise"] == "channel"  # what auto is with tiles
+    assert stored.config["features"]["normalise"] == "pooled"  # what auto is with tiles
     assert stored.facts["calibration"]["num_images"] == 1
     assert stored.state_dict["fusion.centres"].shape == (4, 32, 32)  # of tiles
     assert stored.state_dict["context.slopes"].min() > 0 and stored.state_dict["context.offsets"].min() > -100
@@ -87,7 +87,7 @@ def test_references_take_no_detector_with_tiles(tiny):
         ({"tiles.sise": "16"}, r"tiles\.sise: unknown key .* did you mean tiles\.size"),
         (
             {"tiles.size": "32", "features.normalise": "position", "calibration.holdout_fraction": "0.1"},
-            "tiles lie anywhere; set it to channel",
+            "tiles lie anywhere; set it to pooled",
         ),
         ({"tiles": "{size: 16, context: true}"}, r"tiles\.context needs calibration\.holdout_fraction above 0"),
         ({"tiles.size": "16", "evaluation.score_pool": "20"}, r"score_pool 20 is more than tiles\.size 16x16"),

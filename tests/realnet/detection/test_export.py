@@ -289,7 +289,7 @@ def test_a_network_of_tiles_gives_joined_maps_and_the_photograph_is_cut_and_blen
         "image_size": [48, 40],
         "tiles": {"size": 32, "context": True},
         "blocks": {"block1": {"levels": {"layer1": 16}}},
-        "features": {"normalise": "channel"},
+        "features": {"normalise": "pooled"},
         "detector": {"fuse": {"position": True}},
         "calibration": {"holdout_fraction": 0.1},
     }

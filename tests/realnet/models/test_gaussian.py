@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from realnet.models.gaussian import Moments, PositionGaussian, by_position, shrink
+from realnet.models.gaussian import Moments, PooledGaussian, PositionGaussian, by_position, shrink
 
 SIZE = (2, 3)
 
@@ -77,3 +77,13 @@ def test_shrinkage_reaches_from_each_position_to_the_pooled_covariance_at_the_po
 def test_two_images_suffice_with_a_ridge(features):
     few = shrink(moments_of(features[:2]).covariance(), 0.1, 1e-3)
     assert PositionGaussian(4, SIZE).fit(moments_of(features[:2]).mean(), few)(features).isfinite().all()
+
+
+def test_one_gaussian_of_all_positions_whitens_maps_of_any_size(features):
+    rows = features.movedim(1, 3).reshape(-1, 4, 1, 1)
+    moments = moments_of(rows)
+    white = PooledGaussian(4).fit(moments.mean(), moments.covariance())(features)
+    assert white.shape == features.shape
+    samples = white.movedim(1, 3).flatten(0, 2)
+    torch.testing.assert_close(samples.mean(dim=0), torch.zeros(4), atol=1e-2, rtol=0)
+    torch.testing.assert_close(torch.cov(samples.T), torch.eye(4), atol=1e-2, rtol=0)

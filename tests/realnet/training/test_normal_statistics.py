@@ -87,14 +87,24 @@ def test_held_out_images_count_in_use_and_are_measured_without_them(tiny):
         assert unseen.square().mean() > 1.5 * made.whole[name](features).square().mean()
 
 
-@pytest.mark.parametrize("kind", ["auto", "channel", "position"])
+@pytest.mark.parametrize("kind", ["auto", "channel", "pooled", "position"])
 def test_what_is_chosen_is_fitted(tiny, kind, caplog):
     made = statistics(normalise=kind, shrinkage="auto")
     with caplog.at_level("INFO", "realnet"):
         choice = made.fit()
     assert choice.normalise in ({"position", "channel"} if kind == "auto" else {kind})
-    assert ("image AUROC of probes on held-out folds" in caplog.text) == (kind != "channel")
+    assert ("image AUROC of probes on held-out folds" in caplog.text) == (kind in {"auto", "position"})
     assert made.fit(choice) == choice
+
+
+def test_pooled_statistics_are_those_of_all_positions_together(tiny):
+    made = statistics(normalise="pooled")
+    made.fit()
+    features = made._selected([made.images[index] for index in range(len(made.images))])
+    for name, values in made.model.normalise(features).items():
+        rows = features[name].movedim(1, 3).flatten(0, 2)
+        torch.testing.assert_close(made.model.normal[name].mean[0], rows.mean(dim=0), atol=1e-4, rtol=1e-4)
+        assert 0.5 < values.square().mean() <= 1.05, name  # less than 1 by the ridge
 
 
 def test_too_few_images_are_refused(tiny):
