@@ -17,7 +17,7 @@ from realnet.models.checkpoint import Checkpoint
 from realnet.preparation.toy import draw_photographs
 
 SIZE = (600, 800)
-NUM_DRAWN = 20
+NUM_DRAWN, LARGEST = 20, 1024
 JPEG_QUALITY = 90
 
 
@@ -44,11 +44,13 @@ def write_detector(path: Path, described: Path, overrides: Sequence[str] = ()) -
 
 
 def write_photographs(folder: Path, number: int, size: tuple[int, int] = SIZE) -> list[Path]:
-    """Write JPEGs of a size (height, width); a few are drawn, and the others have the same pixels."""
+    """Write JPEGs of a size (height, width); a few are drawn, and the others, and large ones, repeat their pixels."""
     folder.mkdir(parents=True, exist_ok=True)
+    drawn = draw_photographs(min(number, NUM_DRAWN), (min(size[0], LARGEST), min(size[1], LARGEST)))
+    repeats = (-(-size[0] // LARGEST), -(-size[1] // LARGEST), 1)
+    whole = (np.tile(image, repeats)[: size[0], : size[1]] for image in drawn)
     encoded = [
-        cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
-        for image in draw_photographs(min(number, NUM_DRAWN), size)
+        cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes() for image in whole
     ]
     files = [folder / f"{place:05}.jpg" for place in range(number)]
     for place, file in enumerate(files):
