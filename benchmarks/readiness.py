@@ -15,7 +15,6 @@ from pathlib import Path
 from benchmarks.comparison import Variant, compare, output_of, parser
 from realnet.config import DiffusionConfig, load, paths
 from realnet.data.registry import open_dataset
-from realnet.errors import UserError
 from realnet.sdas.readiness import readiness, recorded
 
 TYPES = "anomalies.types={normal: 0.5, sdas: 0.5}"
@@ -39,7 +38,7 @@ def main() -> int:
     flags = flags_of.parse_args()
     num_steps = load(DiffusionConfig, paths.config_file(flags.dataset, "diffusion")).train.num_steps
     if num_steps is None:
-        raise UserError("diffusion.yaml counts epochs; name train.num_steps there")
+        flags_of.error("diffusion.yaml counts epochs; name train.num_steps there")
     steps = [round(share * num_steps) for share in flags.shares]
     variants = [Variant(f"{number} steps", (TYPES,), diffusion_steps=number) for number in steps]
     code = compare(variants, flags)

@@ -123,7 +123,7 @@ class _Search:
         """Return the photograph that a test image repeats."""
         for view in (view for grey in _read(path, bits) for view in _views(grey)):
             far = self.far(_details(view))
-            for number in np.flatnonzero(far < self.near).tolist():
+            for number in map(int, np.flatnonzero(far < self.near)):
                 normal = self.normal_at_defect[number]
                 if self.defects[number].far(view) < max(NEAR_AT_DEFECT * normal, min(normal, UNEVEN * far[number])):
                     return self.defects[number].marked

@@ -108,6 +108,7 @@ def test_the_part_photographed_again_is_known_also_if_normal_parts_were_photogra
     assert find_repeats([real], [*others, again], normal, rule=MaskRule()) == [(again, real.image)]
 
 
+@pytest.mark.filterwarnings("error")  # NumPy warns where a correlation is undefined
 def test_a_flat_image_repeats_nothing_and_nothing_repeats_a_flat_photograph(photographs):
     normal, real, others = photographs
     flat = real.image.with_name("flat.png")
