@@ -10,7 +10,6 @@ from realnet.config.base import (
 )
 from realnet.config.dataset import DatasetConfig, Foreground, ForegroundRule, MaskRule
 from realnet.config.detector import (
-    DEEP,
     PUBLISHED_BLOCKS,
     AFSConfig,
     AnomalyConfig,
@@ -19,13 +18,13 @@ from realnet.config.detector import (
     BlockConfig,
     CalibrationConfig,
     EvaluationConfig,
-    FeatureConfig,
     RealDefectConfig,
     RealNetConfig,
     ReconstructionConfig,
     RRSConfig,
 )
 from realnet.config.detector_training import DetectorRuntimeConfig, LossConfig
+from realnet.config.features import DEEP, FeatureConfig
 from realnet.config.files import dump, experiments, load, load_dataset, parse_yaml
 from realnet.config.generation import ClassifierConfig, DiffusionConfig, ProcessConfig, SampleConfig
 

@@ -1,10 +1,12 @@
-"""``blocks: auto``: what a detector takes of a backbone's levels, and how large its networks are."""
+"""What a detector takes of a backbone's levels, how large its networks are, and which images fit them."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from guided_diffusion.blocks import NUM_GROUPS
+from realnet.errors import UserError
 from realnet.models.afs import Block, Selection
 from realnet.models.backbone import Level
 from realnet.models.levels import ImageSize
@@ -92,6 +94,47 @@ def head_channels(blocks: Sequence[Block], size: ReconstructionSize) -> int:
     """Return the channels of an attention head: 64, or 32 where 64 does not divide (docs/method.md, Reconstruction)."""
     widths = [size.width(block.num_channels) * mult for block in blocks for mult in _attended(size)]
     return 32 if any(width % 64 for width in widths) else 64
+
+
+def side_factor(blocks: Sequence[Block], size: ReconstructionSize) -> int:
+    """Return what an image's sides are multiples of: the coarsest map's stride, in pixels (docs/method.md, AFS)."""
+    return math.lcm(*(block.stride for block in blocks)) * size.downsampling
+
+
+def require_size(image_size: ImageSize, blocks: Sequence[Block], size: ReconstructionSize, name: str) -> None:
+    """Raise UserError if (height, width) are not multiples of :func:`side_factor`, or too small (docs/method.md, AFS).
+
+    Args:
+        image_size: of the images.
+        blocks: of the detector.
+        size: of its reconstruction networks.
+        name: the config's key that sets the image size.
+    """
+    factor, (height, width) = side_factor(blocks, size), image_size
+    if height % factor or width % factor:
+        raise UserError(
+            f"{name} {height}x{width}: both sides must be multiples of {factor} (the least common multiple of the "
+            f"blocks' strides, times the reconstruction's downsampling); {_repair(image_size, factor, size, name)}"
+        )
+    for block in blocks:
+        rows, columns = (side // (block.stride * size.downsampling) for side in image_size)
+        channels = size.width(block.num_channels) * min(size.channel_mult[-2:])
+        if rows * columns * channels <= NUM_GROUPS:
+            raise UserError(
+                f"{name} {height}x{width}: the reconstruction of {block.name} has a map of one pixel with too few "
+                f"channels to normalise; set {name} to {2 * factor}x{2 * factor}, or keep more channels in {block.name}"
+            )
+
+
+def _repair(image_size: ImageSize, factor: int, size: ReconstructionSize, name: str) -> str:
+    height, width = (max(1, round(side / factor)) * factor for side in image_size)
+    other, mult = f"set {name} to {height}x{width}", size.channel_mult
+    for length in range(len(mult) - 1, 0, -1):
+        shallower = factor // 2 ** (len(mult) - length)
+        if not any(side % shallower for side in image_size):
+            own = f"reconstruction.channel_mult to {list(mult[:length])}"
+            return f"{other}, or, where the backbone takes no other size, {own}"
+    return f"{other}, or leave the coarsest levels out of blocks"
 
 
 def _attended(size: ReconstructionSize) -> list[int]:

@@ -1,62 +1,30 @@
 """The detector: frozen backbone → AFS → reconstruction → residuals → RRS → anomaly map (docs/method.md, Detector)."""
 
 import copy
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import accumulate
 from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from guided_diffusion.blocks import NUM_GROUPS
 from guided_diffusion.encoder import run_block
-from realnet.errors import UserError
 from realnet.models.afs import AFS, Block
 from realnet.models.backbone import Backbone
 from realnet.models.by_class import ByClass, ClassRule, joined, of_class, seen_by
 from realnet.models.context import Context
+from realnet.models.fitting import require_size, side_factor
 from realnet.models.gaussian import PooledGaussian, PositionGaussian
 from realnet.models.nearest import MEMORY_ROWS, STRIDES, NearestNeighbour, average_3x3
 from realnet.models.normal import SIGNALS, ChannelScale, Fusion, root_mean_square
+from realnet.models.output import Detection
 from realnet.models.reconstruction import ReconstructionSize, ReconstructionUNet
 from realnet.models.rrs import RRS
 from realnet.runtime.precision import in_float32
 
 Measure = Literal["none", "channel", "pooled", "position"]
 """What selected features are normalised by."""
-
-
-@dataclass(frozen=True)
-class Detection:
-    """The detector's output for images (B, 3, H, W) (docs/method.md, Detector).
-
-    Attributes:
-        logits: (B, 2, H, W).
-        selected: the features that AFS selects, (B, C, h, w) by block.
-        reconstructed: the reconstruction of ``selected``, by block.
-        residuals: (selected - reconstructed)², by block, float32.
-        chosen: the channels (B, k) that RRS selects, by mode.
-        fused: the fused anomaly map (B, 1, H, W); None for a detector without fusion.
-        scored: the map (B, 1, H, W) that the image score is taken from; None if it is the anomaly map.
-        classes: the numbers (B,) of the classes that the images are judged as; None for a detector of one class, or one
-            to which all classes are alike.
-    """
-
-    logits: Tensor
-    selected: Mapping[str, Tensor]
-    reconstructed: Mapping[str, Tensor]
-    residuals: Mapping[str, Tensor]
-    chosen: Mapping[str, Tensor]
-    fused: Tensor | None = None
-    scored: Tensor | None = None
-    classes: Tensor | None = None
-
-    @property
-    def anomaly_map(self) -> Tensor:
-        """Return the anomaly map (B, 1, H, W) in [0, 1]: ``fused``, or without fusion channel 1 of the softmax."""
-        return self.logits.softmax(dim=1)[:, 1:] if self.fused is None else self.fused
 
 
 class RealNet(nn.Module):
@@ -173,7 +141,7 @@ class RealNet(nn.Module):
     @property
     def side_factor(self) -> int:
         """Return what both sides of an image are multiples of: the coarsest map's stride, in pixels."""
-        return math.lcm(*(block.stride for block in self.afs.blocks)) * self.reconstruction.downsampling
+        return side_factor(self.afs.blocks, self.reconstruction)
 
     def ties_to_size(self) -> list[str]:
         """Return what ties the detector to images of one size, with the config's keys; [] where nothing does."""
@@ -188,33 +156,7 @@ class RealNet(nn.Module):
 
         ``name`` is the config's key that sets them.
         """
-        factor = self.side_factor
-        if any(side % factor for side in image_size):
-            height, width = image_size
-            raise UserError(
-                f"{name} {height}x{width}: both sides must be multiples of {factor} (the least common multiple of "
-                f"the blocks' strides, times the reconstruction's downsampling); "
-                f"{self._repair_of_size(image_size, factor, name)}"
-            )
-        for block in self.afs.blocks:
-            height, width = (side // (block.stride * self.reconstruction.downsampling) for side in image_size)
-            channels = self.reconstruction.width(block.num_channels) * min(self.reconstruction.channel_mult[-2:])
-            if height * width * channels <= NUM_GROUPS:
-                raise UserError(
-                    f"{name} {image_size[0]}x{image_size[1]}: the reconstruction of {block.name} has a map of one "
-                    f"pixel with too few channels to normalise; set {name} to {2 * factor}x{2 * factor}, or keep "
-                    f"more channels in {block.name}"
-                )
-
-    def _repair_of_size(self, image_size: tuple[int, int], factor: int, name: str) -> str:
-        height, width = (max(1, round(side / factor)) * factor for side in image_size)
-        other, mult = f"set {name} to {height}x{width}", self.reconstruction.channel_mult
-        for length in range(len(mult) - 1, 0, -1):
-            shallower = factor // 2 ** (len(mult) - length)
-            if not any(side % shallower for side in image_size):
-                own = f"reconstruction.channel_mult to {list(mult[:length])}"
-                return f"{other}, or, where the backbone takes no other size, {own}"
-        return f"{other}, or leave the coarsest levels out of blocks"
+        require_size(image_size, self.afs.blocks, self.reconstruction, name)
 
     def exact_parts(self) -> list[nn.Module]:
         """Return the parts that compute in float32 when the detector is used in a 16-bit format.

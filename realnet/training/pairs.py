@@ -12,7 +12,8 @@ from torch import Tensor
 
 from realnet.config import LossConfig
 from realnet.models.losses import cross_entropy_loss, focal_loss, reconstruction_loss
-from realnet.models.realnet import Detection, RealNet
+from realnet.models.output import Detection
+from realnet.models.realnet import RealNet
 from realnet.runtime.devices import send, send_images
 from realnet.training.clean_features import CleanFeatures
 

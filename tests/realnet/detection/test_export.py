@@ -230,7 +230,8 @@ def test_a_network_that_differs_is_refused_and_nothing_is_written(exported, dete
 
 @pytest.mark.parametrize("part", [0, 1])
 def test_nan_in_maps_or_scores_is_a_difference(monkeypatch, part):
-    network = SimpleNamespace(judge=lambda images: (np.zeros((1, 4, 4)), np.zeros(1)), pool=1)
+    zeros = np.zeros((1, 4, 4)), np.zeros(1)
+    network = SimpleNamespace(judge=lambda images: zeros, arrays=lambda images: {}, pool=1)
     found = [np.zeros((1, 4, 4)), np.zeros(1)]
     found[part] = found[part] + np.nan
     monkeypatch.setattr(export, "installed_readers", lambda _: ["openvino"])
