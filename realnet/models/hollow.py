@@ -1,6 +1,5 @@
 """Networks without contents, which are built and called for their shapes alone."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -8,11 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 META = torch.device("meta")
-aten = torch.ops.aten
-VIEWS = frozenset({aten.view.default, aten._unsafe_view.default, aten._reshape_alias.default})
 FILLING = frozenset({"uniform_", "normal_", "kaiming_uniform_", "constant_", "fill_", "zero_"})
 
 
@@ -38,38 +34,19 @@ class _Unfilled(TorchFunctionMode):
 def call(network: nn.Module, image_size: tuple[int, int]) -> Any:
     """Return what a network gives for images (B, 3, H, W), of which only the shapes matter.
 
-    A network on the meta device gets an empty batch on the CPU if it takes one and views each image by itself, as
-    convolutional ones do: torch's kernels return at once, whereas its rules for the meta device run in Python and
-    import its compiler. Whatever the network raises is passed on.
+    A network on the meta device gets an empty batch on the CPU if it takes one: torch's kernels return at once, whereas
+    its rules for the meta device run in Python and import its compiler. Whatever the network raises is passed on.
     """
     device = next(network.parameters()).device
     if device == META:
         _put(network, torch.device("cpu"))
         try:
-            with _HonestViews():
-                return network(torch.zeros(0, 3, *image_size, device="cpu"))
-        except Exception:  # networks refuse an empty batch in many ways, and sizes that they do not take
+            return network(torch.zeros(0, 3, *image_size, device="cpu"))
+        except Exception:  # networks refuse an empty batch in many ways
             pass
         finally:
             _put(network, META)
     return network(torch.zeros(1, 3, *image_size, device=device))
-
-
-class _HonestViews(TorchDispatchMode):
-    """Refuses views of an empty batch that an image might not have: without elements, torch allows any shape."""
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Say that nothing compiles this mode; torch would import its compiler to leave it out."""
-        return False
-
-    def __torch_dispatch__(
-        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if func in VIEWS and math.prod(result.shape[1:]) != math.prod(args[0].shape[1:]):
-            raise ValueError(f"{tuple(args[0].shape)} is no {tuple(result.shape)} for each image")
-        return result
 
 
 def _put(network: nn.Module, device: torch.device) -> None:
