@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from realnet.errors import UserError
-from realnet.models.compiler import importing_later
+from realnet.models.compiler import without_compiler
 from realnet.models.hollow import hollow
 from realnet.models.levels import ImageSize, Output, probe
 from realnet.models.packages import PACKAGES
@@ -75,7 +75,7 @@ def _number(nodes: Mapping[str, Output]) -> tuple[Output, ...]:
 
 
 def _timm_extractor(name: str, pretrained: bool, image_size: ImageSize | None) -> Extractor:
-    with importing_later():
+    with without_compiler():
         import timm
 
     options, outputs = _fitting_options(name, image_size)
@@ -87,7 +87,7 @@ def _timm_extractor(name: str, pretrained: bool, image_size: ImageSize | None) -
 
 def _fitting_options(name: str, image_size: ImageSize | None) -> tuple[Options, tuple[Output, ...]]:
     """Return how to build a timm model for the image size, and its levels; tries them without weights."""
-    with importing_later():
+    with without_compiler():
         import timm
 
     if not timm.is_model(name):
@@ -204,7 +204,7 @@ def _spread(strides: Sequence[int], stride: int) -> list[int]:
 
 
 def _torchvision_extractor(name: str, pretrained: bool, image_size: ImageSize | None) -> Extractor:
-    with importing_later():
+    with without_compiler():
         from torchvision.models import get_model, get_model_weights
         from torchvision.models.feature_extraction import create_feature_extractor
 
@@ -220,7 +220,7 @@ def _torchvision_extractor(name: str, pretrained: bool, image_size: ImageSize | 
 
 def _torchvision_nodes(name: str, image_size: ImageSize) -> dict[str, Output]:
     """Return a torchvision model's levels by the names of the modules that give them."""
-    with importing_later():
+    with without_compiler():
         from torchvision.models import get_model_weights, list_models
 
     if name not in list_models():
