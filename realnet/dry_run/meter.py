@@ -74,11 +74,6 @@ def _empty(tensor: Tensor) -> Tensor:
     return torch.empty(tensor.shape, dtype=tensor.dtype, device=META)
 
 
-def _batch_norm(x: Tensor, *others: Any) -> tuple[Tensor, ...]:
-    _weight, _bias, _mean, _variance, is_training, *_ = others
-    return _empty(x), *(torch.empty(x.shape[1] if is_training else 0, device=META) for _ in ("mean", "deviation"))
-
-
 def _group_norm(x: Tensor, *sizes: Any) -> tuple[Tensor, ...]:
     _weight, _bias, batch, _channels, _area, groups, _epsilon = sizes
     return _empty(x), *(torch.empty(batch, groups, device=META) for _ in ("mean", "deviation"))
@@ -93,8 +88,6 @@ def _group_norm_gradients(
 
 KNOWN: dict[Any, Callable[..., Any]] = {
     aten.batch_norm.default: lambda x, *_: _empty(x),  # not decomposed in inference mode
-    aten.native_batch_norm.default: _batch_norm,
-    aten.hardtanh_.default: lambda x, *_: x,
     aten.native_group_norm.default: _group_norm,
     aten.native_group_norm_backward.default: _group_norm_gradients,
 }

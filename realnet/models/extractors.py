@@ -8,11 +8,10 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
+import torch
 from torch import nn
 
 from realnet.errors import UserError
-from realnet.models.compiler import without_compiler
-from realnet.models.hollow import hollow
 from realnet.models.levels import ImageSize, Output, probe
 from realnet.models.packages import PACKAGES
 from realnet.models.statistics import Statistics
@@ -75,8 +74,7 @@ def _number(nodes: Mapping[str, Output]) -> tuple[Output, ...]:
 
 
 def _timm_extractor(name: str, pretrained: bool, image_size: ImageSize | None) -> Extractor:
-    with without_compiler():
-        import timm
+    import timm
 
     options, outputs = _fitting_options(name, image_size)
     with named_downloads(name):
@@ -87,8 +85,7 @@ def _timm_extractor(name: str, pretrained: bool, image_size: ImageSize | None) -
 
 def _fitting_options(name: str, image_size: ImageSize | None) -> tuple[Options, tuple[Output, ...]]:
     """Return how to build a timm model for the image size, and its levels; tries them without weights."""
-    with without_compiler():
-        import timm
+    import timm
 
     if not timm.is_model(name):
         near = ", ".join(timm.list_models(f"*{name.split('.')[0]}*")[:5]) or "see timm.list_models()"
@@ -157,7 +154,7 @@ def _size_that_fits(name: str, indices: Options, image_size: ImageSize, own_size
 def _hollow_timm(name: str, options: Options) -> Any:
     import timm
 
-    with hollow():
+    with torch.device("meta"):
         return timm.create_model(name, features_only=True, **options).eval()
 
 
@@ -204,9 +201,8 @@ def _spread(strides: Sequence[int], stride: int) -> list[int]:
 
 
 def _torchvision_extractor(name: str, pretrained: bool, image_size: ImageSize | None) -> Extractor:
-    with without_compiler():
-        from torchvision.models import get_model, get_model_weights
-        from torchvision.models.feature_extraction import create_feature_extractor
+    from torchvision.models import get_model, get_model_weights
+    from torchvision.models.feature_extraction import create_feature_extractor
 
     nodes = _torchvision_nodes(name, image_size or OWN_SIZE)
     with named_downloads(f"{TORCHVISION}{name}"):
@@ -220,8 +216,7 @@ def _torchvision_extractor(name: str, pretrained: bool, image_size: ImageSize | 
 
 def _torchvision_nodes(name: str, image_size: ImageSize) -> dict[str, Output]:
     """Return a torchvision model's levels by the names of the modules that give them."""
-    with without_compiler():
-        from torchvision.models import get_model_weights, list_models
+    from torchvision.models import get_model_weights, list_models
 
     if name not in list_models():
         raise UserError(f"torchvision has no model {name!r}; see torchvision.models.list_models()")

@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from realnet.models.hollow import call
-
 ImageSize = tuple[int, int]
 Shape = tuple[int, int, int, int]
 GROWTH = 448  # px, a multiple of every stride that is in use: 7, 14 and the powers of two up to 64
@@ -71,7 +69,8 @@ def probe(network: nn.Module, image_size: ImageSize) -> tuple[Output, ...]:
 
 @torch.no_grad()
 def _shapes(network: nn.Module, image_size: ImageSize) -> list[Shape]:
-    maps = returned(call(network, image_size))
+    device = next(network.parameters()).device
+    maps = returned(network(torch.zeros(1, 3, *image_size, device=device)))
     for found in maps:
         if not isinstance(found, Tensor) or found.ndim != 4:
             kind = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
@@ -80,9 +79,9 @@ def _shapes(network: nn.Module, image_size: ImageSize) -> list[Shape]:
 
 
 def shape_of(found: Tensor) -> Shape:
-    """Return the shape of a map of one image, whichever of its axes are its sides."""
-    _, *others = found.shape
-    return 1, others[0], others[1], others[2]
+    """Return the shape of a map, whichever of its axes are its sides."""
+    batch, *others = found.shape
+    return batch, others[0], others[1], others[2]
 
 
 def output_of(

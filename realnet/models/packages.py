@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from realnet.errors import UserError
 from realnet.models import checkpoint
-from realnet.models.hollow import hollow
 from realnet.models.statistics import Statistics
 
 LITE = Statistics((0.498,) * 3, (0.502,) * 3)
@@ -110,7 +109,7 @@ def _is_stored(key: str) -> bool:
 def _renamed(stored: Mapping[str, Tensor], name: str, path: Path) -> dict[str, Tensor]:
     import timm
 
-    with hollow():
+    with torch.device("meta"):
         own = timm.create_model(name).state_dict()
     wanted = {key: value for key, value in own.items() if _is_stored(key)}
     pairs = list(zip(wanted, stored, strict=False))

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from realnet.models.hollow import call, hollow
 from realnet.models.levels import GROWTH, ImageSize, Output, Shape, output_of, shape_of
 
 
@@ -19,7 +18,7 @@ def hollow_torchvision(name: str) -> nn.Module:
     with warnings.catch_warnings():  # of initialisations to come
         warnings.simplefilter("ignore", FutureWarning)
         try:
-            with hollow():
+            with torch.device("meta"):
                 return get_model(name, weights=None).eval()
         except NotImplementedError:  # some compute while they are built
             return get_model(name, weights=None).eval()
@@ -72,7 +71,7 @@ def module_shapes(model: nn.Module, modules: Mapping[str, nn.Module], image_size
         for name, module in modules.items()
     ]
     try:
-        call(model, image_size)
+        model(torch.zeros(1, 3, *image_size, device=next(model.parameters()).device))
     finally:
         for handle in handles:
             handle.remove()

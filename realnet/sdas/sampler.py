@@ -23,7 +23,6 @@ from realnet.data.images import Image, write_whole_image
 from realnet.errors import Stopped, UserError
 from realnet.models import checkpoint
 from realnet.models.build import build_classifier, build_diffusion, build_unet
-from realnet.models.hollow import hollow
 from realnet.runtime import distributed
 from realnet.runtime.devices import send
 from realnet.runtime.distributed import World
@@ -86,7 +85,7 @@ def load_sampler(dataset: str, settings: SampleConfig, classes: Sequence[str], n
     weights = checkpoint.load(path, kind="diffusion", dataset=dataset, mapped=number_format.device.type == "meta")
     described = _config_of(weights, DiffusionConfig, dataset)
     _check_classes(weights, classes, "label_emb.weight", path)
-    with hollow():  # it takes the weights that were read, without a copy
+    with torch.device("meta"):  # it takes the weights that were read, without a copy
         unet = build_unet(described, len(classes))
     checkpoint.load_into(unet, weights.state_dict, str(path))
     guided = _load_guidance(dataset, settings, classes, described, number_format) if settings.guidance else None
@@ -251,7 +250,7 @@ def _load_guidance(
             f"{path} is for images of {classifier_config.image_size}, but the diffusion model is for "
             f"{described.image_size}; train both at the same image_size, or sample with --no-guidance"
         )
-    with hollow():
+    with torch.device("meta"):
         classifier = build_classifier(classifier_config, len(classes))
     checkpoint.load_into(classifier, weights.state_dict, str(path))
     make_ready(classifier, number_format, settings.runtime, differentiable=True)
