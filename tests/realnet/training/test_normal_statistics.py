@@ -101,9 +101,9 @@ def test_pooled_statistics_are_those_of_all_positions_together(tiny):
     made = statistics(normalise="pooled")
     made.fit()
     features = made.selected([made.images[index] for index in range(len(made.images))])
-    for name, values in made.model.normalise(features).items():
-        rows = features[name].movedim(1, 3).flatten(0, 2)
-        torch.testing.assert_close(made.model.normal[name].mean[0], rows.mean(dim=0), atol=1e-4, rtol=1e-4)
+    for name, module in made.whole.items():
+        values, rows = module(features[name]), features[name].movedim(1, 3).flatten(0, 2)
+        torch.testing.assert_close(module.mean[0], rows.mean(dim=0), atol=1e-4, rtol=1e-4)
         assert 0.5 < values.square().mean() <= 1.05, name  # less than 1 by the ridge
 
 
