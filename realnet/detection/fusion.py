@@ -88,13 +88,14 @@ def _choose_weights(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the weights of the anomaly map and of the image score (:func:`shares`).
 
-    The map joins the signals with the best AUPRO. For the score, among choices whose image AUROC is within
-    ``TOLERANCE`` of the best the one with the most signals is taken, because different signals make different mistakes.
+    The map joins the signals with the best AUPRO, without the deep one. For the score, among choices whose image AUROC
+    is within ``TOLERANCE`` of the best the one with the most signals is taken, because different signals make different
+    mistakes.
     """
     if not len(masks) or not np.isfinite(maps.normal).all():
         logger.warning("WARNING: no probe fell on the object, or the maps hold NaN; all signals are joined")
-        all_signals = shares((1,) * len(scales))
-        return all_signals, all_signals
+        everything = (1,) * len(scales)
+        return shares(_fine(everything)), shares(everything)
     normal, probes = (inner((part - centres) / scales[:, None, None], config) for part in maps)
     masks = inner(masks, config)
     images, pixels = {}, {}
@@ -105,7 +106,7 @@ def _choose_weights(
             images[chosen], pixels[chosen] = _figures(joined, masks, config)
     best = max(images.values()) - TOLERANCE
     for_scores = max(images, key=lambda one: (images[one] >= best, sum(one), images[one]))
-    for_map = max(pixels, key=lambda one: pixels[one])
+    for_map = max((one for one in pixels if one == _fine(one)), key=lambda one: pixels[one])
     logger.info("the anomaly map joins %s; AUPRO on probes: %s", _named(for_map), _listed(pixels, for_map))
     logger.info("the image score joins %s; image AUROC of probes: %s", _named(for_scores), _listed(images, for_scores))
     return shares(for_map), shares(for_scores)
@@ -119,6 +120,11 @@ def shares(chosen: Sequence[int]) -> NDArray[np.float64]:
     used = np.array(chosen, np.float64)
     families = [used * [name in family for name in SIGNALS[: len(used)]] for family in FAMILIES]
     return np.asarray(np.mean([family / family.sum() for family in families if family.any()], axis=0))
+
+
+def _fine(chosen: Sequence[int]) -> tuple[int, ...]:
+    """Return which of the used signals say where a defect is: not the deep one, whose features lie too far apart."""
+    return tuple(used * (name != "deep") for name, used in zip(SIGNALS, chosen, strict=False))
 
 
 def _named(chosen: Sequence[int]) -> str:

@@ -23,9 +23,12 @@ def measured_by(config: RealNetConfig, choice: Mapping[str, Any]) -> RealNetConf
 
 
 def as_one_class(stored: Checkpoint, config: RealNetConfig, class_name: str) -> tuple[Checkpoint, RealNetConfig]:
-    """Return what a unified detector's file says of the detector of one class, without weights, and its config."""
+    """Return what a unified detector's file says of the detector of one class, without weights, and its config.
+
+    The numbers of images are those of all classes, so they are left out.
+    """
     facts, choice = stored.facts, stored.facts[STATISTICS][class_name]
-    own = {key: value for key, value in facts.items() if key not in {STATISTICS, "classes", "calibrations"}}
+    own = {key: value for key, value in facts.items() if key not in {STATISTICS, "classes", "calibrations", "data"}}
     if calibration := facts.get("calibrations", {}).get(class_name):
         own["calibration"] = calibration
     named = replace(stored, state_dict={}, classes=(class_name,), class_name=class_name, facts=own)

@@ -71,7 +71,8 @@ def find_results(path: Path, dataset: str | None, class_name: str | None, *, sco
     if not mine:
         return None
     result, checkpoint = mine[0]
-    alike = [other for other in found if other.seed is not None and common_settings(other) == common_settings(result)]
+    seeds = [other for other in found if other.seed is not None and other.is_unified == result.is_unified]
+    alike = [other for other in seeds if common_settings(other) == common_settings(result)]
     spread = "" if result.seed is None else spread_text(checkpoint.protocol, alike)
     return results_for_card({one.class_name: found for one, found in mine}, result.made, spread)
 

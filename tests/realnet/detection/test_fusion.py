@@ -79,6 +79,11 @@ def test_the_map_joins_what_finds_pixels_best(monkeypatch):
     assert fitted(monkeypatch, (0, 4, 0, 4, 0)).weights.tolist() == pytest.approx([0, 0.5, 0, 0.5, 0])
 
 
+def test_the_map_leaves_out_deep_features_which_say_roughly_where(monkeypatch):
+    found = fitted(monkeypatch, (0, 2, 0, 0, 9))
+    assert found.weights.tolist() == pytest.approx([0, 1, 0, 0, 0]) and found.score_weights[4] > 0
+
+
 def test_without_probes_all_signals_are_joined(monkeypatch, caplog):
     given = examples()
     monkeypatch.setattr(fusion, "signal_maps", lambda _model, batch, _world: np.zeros((len(batch), 5, 32, 32), "f4"))
@@ -86,8 +91,8 @@ def test_without_probes_all_signals_are_joined(monkeypatch, caplog):
     none = Examples(given.normal, [], np.zeros((0, 32, 32), bool))
     with caplog.at_level("WARNING", "realnet"):
         fusion.fit_fusion(model, none, config=CONFIG, world=ALONE, description="")
-    for weights in (model.fusion.weights, model.fusion.score_weights):
-        assert weights.tolist() == pytest.approx([1 / 9, 1 / 9, 1 / 9, 1 / 3, 1 / 3])
+    assert model.fusion.weights.tolist() == pytest.approx([1 / 6, 1 / 6, 1 / 6, 1 / 2, 0])
+    assert model.fusion.score_weights.tolist() == pytest.approx([1 / 9, 1 / 9, 1 / 9, 1 / 3, 1 / 3])
     assert "no probe fell" in caplog.text
 
 

@@ -1,11 +1,14 @@
 import json
 import statistics
+from pathlib import Path
 
 import pytest
 
+from realnet.config import paths
 from realnet.detection.calibration import Calibration
 from realnet.drawing.heatmaps import Display
-from realnet.evaluation.cards import spread_text
+from realnet.evaluation import cards
+from realnet.evaluation.cards import find_results, spread_text
 from realnet.evaluation.results import CheckpointResult, ClassResult
 from realnet.evaluation.scores import METRICS, Metric
 from realnet.evaluation.seeds import sum_up, write_seeds
@@ -113,3 +116,18 @@ def test_unified_detectors_stand_apart_and_beside(tmp_path):
     stored = json.loads((tmp_path / "metrics_seeds.json").read_text())
     assert stored["unified"]["classes"]["b"]["last"]["seeds"]["1"]["aupro"]["value"] == pytest.approx(0.7)
     assert "\nunified/mean,last,spread,0.070711" in (tmp_path / "metrics_seeds.csv").read_text()
+
+
+def test_the_card_of_a_classs_own_detector_has_the_spread_of_its_own_seeds(monkeypatch):
+    own, joint = (paths.output("MPDD", "realnet", "vis") / part for part in ("a", "unified/a"))
+    found = {
+        folder / f"seed_{seed}": result("a", seed, value, is_unified=folder == joint).model_copy(
+            update={"settings": {"score_pool": 1}}
+        )
+        for folder, values in ((own, (0.9, 0.8)), (joint, (0.5, 0.4)))
+        for seed, value in enumerate(values)
+    }
+    monkeypatch.setattr(Path, "glob", lambda folder, _: [path for path in found if path.parent == folder])
+    monkeypatch.setattr(cards, "read_class", found.get)
+    shown = find_results(Path("a-0.pth"), "MPDD", "a", score_pool=1)
+    assert shown is not None and "aupro 0.8500 ± 0.0707" in str(shown.rows())

@@ -126,6 +126,16 @@ def test_deep_features_are_measured_and_neither_reconstructed_nor_compared():
     assert torch.allclose(model(image).anomaly_map, squash(centred(deep)))
 
 
+@pytest.mark.parametrize(("kind", "is_tied"), [("channel", False), ("pooled", False), ("position", True)])
+@pytest.mark.parametrize("num_classes", [1, 2])
+def test_statistics_by_position_tie_a_detector_to_one_size(kind, is_tied, num_classes):
+    model = small()
+    if num_classes > 1:
+        model.tell_classes(num_classes)
+    model.measure_by([kind] * num_classes, SIZE)
+    assert bool(model.ties_to_size()) == is_tied
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("training", [False, True])
 def test_in_16_bits_features_and_what_repeats_them_stay_exact_in_use(training):
