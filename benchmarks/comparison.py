@@ -22,9 +22,9 @@ from realnet.data.index import ClassIndex, write_index
 from realnet.data.registry import OpenDataset, open_dataset
 from realnet.detection.detector import Detector
 from realnet.errors import UserError
-from realnet.evaluation.files import TestFiles
-from realnet.evaluation.scores import ClassScores, curves_of, score_split, summarise
-from realnet.evaluation.split import TestSplit
+from realnet.evaluation import run as evaluation
+from realnet.evaluation.run import TestSplits
+from realnet.evaluation.scores import ClassScores, curves_of, summarise
 from realnet.inspection.repeats import find_repeats, with_masks
 from realnet.metrics.curves import image_curve
 from realnet.runtime.distributed import World, join_world
@@ -195,23 +195,9 @@ def scores_of(dataset: OpenDataset, class_name: str, seed: int, world: World) ->
     """Return the metrics of a detector that can be computed, and the image AUROC of each kind of defect."""
     path = paths.output(dataset.name, "realnet", "checkpoints", class_name, seed) / paths.LAST
     detector = Detector.load(path, precision=world.precision, dataset=dataset.name, class_name=class_name)
-    config, described = detector.config, dataset.config
-    files = TestFiles(
-        dataset.index(class_name).test,
-        dataset.image_root,
-        config.image_size,
-        mask_rule=described.masks,
-        mask_resize=config.evaluation.mask_resize,
-        image_bits=described.image_bits,
-    )
-    scores = score_split(
-        detector.model,
-        TestSplit(files, runtime=config.runtime, world=world),
-        config=config.evaluation,
-        precision=world.precision,
-        by_tiles=detector.by_tiles,
-    )
-    metrics = summarise(curves_of(scores), fpr_limit=config.evaluation.aupro_fpr_limit)
+    splits = TestSplits(dataset, class_name, detector.config, world)
+    scores = evaluation.scores_of(detector, splits, path.name)
+    metrics = summarise(curves_of(scores), fpr_limit=detector.config.evaluation.aupro_fpr_limit)
     values = {name: value for name in METRICS if (value := metrics[name].value) is not None}
     return values | {f"image_auroc of {kind}": value for kind, value in _by_kind(scores).items()}
 

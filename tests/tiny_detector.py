@@ -3,6 +3,7 @@
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,8 +20,9 @@ CALIBRATION = Calibration(0.65, 0.5, 0.9, held_out=True, num_images=3, num_anoma
 CONFIG = Path("experiments/tiny/realnet.yaml")
 
 
-def config() -> RealNetConfig:
-    return load(RealNetConfig, CONFIG)
+def config(**changes: Any) -> RealNetConfig:
+    """The dataset's config, with sections replaced."""
+    return RealNetConfig.model_validate({**load(RealNetConfig, CONFIG).model_dump(mode="json"), **changes})
 
 
 def build(seed: int = 0) -> RealNet:

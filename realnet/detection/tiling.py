@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from realnet.anomalies.foreground import foreground_mask
 from realnet.config import EvaluationConfig, Foreground, ForegroundRule, RealNetConfig
 from realnet.data.images import Image
-from realnet.data.tiles import Corner, Mosaic, Tiling
+from realnet.data.tiles import Corner, Mosaic, Tiling, tiling_of
 from realnet.detection.runtimes import Runtime
 from realnet.metrics.image_score import image_scores
 
@@ -47,10 +47,8 @@ class TileJudge:
     @classmethod
     def of(cls, config: RealNetConfig, rule: Foreground) -> Self | None:
         """Return how a detector judges photographs; None if it sees them whole."""
-        if config.tiles is None:
-            return None
-        tiling = Tiling(config.image_size, config.tiles.size, config.tiles.overlap)
-        return cls(tiling, config.evaluation, rule, config.tiles.context)
+        tiling = tiling_of(config)
+        return cls(tiling, config.evaluation, rule, config.tiles.context) if tiling and config.tiles else None
 
     def judge(self, image: Image, runtime: Runtime) -> JudgedPhotograph:
         """Judge a photograph, uint8 RGB (H, W, 3) at ``tiling.image_size``.

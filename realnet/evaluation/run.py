@@ -88,19 +88,24 @@ def evaluate_checkpoint(
         detector = Detector.load(
             path, precision=world.precision, config=config, dataset=splits.dataset.name, class_name=splits.class_name
         )
-    scores = score_split(
-        detector.model,
-        splits.at(detector.config.image_size),
-        config=detector.config.evaluation,
-        precision=detector.precision,
-        by_tiles=detector.by_tiles,
-        description=f"{splits.class_name}: {path.name}",
-    )
+    scores = scores_of(detector, splits, path.name)
     file = _File(
         str(path), modified_ns, stored.facts.get("step"), checksum, made_with(stored, protocol), chosen_by(stored)
     )
     fpr_limit = config.evaluation.aupro_fpr_limit
     return _summed_up(protocol, scores, file, fpr_limit=fpr_limit, calibration=detector.calibration), scores
+
+
+def scores_of(detector: Detector, splits: TestSplits, what: str) -> ClassScores:
+    """Return a detector's scores of the test images; ``what`` describes it beside the progress."""
+    return score_split(
+        detector.model,
+        splits.at(detector.config.image_size),
+        config=detector.config.evaluation,
+        precision=detector.precision,
+        by_tiles=detector.by_tiles,
+        description=f"{splits.class_name}: {what}",
+    )
 
 
 def note_on_unknown_class(
@@ -120,14 +125,7 @@ def note_on_unknown_class(
         return
     if STATISTICS in facts:
         detector = Detector.load(path, precision=world.precision, config=config)
-        scores = score_split(
-            detector.model,
-            splits.at(detector.config.image_size),
-            config=detector.config.evaluation,
-            precision=detector.precision,
-            by_tiles=detector.by_tiles,
-            description=f"{splits.class_name}: {path.name}, class unknown",
-        )
+        scores = scores_of(detector, splits, f"{path.name}, class unknown")
     threshold, is_defect = calibration["image_threshold"], scores.labels == 1
     is_found, image = scores.image_scores >= threshold, curves_of(scores).image
     auroc = f", image AUROC {image.auroc:.4f}" if isinstance(image, ScoreCurve) else ""

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -86,30 +87,28 @@ def shrink(covariance: Tensor, shrinkage: float, ridge: float) -> Tensor:
     return covariance
 
 
-class PositionGaussian(nn.Module):
-    """Whiten features by the Gaussian of the normal ones at their position (docs/method.md, Normal statistics).
+class Gaussians(nn.Module):
+    """Gaussians of normal features at P places (docs/method.md, Normal statistics).
 
     w_p = L_p⁻¹ (f_p - μ_p) with Σ_p = L_p L_pᵀ: normal features have zero mean and unit covariance afterwards, and
     ‖w_p‖² is the squared Mahalanobis distance.
 
     Args:
-        channels: C.
-        size: (h, w) of the feature maps.
+        places: P.
+        channels: C of the features.
     """
 
     mean: Tensor
     whitening: Tensor
 
-    def __init__(self, channels: int, size: Sequence[int]) -> None:
+    def __init__(self, places: int, channels: int) -> None:
         super().__init__()
-        self.size = (size[0], size[1])
-        positions = size[0] * size[1]
-        self.register_buffer("mean", torch.zeros(positions, channels))
-        self.register_buffer("whitening", torch.eye(channels).repeat(positions, 1, 1))
+        self.register_buffer("mean", torch.zeros(places, channels))
+        self.register_buffer("whitening", torch.eye(channels).repeat(places, 1, 1))
 
     @torch.no_grad()
-    def fit(self, mean: Tensor, covariance: Tensor) -> "PositionGaussian":
-        """Store the mean (P, C) and the positive definite covariance (P, C, C) of each position; return the module."""
+    def fit(self, mean: Tensor, covariance: Tensor) -> Self:
+        """Store the mean (P, C) and the positive definite covariance (P, C, C) of each place; return the module."""
         self.mean.copy_(mean)
         identity = torch.eye(covariance.shape[1], device=covariance.device, dtype=covariance.dtype)
         for start in range(0, len(covariance), POSITIONS_AT_ONCE):
@@ -123,6 +122,19 @@ class PositionGaussian(nn.Module):
             self.whitening[part] = torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
         return self
 
+
+class PositionGaussian(Gaussians):
+    """Whiten features by the Gaussian of the normal ones at their position (docs/method.md, Normal statistics).
+
+    Args:
+        channels: C.
+        size: (h, w) of the feature maps.
+    """
+
+    def __init__(self, channels: int, size: Sequence[int]) -> None:
+        super().__init__(size[0] * size[1], channels)
+        self.size = (size[0], size[1])
+
     def forward(self, features: Tensor) -> Tensor:
         """Return whitened features (B, C, h, w)."""
         centred = by_position(features.float()) - self.mean[:, None]
@@ -130,7 +142,7 @@ class PositionGaussian(nn.Module):
         return white.permute(1, 2, 0).unflatten(2, self.size).contiguous()
 
 
-class PooledGaussian(PositionGaussian):
+class PooledGaussian(Gaussians):
     """Whiten features by one Gaussian of the normal ones at all positions (docs/method.md, Normal statistics).
 
     Args:
@@ -138,7 +150,7 @@ class PooledGaussian(PositionGaussian):
     """
 
     def __init__(self, channels: int) -> None:
-        super().__init__(channels, (1, 1))
+        super().__init__(1, channels)
 
     def forward(self, features: Tensor) -> Tensor:
         """Return whitened features (B, C, h, w), of any height and width."""

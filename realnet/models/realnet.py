@@ -145,8 +145,7 @@ class RealNet(nn.Module):
 
     def ties_to_size(self) -> list[str]:
         """Return what ties the detector to images of one size, with the config's keys; [] where nothing does."""
-        gaussians = (part for part in self.normal.modules() if isinstance(part, PositionGaussian))
-        by_position = any(not isinstance(part, PooledGaussian) for part in gaussians)
+        by_position = any(isinstance(part, PositionGaussian) for part in self.normal.modules())
         return [
             *(["normal features have statistics for each position (features.normalise)"] if by_position else []),
             *(["joined maps have a centre for each pixel (detector.fuse)"] if self.fusion is not None else []),

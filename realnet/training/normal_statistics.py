@@ -25,7 +25,7 @@ from realnet.data.tiles import Tiling
 from realnet.errors import Stopped
 from realnet.metrics.curves import image_curve
 from realnet.models.by_class import looks_of
-from realnet.models.gaussian import Moments, PositionGaussian, by_position, shrink
+from realnet.models.gaussian import Gaussians, Moments, by_position, shrink
 from realnet.models.normal import ChannelScale, root_mean_square
 from realnet.models.realnet import RealNet
 from realnet.runtime import distributed
@@ -283,7 +283,7 @@ def _joined(mine: Moments, num_processes: int) -> Moments:
 
 
 def _fit(module: nn.Module, moments: Moments, choice: Choice, ridge: float) -> None:
-    if isinstance(module, PositionGaussian):
+    if isinstance(module, Gaussians):
         module.fit(moments.mean(), shrink(moments.covariance(), choice.shrinkage, ridge))
     elif isinstance(module, ChannelScale):
         module.fit(moments, ridge)

@@ -118,7 +118,7 @@ def test_a_network_of_dynamic_size_gives_what_torch_gives_at_each_size(detector,
 def test_what_ties_a_detector_to_one_size_is_said_and_nothing_written(tiny, changes, reason):
     tiny_detector.CONFIG.write_text(SMALL)
     changes = {"calibration": {"holdout_fraction": 0.1}, **changes}
-    config = RealNetConfig.model_validate({**tiny_detector.config().model_dump(mode="json"), **changes})
+    config = tiny_detector.config(**changes)
     runtime = TorchRuntime(build_detector(config).eval(), Precision(torch.float32, torch.device("cpu")))
     with pytest.raises(UserError, match=rf"--dynamic-size: .* 32x32 pixels alone, because its {reason}"):
         export.export_network(
@@ -294,7 +294,7 @@ def test_a_network_of_tiles_gives_joined_maps_and_the_photograph_is_cut_and_blen
         "detector": {"fuse": {"position": True}},
         "calibration": {"holdout_fraction": 0.1},
     }
-    config = RealNetConfig.model_validate({**tiny_detector.config().model_dump(mode="json"), **changes})
+    config = tiny_detector.config(**changes)
     torch.manual_seed(0)
     model = build_detector(config).eval()
     for nearest in model.nearest.values():
@@ -338,7 +338,7 @@ def test_an_exported_network_tells_classes_apart(tiny):
         "detector": {"fuse": {"position": True}},
         "calibration": {"holdout_fraction": 0.1},
     }
-    config = RealNetConfig.model_validate({**tiny_detector.config().model_dump(mode="json"), **changes})
+    config = tiny_detector.config(**changes)
     torch.manual_seed(0)
     model = build_detector(config, by_class=["channel", "position"]).eval()
     model.measure_by(["channel", "position"], config.input_size)

@@ -178,31 +178,30 @@ def test_a_dry_run_counts_the_folds(tiny, run_script):
         run_script(*TRAIN, *SETTINGS, "--set", "features.folds=6", "--dry-run")
 
 
-def test_tiles_that_are_not_square_are_cut_from_photographs_that_were_turned(tiny):
+def of_tiles(tiling, *, augment=False):
+    """Return the statistics of two photographs, by channel, in tiles."""
     model = build_detector(load(RealNetConfig, Path("experiments/tiny/realnet.yaml")))
     files = sorted(Path("data/tiny/images/weave/train/good").iterdir())
-    images = ImageCache(files[:2], (64, 64), bits=16)
-    tiling, config = Tiling((64, 64), (32, 64), 0.0), FeatureConfig(normalise="channel", folds=2)
-    made = NormalStatistics(
-        model, images, config, foreground="full", augment=True, world=ALONE, levels_of=model.backbone, tiling=tiling
+    images, config = ImageCache(files[:2], tiling.image_size, bits=16), FeatureConfig(normalise="channel", folds=2)
+    return NormalStatistics(
+        model, images, config, foreground="full", augment=augment, world=ALONE, levels_of=model.backbone, tiling=tiling
     )
-    views = made._views(images[0], 0)
+
+
+def test_tiles_that_are_not_square_are_cut_from_photographs_that_were_turned(tiny):
+    made = of_tiles(Tiling((64, 64), (32, 64), 0.0), augment=True)
+    views = made._views(made.images[0], 0)
     assert [view.shape for view in views] == [(32, 64, 3)] * 16 and len({view.tobytes() for view in views}) == 16
 
 
 @pytest.mark.parametrize(("augment", "views"), [(False, 6), (True, 24)])
 def test_with_tiles_the_statistics_are_those_of_the_grids_tiles(tiny, augment, views):
-    model = build_detector(load(RealNetConfig, Path("experiments/tiny/realnet.yaml")))
-    files = sorted(Path("data/tiny/images/weave/train/good").iterdir())
-    images = ImageCache(files[:2], (48, 72), bits=16)
-    tiling, config = Tiling((48, 72), (32, 32), 0.25), FeatureConfig(normalise="channel", folds=2)
-    made = NormalStatistics(
-        model, images, config, foreground="full", augment=augment, world=ALONE, levels_of=model.backbone, tiling=tiling
-    )
+    tiling = Tiling((48, 72), (32, 32), 0.25)
+    made = of_tiles(tiling, augment=augment)
     assert made.fit() == Choice("channel", 0.0)
     moments = made._moments()["block1"]
     assert [fold.count for fold in moments] == [views * 8 * 8] * 2  # a sample for each place of each tile
-    tiles = [tiling.cut(images[0], corner) for corner in tiling.corners]
+    tiles = [tiling.cut(made.images[0], corner) for corner in tiling.corners]
     expected = made.selected(tiles)["block1"].mean(dim=(0, 2, 3))
     if not augment:
         torch.testing.assert_close(moments[0].mean()[0], expected, atol=1e-4, rtol=1e-4)
@@ -211,15 +210,9 @@ def test_with_tiles_the_statistics_are_those_of_the_grids_tiles(tiny, augment, v
 @pytest.mark.parametrize(("most", "each"), [(8, 4), (1, 1)])
 def test_of_many_tiles_as_many_of_each_photograph_are_looked_at(tiny, monkeypatch, most, each):
     monkeypatch.setattr("realnet.training.normal_statistics.MOST_TILES", most)
-    model = build_detector(load(RealNetConfig, Path("experiments/tiny/realnet.yaml")))
-    files = sorted(Path("data/tiny/images/weave/train/good").iterdir())
-    images = ImageCache(files[:2], (48, 72), bits=16)
-    tiling, config = Tiling((48, 72), (32, 32), 0.25), FeatureConfig(normalise="channel", folds=2)
-    made = NormalStatistics(
-        model, images, config, foreground="full", augment=False, world=ALONE, levels_of=model.backbone, tiling=tiling
-    )
+    made = of_tiles(Tiling((48, 72), (32, 32), 0.25))
     assert [fold.count for fold in made._moments()["block1"]] == [each * 8 * 8] * 2
-    first, second = ({view.tobytes() for view in made._views(images[0], index)} for index in (0, 0))
+    first, second = ({view.tobytes() for view in made._views(made.images[0], index)} for index in (0, 0))
     assert first == second and len(first) == each  # the same in a run that goes on
 
 
