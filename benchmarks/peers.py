@@ -36,7 +36,7 @@ class Features(nn.Module):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Return the levels (B, C, h, w) of images (B, 3, H, W)."""
-        features = self.reference.backbone(images)
+        features = self.reference.known(images)
         return {level.name: features[level.name].float() for level in self.reference.levels}
 
 

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from realnet.config.base import Fraction, Section
 
@@ -41,6 +41,9 @@ class FuseConfig(Section):
         False,
         description="with position: the distance of the backbone's last two levels from their Gaussian, too; they see "
         "more of an anomaly's surroundings than blocks do",
+    )
+    memory: PositiveInt = Field(
+        4096, description="normal features that are kept of a block, for the distance to the nearest one"
     )
 
 

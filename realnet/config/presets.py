@@ -13,7 +13,7 @@ DETECTOR_PRESETS: Mapping[str, Mapping[str, Any]] = {
         "blocks": {"joined": {"levels": {"layer2": "all", "layer3": "all", "layer4": "all"}, "stride": 8}},
         "afs": {"init_batches": 1},  # all channels are kept
         "features": {"normalise": "auto"},
-        "detector": {"fuse": {"position": True, "deep": True}},
+        "detector": {"fuse": {"position": True, "deep": True, "memory": 8192}},
         "rrs": {"modes": {"max": 64, "mean": 64}},
         "reconstruction": {"channel_mult": "auto", "num_res_blocks": 1, "num_head_channels": "auto"},
         "anomalies": {

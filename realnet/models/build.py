@@ -162,7 +162,7 @@ def build_detector(
             rrs_modes={str(mode): number for mode, number in config.rrs.modes.items()},
             num_residual_layers=config.rrs.num_residual_layers,
             stop_grad=config.rrs.stop_grad,
-            deep=_deep(backbone.levels) if fuse.position and fuse.deep else None,
+            deep=_deep(backbone.levels) if fuse.deep else None,
             use_checkpoint=config.runtime.activation_checkpointing,
         )
         if by_class:
@@ -171,7 +171,7 @@ def build_detector(
         if "auto" not in kinds:  # for which training chooses
             model.measure_by(cast(Sequence[Measure], kinds), config.input_size)
         if fuse.position:
-            model.fuse_maps(config.input_size)
+            model.fuse_maps(config.input_size, fuse.memory)
         if config.tiles and config.tiles.context:
             model.see_photographs(config.input_size)
     model.check_image_size(config.input_size, name="tiles.size" if config.tiles else "image_size")

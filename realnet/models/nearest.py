@@ -12,8 +12,6 @@ ROWS_AT_ONCE = 512
 """Features whose distances are held in memory together."""
 CANDIDATES = 4096
 """Features among which the coreset's next choices are sought before all are looked at again."""
-MEMORY_ROWS = 4096
-"""Normal features that a detector keeps of a block."""
 STRIDES = (8, 16)
 """Of the levels that are compared, as in PatchCore; finer ones see texture, coarser ones lose the place."""
 
@@ -32,7 +30,7 @@ def greedy_coreset(
     features: Tensor,
     number: int,
     generator: torch.Generator,
-    dimensions: int = PROJECTED,
+    dimensions: int | None = PROJECTED,
     on_choice: Callable[[], object] = lambda: None,
 ) -> Tensor:
     """Choose features that cover all others: the next one is the farthest from those chosen (PatchCore, Alg. 1).
@@ -44,14 +42,14 @@ def greedy_coreset(
         features: (N, C).
         number: how many to choose, at most N.
         generator: draws the projection and the first feature; on the CPU.
-        dimensions: of the random projection; features of fewer channels are taken as they are.
+        dimensions: of the random projection; features of fewer channels, or with None all, are taken as they are.
         on_choice: called after each choice, to show progress.
 
     Returns:
         (number,) int64, the indexes of the chosen features.
     """
     count, channels = features.shape
-    if channels > dimensions:
+    if dimensions and channels > dimensions:
         projection = torch.randn(channels, dimensions, generator=generator) / dimensions**0.5
         features = features @ projection.to(features)
     features = features - features.mean(dim=0)  # the squares in the distances cancel less

@@ -16,7 +16,7 @@ from realnet.models.by_class import ByClass, ClassRule, joined, of_class, seen_b
 from realnet.models.context import Context
 from realnet.models.fitting import require_size, side_factor
 from realnet.models.gaussian import PooledGaussian, PositionGaussian
-from realnet.models.nearest import MEMORY_ROWS, STRIDES, NearestNeighbour, average_3x3
+from realnet.models.nearest import STRIDES, NearestNeighbour, average_3x3
 from realnet.models.normal import SIGNALS, ChannelScale, Fusion, root_mean_square
 from realnet.models.output import Detection
 from realnet.models.reconstruction import ReconstructionSize, ReconstructionUNet
@@ -99,14 +99,15 @@ class RealNet(nn.Module):
         """Judge whole photographs too, shrunk to (H, W), by statistics that are still to be fitted or loaded."""
         self.context = Context(sum(block.num_channels for block in self.afs.blocks), image_size)
 
-    def fuse_maps(self, image_size: Sequence[int]) -> None:
-        """Join maps of (H, W) from now on, by a fusion and normal features that are still to be fitted or loaded."""
+    def fuse_maps(self, image_size: Sequence[int], memory: int) -> None:
+        """Join maps of (H, W) from now on, by a fusion and normal features that are still to be fitted or loaded.
+
+        ``memory`` normal features are kept of each block.
+        """
         sizes = {name: sum(end - start for start, end in found) for name, found in self._compared_channels().items()}
 
         def features() -> nn.ModuleDict:
-            return nn.ModuleDict(
-                {name: NearestNeighbour(torch.zeros(MEMORY_ROWS, size)) for name, size in sizes.items()}
-            )
+            return nn.ModuleDict({name: NearestNeighbour(torch.zeros(memory, size)) for name, size in sizes.items()})
 
         def fusion() -> Fusion:
             return Fusion(image_size, has_deep=bool(self.deep.blocks))

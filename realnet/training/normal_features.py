@@ -5,11 +5,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from realnet.models.nearest import MEMORY_ROWS, greedy_coreset
+from realnet.models.nearest import greedy_coreset
 from realnet.runtime import distributed
 from realnet.runtime.progress import bar
 
-BUDGET_MIB, DIMENSIONS, SEED = 256, 32, 0
+BUDGET_MIB, SEED = 256, 0
 
 
 class NormalFeatures:
@@ -42,9 +42,9 @@ class NormalFeatures:
         """
         for name, parts in self._rows.items():
             rows = torch.cat([part.to(parts[0].device) for part in distributed.gather(torch.cat(parts))])
-            number = min(MEMORY_ROWS, len(rows))
+            memory = nearest[name].get_buffer("memory")
+            number = min(len(memory), len(rows))
             generator = torch.Generator().manual_seed(SEED)
             with bar(total=number, description=f"{name}: coreset", is_main=is_main) as progress:
-                chosen = greedy_coreset(rows, number, generator, DIMENSIONS, progress.update)
-            places = torch.arange(MEMORY_ROWS, device=chosen.device) % number
-            nearest[name].get_buffer("memory").copy_(rows[chosen[places]])
+                chosen = greedy_coreset(rows, number, generator, None, progress.update)
+            memory.copy_(rows[chosen[torch.arange(len(memory), device=chosen.device) % number]])

@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from realnet.models import nearest
@@ -20,12 +21,13 @@ def test_each_choice_is_the_farthest_from_those_before():
     assert chosen[1:] == rest[chosen[0]]
 
 
-def test_few_candidates_at_a_time_give_the_choices_of_all_at_once(monkeypatch):
-    features = torch.randn(400, 6, generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize(("channels", "dimensions"), [(6, nearest.PROJECTED), (200, None)])
+def test_few_candidates_at_a_time_give_the_choices_of_all_at_once(monkeypatch, channels, dimensions):
+    features = torch.randn(400, channels, generator=torch.Generator().manual_seed(0))
     features[:100] = features[:1]  # equal ones, of which one is enough
     expected, distances = [], torch.full((400,), torch.inf)
     monkeypatch.setattr(nearest, "CANDIDATES", 10)
-    found = greedy_coreset(features, 150, torch.Generator().manual_seed(0)).tolist()
+    found = greedy_coreset(features, 150, torch.Generator().manual_seed(0), dimensions).tolist()
     for choice in [found[0], *range(149)]:
         index = choice if not expected else int(distances.argmax())
         expected.append(index)

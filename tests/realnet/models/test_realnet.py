@@ -113,7 +113,7 @@ def test_maps_of_one_pixel_need_channels_to_be_normalised():
 def test_deep_features_are_measured_and_neither_reconstructed_nor_compared():
     model, image = small(has_deep=True), wave("image", 2, 3, *SIZE)
     model.measure_by(["position"], SIZE)
-    model.fuse_maps(SIZE)
+    model.fuse_maps(SIZE, 64)
     model.normal["deep"].whitening.mul_(3)
     detection, signals = model.sense(image)
     deep, levels = signals[:, model.fusion.signals.index("deep"), None], model.backbone(image)
