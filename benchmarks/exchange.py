@@ -45,8 +45,7 @@ def steps_of(rank: int, size: int, port: int, threads: int, repeats: int, found:
         torch.manual_seed(0)
         unet = build_unet(DiffusionConfig(image_size=32, model=UNET, pretrained=None), 2)
         x, t, y = torch.randn(BATCH, 3, 32, 32), torch.arange(BATCH), torch.zeros(BATCH, dtype=torch.int64)
-        kwargs = {"num_steps": 1000, "precision": world.precision}
-        overlapped = Optimisation(unet.parameters(), OptimiserConfig(), **kwargs)
+        overlapped = Optimisation(unet.parameters(), OptimiserConfig(), num_steps=1000, precision=world.precision)
         alone = GradientExchange([])
         exchange = overlapped.exchange
 

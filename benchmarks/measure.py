@@ -82,7 +82,7 @@ class Way:
 
 def ways(device: torch.device, *compilations: Compilation) -> list[Way]:
     """Return the device's number formats, and then bf16 with each kind of compilation."""
-    names = ("fp32", "tf32", "bf16") if device.type == "cuda" else ("fp32", "bf16")
+    names: tuple[precision.FormatName, ...] = ("fp32", "tf32", "bf16") if device.type == "cuda" else ("fp32", "bf16")
     formats = [precision.resolve(name, device) for name in names]
     return [*map(Way, formats), *(Way(formats[-1], compilation) for compilation in compilations)]
 

@@ -13,7 +13,7 @@ The stage ``metrics`` evaluates 1,000 images of 512×512 (or --batches images) w
 import argparse
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
@@ -80,7 +80,7 @@ class Case:
     stage: str
     settings: Mapping[str, Any]
     batch: int
-    number_format: str
+    number_format: precision.FormatName
     device: str
     keeps_freed_memory: bool = False
 
@@ -116,7 +116,7 @@ def sample_config(case: Case) -> SampleConfig:
 
 def estimate(case: Case) -> int:
     """Return the bytes that ``--dry-run`` states."""
-    number_format = precision.planned(case.number_format, torch.device(case.device))  # type: ignore[arg-type]  # from the flags
+    number_format = precision.planned(case.number_format, torch.device(case.device))
     if case.stage == "diffusion":
         return rehearsal.diffusion_training(diffusion_config(case), len(CLASSES), number_format)
     if case.stage == "classifier":
@@ -182,7 +182,7 @@ def _sampler(case: Case, device: torch.device) -> Sampler:
         unet = build_unet(described, len(CLASSES)).eval()
         classifier = build_classifier(classifier_config(case), len(CLASSES)).eval().requires_grad_(False)
     diffusion = build_diffusion(described.process, sample_config(case).respacing)
-    return Sampler(diffusion, unet, ClassifierGuidance(classifier), CLASSES, described.image_size, "random", [])
+    return Sampler(diffusion, unet, ClassifierGuidance(classifier), CLASSES, described.image_size, "random", [], True)
 
 
 def _metrics(case: Case, world: World) -> None:
@@ -248,7 +248,8 @@ def cases(arguments: argparse.Namespace) -> Iterator[Case]:
     for stage in arguments.stages or known:
         settings, batches = known.get(stage, ({}, (1000,)))
         for batch in arguments.batches or batches:
-            for number_format in ("fp32",) if stage == "metrics" else arguments.precision:
+            formats: Sequence[precision.FormatName] = ("fp32",) if stage == "metrics" else arguments.precision
+            for number_format in formats:
                 yield Case(stage, settings, batch, number_format, arguments.device, arguments.keep)
 
 

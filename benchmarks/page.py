@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ def main() -> None:
             memory = [sum(map(resident, processes_below(os.getpid())))]
             opened = seconds_of(browser, lambda: browser.get(path.as_uri()))
             memory.append(sum(map(resident, processes_below(os.getpid()))))
-            moved = [seconds_of(browser, lambda at=at: browser.execute_script(MOVE, at)) for at in (0.3, 0.7, 0.5)]
+            moved = [seconds_of(browser, partial(browser.execute_script, MOVE, at)) for at in (0.3, 0.7, 0.5)]
             turned = [seconds_of(browser, lambda: browser.execute_script(NEXT)) for _ in range(3)]
             scrolled = seconds_of(browser, lambda: browser.execute_script(END))
         finally:

@@ -8,7 +8,7 @@ own. Prints image AUROC, pixel AUROC and AUPRO in percent, as mean and standard 
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from realnet.config import RealNetConfig, load, paths
 from realnet.data.registry import open_dataset
+from realnet.detection.checkpoints import ReferenceName
 from realnet.detection.references import Nearest, PaDiM, Reference, ReferenceOutput
 from realnet.evaluation.references import ReferenceMaker, score_reference
 from realnet.evaluation.run import TestSplits
@@ -40,26 +41,28 @@ class Features(nn.Module):
         return {level.name: features[level.name].float() for level in self.reference.levels}
 
 
-class Peer:
+class Peer(Reference):
     """anomalib's counterpart of a fitted reference, on the same features.
 
     Args:
         ours: the reference.
-        batches: of normal images, ImageNet-normalised.
     """
 
-    def __init__(self, ours: Reference, batches: Sequence[Tensor]) -> None:
-        names = [level.name for level in ours.levels]
+    def __init__(self, ours: Reference) -> None:
+        super().__init__(ours.known, ours.levels, ours.image_size)
         if isinstance(ours, PaDiM):
             self.model = PadimModel("resnet18", ["layer1"], pre_trained=False, n_features=1)
             self.model.idx = ours.channels
         else:
             self.model = PatchcoreModel(["layer1"], "resnet18", pre_trained=False)
-        self.model.layers, self.model.feature_extractor = names, Features(ours)
+        self.model.layers, self.model.feature_extractor = [level.name for level in ours.levels], Features(ours)
+
+    def fit(self, images: Iterable[Tensor]) -> None:
+        """Fit to batches of normal images, as :meth:`Reference.fit` does."""
         self.model.train()
-        for batch in batches:
+        for batch in images:
             self.model(batch)
-        if isinstance(ours, PaDiM):
+        if isinstance(self.model, PadimModel):
             self.model.fit()
         else:
             self.model.subsample_embedding(Nearest.SHARE)
@@ -72,7 +75,7 @@ class Peer:
         return ReferenceOutput(found.anomaly_map[:, 0], found.pred_score.flatten())
 
 
-def compare(name: str, seed: int, flags: argparse.Namespace, world: World) -> list[list[float]]:
+def compare(name: ReferenceName, seed: int, flags: argparse.Namespace, world: World) -> list[list[float]]:
     """Return the metrics of our reference and of anomalib's."""
     config = load(RealNetConfig, paths.experiment(flags.dataset) / "realnet.yaml").model_copy(update={"seed": seed})
     dataset = open_dataset(flags.dataset)
@@ -81,7 +84,9 @@ def compare(name: str, seed: int, flags: argparse.Namespace, world: World) -> li
     ours = maker.fit(name)
     torch.manual_seed(seed)
     rows = []
-    for one in (ours, Peer(ours, list(maker.batches("anomalib")))):
+    peer = Peer(ours)
+    peer.fit(maker.batches("anomalib"))
+    for one in (ours, peer):
         scores = score_reference(one, split, world=world, config=config.evaluation)
         found = summarise(curves_of(scores))
         rows.append([100 * (found[metric].value or np.nan) for metric in METRICS])

@@ -183,7 +183,7 @@ def main() -> None:
         names = [file.name for file in files]
         spent: dict[str, float] = {}
         for row, kinds in () if flags.parts else (ROWS[name] for name in flags.rows):
-            output, memory = folder / row, []
+            output, memory = folder / row, list[float]()
             page = start_of_page(row, [], detector.display()) if "page" in kinds else None
             before = pure_seconds(detector, files[0])
             timed = Timed(detector.runtime)

@@ -107,7 +107,7 @@ def profile(task: DetectorTask, described: RealNetConfig, num_steps: int) -> dic
         for part in (task.model.recon, task.model.rrs, task.model.backbone):
             part.to(memory_format=layout)
 
-    ways: dict[str, Callable[[], None]] = {
+    ways: dict[str, Callable[[], object]] = {
         "as it is": lambda: None,
         "clean features computed anew": lambda: setattr(task, "known", None),
         "weights in channels_last": lambda: in_layout(torch.channels_last),

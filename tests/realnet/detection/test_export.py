@@ -30,6 +30,9 @@ from realnet.models.checkpoint import Checkpoint
 from realnet.models.statistics import IMAGENET
 from realnet.runtime.precision import Precision
 
+FLAT = {"channel_mult": [1], "num_res_blocks": 1, "num_head_channels": 8}
+"""A reconstruction of one level, where other parts of the graph are of interest: that of ``SMALL`` is most of it."""
+
 
 def open_exported(path: Path, runtime: str | None = None) -> ExportedRuntime:
     return choose_runtime(path, runtime)(path)
@@ -291,7 +294,8 @@ def test_a_network_of_tiles_gives_joined_maps_and_the_photograph_is_cut_and_blen
         "tiles": {"size": 32, "context": True},
         "blocks": {"block1": {"levels": {"layer1": 16}}},
         "features": {"normalise": "pooled"},
-        "detector": {"fuse": {"position": True}},
+        "reconstruction": FLAT,
+        "detector": {"fuse": {"position": True, "memory": 16}},
         "calibration": {"holdout_fraction": 0.1},
     }
     config = tiny_detector.config(**changes)
@@ -335,7 +339,8 @@ def test_an_exported_network_tells_classes_apart(tiny):
         "backbone": backbone,
         "blocks": {"block1": {"levels": {"layer1": 16}}},
         "features": {"normalise": "auto"},
-        "detector": {"fuse": {"position": True}},
+        "reconstruction": FLAT,
+        "detector": {"fuse": {"position": True, "memory": 16}},
         "calibration": {"holdout_fraction": 0.1},
     }
     config = tiny_detector.config(**changes)
