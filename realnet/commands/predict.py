@@ -43,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _check(flags)
 
     from realnet.detection.detector import Detector
+    from realnet.detection.half import half_suits
     from realnet.dry_run import plan
     from realnet.prediction.inputs import find_images, watched_folder
     from realnet.prediction.outputs import protect_files
@@ -57,8 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     known = {"config": config, "dataset": flags.dataset, "class_name": class_name, "runtime": flags.runtime}
     number_format = config.runtime.precision if config else "auto"
     if flags.dry_run:
-        world = plan_world(flags.device, number_format)
-        detector = Detector.load(path, precision=world.precision.on("meta"), **known)
+        detector = Detector.load(path, precision=plan_world(flags.device, number_format).precision.on("meta"), **known)
+        stored = detector.config.runtime.precision
+        world = plan_world(flags.device, stored, half_on_cpu=half_suits(detector.facts))
         plan.show(detector.config, plan.prediction(detector, str(path), found.number, output, world), world)
         return 0
     with join_world(flags.device, number_format) as world, console(world.is_main), one_run(output, world):

@@ -94,12 +94,13 @@ def join_world(device: str | None = None, number_format: FormatName = "auto") ->
     dist.destroy_process_group()
 
 
-def plan_world(device: str | None = None, number_format: FormatName = "auto") -> World:
+def plan_world(device: str | None = None, number_format: FormatName = "auto", *, half_on_cpu: bool = False) -> World:
     """Return the world of a future run without joining it; this machine need not have the device.
 
     Args:
         device: as for :func:`join_world`.
         number_format: as for :func:`join_world`.
+        half_on_cpu: on a CPU, ``auto`` is bf16.
 
     Raises:
         UserError: if there is no such kind of device, or it lacks the number format.
@@ -108,7 +109,7 @@ def plan_world(device: str | None = None, number_format: FormatName = "auto") ->
         chosen = torch.device(device) if device else best_device()
     except RuntimeError as error:
         raise UserError(f"--device {device} is not a device; give cpu, cuda or mps") from error
-    return World(*_launched(), planned(number_format, chosen))
+    return World(*_launched(), planned(number_format, chosen, half_on_cpu=half_on_cpu))
 
 
 def _launched() -> tuple[int, int]:

@@ -112,11 +112,11 @@ def resolve(name: FormatName, device: torch.device, *, half_on_cpu: bool = False
     return Precision(DTYPES[name], device, tf32=name == "tf32")
 
 
-def planned(name: FormatName, device: torch.device) -> Precision:
-    """Return the number format of a future run; a GPU that this machine lacks is assumed to have bf16.
+def planned(name: FormatName, device: torch.device, *, half_on_cpu: bool = False) -> Precision:
+    """Return the number format of a future run, as :func:`resolve`; a GPU that this machine lacks has bf16.
 
     Raises:
         UserError: as for :func:`resolve`.
     """
     is_elsewhere = device.type == "cuda" and not torch.cuda.is_available()
-    return resolve("bf16" if name == "auto" and is_elsewhere else name, device)
+    return resolve("bf16" if name == "auto" and is_elsewhere else name, device, half_on_cpu=half_on_cpu)

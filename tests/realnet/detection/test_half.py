@@ -56,6 +56,14 @@ def test_auto_is_bf16_where_this_cpu_was_faster_and_the_results_agree(weave, mon
     assert Detector.load("weave.realnet", device="cpu", config=fixed).precision.name == "fp32"
 
 
+def test_a_dry_run_states_the_memory_of_the_format_that_the_prediction_takes(weave, monkeypatch, run_script):
+    export_bundle(weave, Path("weave.realnet"), half=FASTER)
+    for processor, name in (("a CPU", "bf16"), ("another CPU", "fp32")):
+        monkeypatch.setattr(half, "processor", lambda processor=processor: processor)
+        flags = ("--detector", "weave.realnet", "--input", "data/tiny/images/weave", "--device", "cpu", "--dry-run")
+        assert f"on cpu in {name}" in run_script("predict_realnet", *flags)
+
+
 def _as_json(check: HalfCheck | None) -> dict | None:
     listed = (tuple, list)
     values = asdict(check) if check else {}
