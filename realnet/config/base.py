@@ -95,7 +95,9 @@ class RuntimeConfig(Section):
         "agrees (docs/bundle.md), else fp32; tf32: float32 of 10 bits after the point in the products, on GPUs by "
         "NVIDIA, where fp32 has all 23",
     )
-    num_workers: int = Field(4, ge=0, description="processes that load data, per training process")
+    num_workers: int = Field(
+        4, ge=0, description="processes that load data, per training process; at most one a processor"
+    )
     channels_last: bool = Field(True, description="memory layout of images and weights on a GPU")
     activation_checkpointing: bool = Field(False, description="saves memory in training, for about a third more time")
     compile: bool = Field(

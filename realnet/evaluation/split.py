@@ -18,6 +18,7 @@ from realnet.runtime.distributed import World
 from realnet.runtime.files import scratch
 from realnet.runtime.progress import bar
 from realnet.runtime.signals import leave_signals_to_main
+from realnet.runtime.threads import data_workers
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ class TestSplit:
         loader = DataLoader(
             Subset(self.files, self._mine),
             batch_size=batch_size,
-            num_workers=min(self._runtime.num_workers, len(self._mine) // batch_size),
+            num_workers=min(data_workers(self._runtime.num_workers), len(self._mine) // batch_size),
             worker_init_fn=leave_signals_to_main,
         )
         self._make_room()

@@ -1,13 +1,20 @@
-"""Threads, and settings that make torch faster on a CPU (benchmarks/README.md, Tried)."""
+"""Threads and processes, and settings that make torch faster on a CPU (benchmarks/README.md, Tried)."""
 
 import ctypes
 import os
 import platform
 
-NUM_THREADS = min(8, os.cpu_count() or 1)
+NUM_CPUS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+"""The processors that this process may use."""
+NUM_THREADS = min(8, NUM_CPUS)
 """How many threads read files or draw pictures at a time."""
 
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
+
+
+def data_workers(wanted: int) -> int:
+    """Return how many processes load data: no more than there are processors, on which they would only wait."""
+    return min(wanted, NUM_CPUS)
 
 
 def spin_briefly() -> None:

@@ -10,6 +10,7 @@ from realnet.data.order import EpochOrder
 from realnet.errors import UserError
 from realnet.runtime.distributed import World
 from realnet.runtime.signals import leave_signals_to_main
+from realnet.runtime.threads import data_workers
 
 
 def make_order(dataset: Sized, config: TrainConfig, world: World, *, seed: int, draws: int) -> EpochOrder:
@@ -72,7 +73,7 @@ def batches(dataset: Dataset, order: EpochOrder, runtime: RuntimeConfig, world: 
         dataset,
         batch_size=order.batch_size,
         sampler=order,
-        num_workers=runtime.num_workers,
+        num_workers=data_workers(runtime.num_workers),
         worker_init_fn=leave_signals_to_main,
         persistent_workers=runtime.num_workers > 0,
         pin_memory=world.device.type == "cuda",

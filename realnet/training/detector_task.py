@@ -33,6 +33,7 @@ from realnet.runtime.placement import compile_networks, move_to_device
 from realnet.runtime.precision import in_float32
 from realnet.runtime.progress import bar
 from realnet.runtime.signals import leave_signals_to_main
+from realnet.runtime.threads import data_workers
 from realnet.training import state
 from realnet.training.clean_features import CleanFeatures
 from realnet.training.completion import completed, lacks_calibration
@@ -272,7 +273,7 @@ class DetectorTask:
             self.train_set,
             batch_size=order.batch_size,
             sampler=order,
-            num_workers=self.config.runtime.num_workers,
+            num_workers=data_workers(self.config.runtime.num_workers),
             worker_init_fn=leave_signals_to_main,
         )
         description = f"{self.data.class_name}: AFS"

@@ -4,6 +4,8 @@ import sys
 
 import pytest
 
+from realnet.runtime import threads
+
 # five arrays of 40 MB, more than malloc keeps by itself; prints how much of them the process still holds
 PROGRAM = """
 import sys
@@ -64,3 +66,8 @@ print((resident() - before) / 40_000_000)
 def test_all_threads_share_the_memory_that_is_kept():
     done = subprocess.run([sys.executable, "-c", THREADS], capture_output=True, text=True, check=True)
     assert float(done.stdout) < 1.5
+
+
+def test_no_more_processes_load_data_than_there_are_processors(monkeypatch):
+    monkeypatch.setattr(threads, "NUM_CPUS", 2)
+    assert [threads.data_workers(wanted) for wanted in (0, 1, 2, 4)] == [0, 1, 2, 2]
