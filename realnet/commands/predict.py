@@ -58,9 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     known = {"config": config, "dataset": flags.dataset, "class_name": class_name, "runtime": flags.runtime}
     number_format = config.runtime.precision if config else "auto"
     if flags.dry_run:
-        detector = Detector.load(path, precision=plan_world(flags.device, number_format).precision.on("meta"), **known)
-        stored = detector.config.runtime.precision
-        world = plan_world(flags.device, stored, half_on_cpu=half_suits(detector.facts))
+        plain = plan_world(flags.device, "fp32").precision  # the rehearsal takes the format of use
+        detector = Detector.load(path, precision=plain.on("meta"), **known)
+        if detector.is_torch:
+            number_format = detector.config.runtime.precision
+        world = plan_world(flags.device, number_format, half_on_cpu=half_suits(detector.facts))
         plan.show(detector.config, plan.prediction(detector, str(path), found.number, output, world), world)
         return 0
     with join_world(flags.device, number_format) as world, console(world.is_main), one_run(output, world):

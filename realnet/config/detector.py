@@ -223,8 +223,6 @@ class RealNetConfig(TrainingConfig):
     def _check_fusion(self) -> Self:
         if self.detector.fuse.position and self.features.normalise == "none":
             raise ValueError("detector.fuse.position needs features.normalise position, pooled, channel or auto")
-        if self.detector.fuse.deep and not self.detector.fuse.position:
-            raise ValueError("detector.fuse.deep needs detector.fuse.position; set both, or neither")
         if self.detector.fuse.deep and DEEP in self.blocks:
             raise ValueError(f"detector.fuse.deep takes the name {DEEP!r}; give the block of that name another one")
         if self.features.normalise != "none" and not self.calibration.holdout_fraction:

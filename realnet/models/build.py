@@ -162,7 +162,7 @@ def build_detector(
             rrs_modes={str(mode): number for mode, number in config.rrs.modes.items()},
             num_residual_layers=config.rrs.num_residual_layers,
             stop_grad=config.rrs.stop_grad,
-            deep=_deep(backbone.levels) if fuse.deep else None,
+            deep=_deep(backbone.levels) if fuse.position and fuse.deep else None,
             use_checkpoint=config.runtime.activation_checkpointing,
         )
         if by_class:

@@ -64,6 +64,15 @@ def test_a_dry_run_states_the_memory_of_the_format_that_the_prediction_takes(wea
         assert f"on cpu in {name}" in run_script("predict_realnet", *flags)
 
 
+@pytest.mark.parametrize("name", ["fp32", "tf32", "fp16", "bf16"])
+def test_a_dry_run_for_a_gpu_takes_the_format_that_the_file_names(weave, run_script, name):
+    runtime = weave.config.runtime.model_copy(update={"precision": name})
+    weave = replace(weave, config=weave.config.model_copy(update={"runtime": runtime}))
+    export_bundle(weave, Path("weave.realnet"))
+    flags = ("--detector", "weave.realnet", "--input", "data/tiny/images/weave", "--device", "cuda", "--dry-run")
+    assert f"on cuda in {name}" in run_script("predict_realnet", *flags)
+
+
 def _as_json(check: HalfCheck | None) -> dict | None:
     listed = (tuple, list)
     values = asdict(check) if check else {}
