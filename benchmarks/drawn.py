@@ -28,7 +28,7 @@ def write_detector(path: Path, described: Path, overrides: Sequence[str] = ()) -
     model = build_detector(settings).eval()
     facts = {
         "step": 0,
-        "backbone": {"name": settings.backbone.name, "checksum": model.backbone.checksum()},
+        "backbone": {"name": settings.backbone.name, "checksum": model.backbone.checksum},
         "calibration": asdict(Calibration(0.5, 0.5, 1.0, held_out=True, num_images=1, num_anomalies=1)),
     }
     drawn = Checkpoint(

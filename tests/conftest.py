@@ -27,7 +27,7 @@ TINY = {
         pretrained: null
         model: {channels: 32, channel_mult: [1, 1], num_res_blocks: 1, attention_resolutions: [], num_head_channels: 32}
         train: {batch_size: 2, accumulation: 2, num_steps: 4, log_interval_steps: 1, ema_decay: 0.5}
-        validation: {interval_epochs: 1, num_batches: 1, respacing: ddim4}
+        validation: {interval_epochs: 1, num_batches: 1, respacing: ddim2}
         runtime: {num_workers: 0}
         """,
     "classifier": """
@@ -37,10 +37,10 @@ TINY = {
         train: {batch_size: 4, num_steps: 3, log_interval_steps: 1}
         runtime: {num_workers: 0}
         """,
-    "sample": "{num_samples: 3, respacing: ddim4, batch_size: 2, require_ready: false, runtime: {num_workers: 0}}",
+    "sample": "{num_samples: 3, respacing: ddim2, batch_size: 2, require_ready: false, runtime: {num_workers: 0}}",
     "realnet": """
         image_size: 32
-        backbone: {name: resnet18, weights: none}
+        backbone: {name: test_resnet, weights: none, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225]}
         blocks: {block1: {levels: {layer1: 32}}, block2: {levels: {layer2: 32}}}
         reconstruction: {channel_mult: [1, 2], num_res_blocks: 1}
         rrs: {modes: {max: 8, mean: 8}}

@@ -46,7 +46,7 @@ def _state(seed: int, config: str) -> dict[str, torch.Tensor]:
 
 @cache
 def _checksum(config: str) -> str:
-    return build().backbone.checksum()  # the backbone is the same for all seeds
+    return build().backbone.checksum  # the backbone is the same for all seeds
 
 
 def save(

@@ -248,6 +248,9 @@ def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
     except Exception as error:
         advice = advice_on(error)
         _fail(*(f"error: {advice}", 2) if advice else (traceback.format_exc().rstrip(), 1))
+    finally:
+        if signals := sys.modules.get("realnet.runtime.signals"):
+            signals.end_workers()
 
 
 def _fail(text: str, code: int) -> NoReturn:

@@ -20,7 +20,6 @@ from realnet.metrics.image_score import image_scores
 from realnet.models.realnet import RealNet
 from realnet.runtime.packing import unpack_convolutions
 
-aten = torch.ops.aten
 EXAMPLE_BATCH = 3
 """A size that is none of the network's own, so that no size of the network is taken for that of the batch."""
 
@@ -154,7 +153,6 @@ def write_onnx(network: ExportedNetwork, size: tuple[int, int], path: Path, size
         reason = str(error).strip().partition("\n")[0]
         name = network.model.backbone.name
         raise UserError(f"--dynamic-size: the backbone {name} takes no other size ({reason}); leave it out") from error
-    program = program.run_decompositions({**torch.export.default_decompositions(), aten.median.dim: _median})
     exported: Any = torch.onnx.export(
         program,
         dynamo=True,
@@ -163,11 +161,3 @@ def write_onnx(network: ExportedNetwork, size: tuple[int, int], path: Path, size
         verbose=False,
     )
     exported.save(path, external_data=False)
-
-
-def _median(values: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
-    """Compute ``torch.median``, which ONNX does not have."""
-    ordered, indexes = values.sort(dim=dim)
-    found = (part.narrow(dim, (values.shape[dim] - 1) // 2, 1) for part in (ordered, indexes))
-    value, index = (part if keepdim else part.squeeze(dim) for part in found)
-    return value, index

@@ -195,7 +195,7 @@ def _check_backbone(model: RealNet, stored: Checkpoint, path: Path) -> None:
             f"here {levels}; install the version of timm or torchvision that it was trained with, or train it again"
         )
     expected = None if has_backbone(stored.state_dict) else facts.get("checksum")
-    found = model.backbone.checksum() if expected else ""
+    found = model.backbone.checksum if expected else ""
     if expected and expected != found:
         raise UserError(
             f"{path} was trained on other weights of {model.backbone.name} (checksum {expected[:12]}…, not "

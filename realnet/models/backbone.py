@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -100,20 +101,21 @@ class Backbone(nn.Module):
         """
         return find_level(self.levels, name, self.name)
 
+    @cached_property
     def checksum(self) -> str:
-        """Return a SHA-256 over the weights."""
+        """A SHA-256 over the weights, which are frozen."""
         return checkpoint.checksum(self.feature_extractor.state_dict())
 
     def identity(self) -> str:
         """Return which features these are: the checksum, and the images' statistics where they are not ImageNet's."""
-        return self.checksum() + ("" if self.statistics == IMAGENET else f", images of {self.statistics}")
+        return self.checksum + ("" if self.statistics == IMAGENET else f", images of {self.statistics}")
 
     def facts(self) -> dict[str, Any]:
         """Return what a checkpoint says of the backbone that its detector was trained on."""
         return {
             "name": self.name,
             "license": self.license(),
-            "checksum": self.checksum(),
+            "checksum": self.checksum,
             "mean": list(self.statistics.mean),
             "std": list(self.statistics.std),
             "levels": self.listed_levels(),

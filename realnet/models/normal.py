@@ -97,8 +97,15 @@ def centred(maps: Tensor) -> Tensor:
 
     Images differ in style as a whole, and a threshold of pixels is the same for all of them.
     """
-    medians = maps.flatten(1).median(dim=1).values
+    medians = _median(maps.flatten(1))
     return maps - CENTRING * medians[:, None, None, None]
+
+
+def _median(values: Tensor) -> Tensor:
+    """Return the (lower) median of each row of (N, P); an export sorts, because ONNX has no median."""
+    if torch.compiler.is_exporting():
+        return values.sort(dim=1).values[:, (values.shape[1] - 1) // 2]
+    return values.median(dim=1).values
 
 
 def squash(deviations: Tensor) -> Tensor:

@@ -175,11 +175,11 @@ CONFIGS = [
     (sound, [f"{s} --device gpu7 --dry-run" for s in TRAINING], ["--device gpu7 is not a device; give cpu, cuda"]),
     (sound, ["train_diffusion --set image_size=33"], ["image_size 33x33 must be a multiple of 2"]),
     (sound, ["train_realnet --set image_size=40"], ["image_size 40x40: both sides must be multiples of 16"]),
-    (sound, ["train_realnet --set 'blocks={a: {levels: {layer9: 8}}}'"], ["no level 'layer9'; it has layer1 (64"]),
+    (sound, ["train_realnet --set 'blocks={a: {levels: {layer9: 8}}}'"], ["no level 'layer9'; it has layer1 (32"]),
     (
         sound,
         ["train_realnet --set 'blocks={a: {levels: {layer1: 999}}}'"],
-        ["keeps 999 channels, but the level has 64"],
+        ["keeps 999 channels, but the level has 32"],
     ),
     (sound, ["train_realnet --set backbone.name=resnet81"], ["timm has no model 'resnet81'"]),
     (sound, ["train_realnet --set backbone.weights=absent.pth"], ["absent.pth does not exist; give"]),

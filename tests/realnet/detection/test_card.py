@@ -30,7 +30,7 @@ def test_training_evaluation_and_export_write_what_they_know(tiny, run_script, m
     assert trained["title"] == "RealNet detector of weave (tiny)"
     assert trained["Data"]["images"] == "6 train, 0 held out, 5 test" and trained["Training"]["seed"] == 7
     assert trained["Training"]["step"] == 4 and "torch 2" in trained["Training"]["versions"]
-    assert trained["Backbone"]["model"] == "resnet18" and trained["Backbone"]["licence"].startswith("none needed")
+    assert trained["Backbone"]["model"] == "test_resnet" and trained["Backbone"]["licence"].startswith("none needed")
     assert trained["Calibration"]["set on"].startswith("6 training images") and "thresholds" in trained["Limits"]
     assert "not evaluated" in trained["Results"]
     assert "# RealNet detector of weave (tiny)\n" in (FOLDER / "card.md").read_text()
@@ -43,7 +43,7 @@ def test_training_evaluation_and_export_write_what_they_know(tiny, run_script, m
     assert "2 good test images cannot show fewer false alarms than 84.2 %" in evaluated["Limits"]["certainty"]
     assert (FOLDER / "ckpt_best.card.json").is_file()
     page = (paths.output("tiny", "realnet", "vis", "weave") / "report.html").read_text()
-    assert "<summary>Model card</summary>" in page and "<dd>resnet18</dd>" in page
+    assert "<summary>Model card</summary>" in page and "<dd>test_resnet</dd>" in page
 
     run_script("export_realnet", "--dataset", "tiny", "--class_name", "weave", "--output", "weave.realnet")
     with zipfile.ZipFile("weave.realnet") as file:

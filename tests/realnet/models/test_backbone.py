@@ -60,16 +60,15 @@ def test_random_weights_are_the_same_at_each_start_and_leave_the_generator_alone
     torch.manual_seed(5)
     first, drawn = Backbone(SMALL, "none"), torch.rand(1)
     torch.manual_seed(6)
-    assert Backbone(SMALL, "none").checksum() == first.checksum()
+    assert Backbone(SMALL, "none").checksum == first.checksum
     torch.manual_seed(5)
     assert torch.equal(torch.rand(1), drawn)
 
 
 def test_the_checksum_names_the_weights():
-    backbone = Backbone(SMALL, "none")
-    before = backbone.checksum()
-    next(backbone.parameters()).data[0, 0, 0, 0] += 1e-3
-    assert backbone.checksum() != before
+    first, other = Backbone(SMALL, "none"), Backbone(SMALL, "none")
+    next(other.parameters()).data[0, 0, 0, 0] += 1e-3
+    assert first.checksum != other.checksum
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -228,6 +227,6 @@ def test_images_of_imagenets_statistics_stay_as_they_are_bit_for_bit():
 def test_given_statistics_win_and_are_part_of_what_a_backbone_is():
     given = Statistics((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
     own, other = Backbone(SMALL, "none"), Backbone(SMALL, "none", statistics=given)
-    assert own.identity() == own.checksum() == other.checksum()
-    assert other.identity() == f"{own.checksum()}, images of mean 0.5, 0.4, 0.3, deviation 0.2, 0.3, 0.4"
+    assert own.identity() == own.checksum == other.checksum
+    assert other.identity() == f"{own.checksum}, images of mean 0.5, 0.4, 0.3, deviation 0.2, 0.3, 0.4"
     assert (other.facts()["mean"], other.facts()["std"]) == ([0.5, 0.4, 0.3], [0.2, 0.3, 0.4])

@@ -26,7 +26,7 @@ from realnet.training.state import path_of
 
 DIFFUSION = Path("experiments/tiny/diffusion_checkpoints/ckpt_last.pth")
 DETECTOR = Path("experiments/tiny/realnet_checkpoints/weave/ckpt_last.pth")
-TRAIN_DIFFUSION = ("train_diffusion", "--dataset", "tiny", "--set", "validation.respacing=ddim2")
+TRAIN_DIFFUSION = ("train_diffusion", "--dataset", "tiny")
 TRAIN_DETECTOR = ("train_realnet", "--dataset", "tiny", "--class_name", "weave")
 
 

@@ -87,7 +87,7 @@ def test_a_cosine_schedule_keeps_its_length(tiny, run_script):
 def test_other_classes_images_or_backbones_are_another_run(tiny, run_script):
     for script in ("train_classifier", "train_realnet"):
         run_script(script, *flags(script), "--set", "train.num_steps=1")
-    model = timm.create_model("resnet18", features_only=True)
+    model = timm.create_model("test_resnet", features_only=True)
     torch.save(model.state_dict(), "other.pth")
     with pytest.raises(UserError, match="backbone's weights"):
         run_script("train_realnet", *flags("train_realnet"), "--set", "backbone.weights=other.pth")
