@@ -18,7 +18,7 @@ NETWORKS = {
         "{b1: {levels: {layer1: 8, layer2: 16}, stride: 4}, b2: {levels: {layer3: 16, layer4: 8}, stride: 16}}",  # C
         "{own: {levels: {layer2: all}}}",
     ),
-    "backbone.name": ("resnet18", "efficientnet_b4", "torchvision/shufflenet_v2_x0_5", "torchvision/resnet18"),
+    "backbone.name": ("test_resnet", "tf_efficientnet_lite0", "torchvision/shufflenet_v2_x0_5", "torchvision/resnet18"),
     "rrs.modes": ("{max: 4}", "{mean: 4}", "{max: 4, mean: 4}"),
     "rrs.stop_grad": ("false", "true"),
     "loss.segmentation": ("cross_entropy", "focal"),

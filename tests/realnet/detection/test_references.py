@@ -11,7 +11,7 @@ SIZE = (64, 64)
 
 @pytest.fixture(scope="module")
 def backbone():
-    return Backbone("resnet18", "none")
+    return Backbone("test_resnet", "none")
 
 
 @pytest.fixture(scope="module")

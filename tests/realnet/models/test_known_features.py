@@ -16,7 +16,7 @@ LEVELS = ("layer1", "layer3")
 
 @pytest.fixture
 def backbone():
-    made = Backbone("resnet18", "none")
+    made = Backbone("test_resnet", "none")
     made.seen = []
     made.register_forward_pre_hook(lambda _module, given: made.seen.append(len(given[0])))
     return made
@@ -65,12 +65,12 @@ def test_only_what_is_computed_alike_is_shared(backbone, tmp_path):
     changed = given.clone()
     changed[:, 0, 5, 5] += 1e-3
     assert not is_shared(backbone, pixels=changed)
-    other = Backbone("resnet18", "none")
+    other = Backbone("test_resnet", "none")
     with torch.no_grad():
         next(other.parameters()).mul_(1.001)
     assert not is_shared(other)
     if can_pack(torch.float32):
-        packed, another = Backbone("resnet18", "none"), other
+        packed, another = Backbone("test_resnet", "none"), other
         pack_convolutions(packed)
         pack_convolutions(another)
         assert not is_shared(packed) and not is_shared(another) and is_shared(packed)

@@ -16,7 +16,7 @@ from realnet.sdas.quality import Descriptions, Quality, judge
 
 CONFIG = RealNetConfig(
     image_size=32,
-    backbone={"name": "resnet18", "weights": "none"},
+    backbone={"name": "test_resnet", "weights": "none"},
     blocks={"b1": {"levels": {"layer1": 8}}, "b2": {"levels": {"layer2": 8}}},
     rrs={"modes": {"max": 4}},
     evaluation={"score_pool": 4},
