@@ -62,8 +62,9 @@ def advise(entries: Iterable[Entry]) -> None:
     few = ", ".join(f"{name} ({number})" for name, number in numbers.items() if number < FEW_IMAGES)
     if few:
         logger.warning(
-            "few training images (below %d): %s; train.augment=true multiplies them if flipped and rotated images "
-            "would be normal too, and fewer train.num_steps reduce overfitting (data/README.md)",
+            "few training images (below %d): %s; more good images help most, train.augment=true finds defects more "
+            "exactly if flipped and rotated images would be normal too, and fewer train.num_steps reduce overfitting "
+            "(data/README.md)",
             FEW_IMAGES,
             few,
         )
