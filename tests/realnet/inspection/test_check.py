@@ -211,7 +211,7 @@ def test_few_images_get_advice(caplog):
         assert not caplog.messages
         advise(Entry(f"{name}/{i}.png", 0, "good", name) for name in numbers for i in range(numbers[name]))
     (message,) = caplog.messages
-    assert f"(below {FEW_IMAGES}): bolt ({FEW_IMAGES - 1}), pin (66); train.augment=true" in message
+    assert f"(below {FEW_IMAGES}): bolt ({FEW_IMAGES - 1}), pin (66); more good images help most" in message
 
 
 def test_long_lists_are_cut_where_told():
