@@ -41,7 +41,7 @@ TINY = {
     "realnet": """
         image_size: 32
         backbone: {name: test_resnet, weights: none, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225]}
-        blocks: {block1: {levels: {layer1: 32}}, block2: {levels: {layer2: 32}}}
+        blocks: {block1: {levels: {layer1: 24}}, block2: {levels: {layer2: 32}}}
         reconstruction: {channel_mult: [1, 2], num_res_blocks: 1}
         rrs: {modes: {max: 8, mean: 8}}
         afs: {init_batches: 2}

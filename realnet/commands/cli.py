@@ -242,15 +242,21 @@ def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
         _enter_home()
         sys.exit(main(None))
     except UserError as error:
+        _let_go(error)
         _fail(f"error: {message_of(error)}", 2)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
     except Exception as error:
         advice = advice_on(error)
+        _let_go(error)
         _fail(*(f"error: {advice}", 2) if advice else (traceback.format_exc().rstrip(), 1))
-    finally:
-        if signals := sys.modules.get("realnet.runtime.signals"):
-            signals.end_workers()
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Drop what the frames of an error hold: at exit, workers of a loader no longer hear that they are not needed."""
+    while error:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _fail(text: str, code: int) -> NoReturn:

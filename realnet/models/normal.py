@@ -104,7 +104,7 @@ def centred(maps: Tensor) -> Tensor:
 def _median(values: Tensor) -> Tensor:
     """Return the (lower) median of each row of (N, P); an export sorts, because ONNX has no median."""
     if torch.compiler.is_exporting():
-        return values.sort(dim=1).values[:, (values.shape[1] - 1) // 2]
+        return values.sort(dim=1).values.narrow(1, (values.shape[1] - 1) // 2, 1).squeeze(1)
     return values.median(dim=1).values
 
 

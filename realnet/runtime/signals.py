@@ -71,8 +71,7 @@ def leave_signals_to_main(_worker: int) -> None:
 
 
 @atexit.register  # registered after multiprocessing's handler, so called before it; that one would wait forever
-def end_workers() -> None:
-    """End the workers of loaders that an error left behind; at exit they no longer hear that they are not needed."""
+def _end_workers() -> None:
     if hasattr(signal, "SIGCHLD"):  # Windows has none
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # DataLoader's handler would report their end as a failure
     for worker in multiprocessing.active_children():

@@ -145,7 +145,7 @@ def test_fusion_without_statistics_is_refused(tiny, run_script):
 def test_statistics_that_do_not_fit_are_refused_before_any_work(tiny, monkeypatch, run_script):
     monkeypatch.setattr("realnet.training.statistics_need._memory_of", lambda device: 1e6)
     for more in ((), ("--dry-run",)):
-        with pytest.raises(UserError, match=r"needs 0\.0 GB for a covariance at each position \(block1: 32 channels"):
+        with pytest.raises(UserError, match=r"needs 0\.0 GB for a covariance at each position \(block1: 24 channels"):
             run_script(*TRAIN, *SETTINGS, *more)
 
 
