@@ -20,6 +20,7 @@ hypothesis.settings.load_profile("no clock")
 
 ROOT = Path(__file__).resolve().parents[1]
 
+# The statistics of the backbone are ImageNet's, as files that name none are understood (its own are others).
 TINY = {
     "dataset": "image_root: data/tiny/images\nforeground: {weave: full}\n",
     "diffusion": """

@@ -242,21 +242,12 @@ def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
         _enter_home()
         sys.exit(main(None))
     except UserError as error:
-        _let_go(error)
         _fail(f"error: {message_of(error)}", 2)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
     except Exception as error:
         advice = advice_on(error)
-        _let_go(error)
         _fail(*(f"error: {advice}", 2) if advice else (traceback.format_exc().rstrip(), 1))
-
-
-def _let_go(error: BaseException | None) -> None:
-    """Drop what the frames of an error hold: at exit, workers of a loader no longer hear that they are not needed."""
-    while error:
-        traceback.clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__
 
 
 def _fail(text: str, code: int) -> NoReturn:
@@ -264,5 +255,15 @@ def _fail(text: str, code: int) -> NoReturn:
         from realnet.runtime import distributed
 
         distributed.fail(text, code)
-    print(text, file=sys.stderr)
+    print(text, file=sys.stderr, flush=True)
+    _let_go(sys.exception())
     sys.exit(code)
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Drop what the frames of an error hold: at exit, workers of a loader no longer hear that they are not needed."""
+    seen = set[int]()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__

@@ -242,7 +242,7 @@ def _read(feed: Iterator[dict[str, Any]], number: int) -> tuple[list[dict[str, A
     try:
         return [next(feed) for _ in range(number)], None
     except UserError as error:
-        return [], error
+        return [], error.with_traceback(None)  # whose frames would keep the loader, and so its workers, alive
 
 
 def _kept(saved: int) -> str:

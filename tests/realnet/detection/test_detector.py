@@ -293,7 +293,8 @@ def test_other_levels_of_the_backbone_are_refused(tiny):
     values = torch.load(path, weights_only=True)
     values["facts"]["backbone"]["levels"] = [["layer1", 64, 8]]
     torch.save(values, path)
-    with pytest.raises(UserError, match=r"other levels of test_resnet: \[\['layer1', 64, 8\]\] .*; install the"):
+    told = r"other levels of test_resnet: \[\['layer1', 64, 8\]\] .*; install the version"
+    with pytest.raises(UserError, match=told):
         Detector.load(path, device="cpu")
 
 
